@@ -1,0 +1,211 @@
+"""Every py4j crossing of the kit, and nothing else: the rest of the package speaks PySpark's public API.
+
+Each function names the Spark class it relies on; all were read and tried on Spark 4.2.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from py4j.java_gateway import JavaObject
+from py4j.protocol import Py4JError as JavaError
+from py4j.protocol import Py4JJavaError
+from pyspark import RDD, SparkContext
+from pyspark.serializers import UTF8Deserializer
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.streaming import StreamingContext
+
+__all__ = ["JavaError"]
+
+# --- the running context -----------------------------------------------------------------------------------------
+
+
+def _context() -> SparkContext:
+    sc = SparkContext._active_spark_context
+    if sc is None:
+        raise RuntimeError("no SparkContext is running")
+    return sc
+
+
+def _jvm() -> Any:
+    return _context()._jvm
+
+
+def batch_interval_ms(ssc: StreamingContext) -> int:
+    """Batch interval of a context, also of a recovered one (DStreamGraph.batchDuration)."""
+    return int(ssc._jssc.ssc().graph().batchDuration().milliseconds())
+
+
+def receiver_count(ssc: StreamingContext) -> int:
+    """How many receivers the graph will start, one core each (DStreamGraph.getReceiverInputStreams)."""
+    return len(ssc._jssc.ssc().graph().getReceiverInputStreams())
+
+
+def is_recovered(ssc: StreamingContext) -> bool:
+    """Whether the context came out of a checkpoint (StreamingContext.isCheckpointPresent)."""
+    return bool(ssc._jssc.ssc().isCheckpointPresent())
+
+
+def has_outputs(ssc: StreamingContext) -> bool:
+    """Whether any output operation is defined (DStreamGraph.getOutputStreams)."""
+    return len(ssc._jssc.ssc().graph().getOutputStreams()) > 0
+
+
+def local_cores() -> int:
+    """Cores of a local master, `local[*]` included (LocalSchedulerBackend.defaultParallelism ignores overrides)."""
+    return int(_jvm().org.apache.spark.SparkContext.numDriverCores(_context().master))
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def reason(error: BaseException) -> str:
+    """The sentence in an error that says what went wrong: the innermost Java cause, or Python's own last line.
+
+    Spark wraps a Python error of a driver callback into "An exception was raised by Python:" and the traceback
+    (PythonDStream's callPythonTransformFunction), so the last line of that text is the message.
+    """
+    if not isinstance(error, Py4JJavaError):
+        return f"{type(error).__name__}: {error}"
+    java = error.java_exception
+    while java.getCause() is not None:
+        java = java.getCause()
+    message = str(java.getMessage() or java.toString()).strip()
+    if "raised by Python" in message or "Traceback (most recent call last)" in message:
+        lines = [line for line in message.splitlines() if line and not line.startswith((" ", "\t"))]
+        return lines[-1].strip() if lines else message
+    return message.splitlines()[0]
+
+
+# --- the end of a process ----------------------------------------------------------------------------------------
+
+
+def halt(code: int) -> None:
+    """End the JVM at once, without shutdown hooks (Runtime.halt); the connection breaks, which is expected.
+
+    On YARN an ApplicationMaster that is halted counts as failed and is started again, while one that exits by
+    itself unregisters at its last attempt.
+    """
+    with contextlib.suppress(Exception):
+        _jvm().java.lang.Runtime.getRuntime().halt(code)
+
+
+class _JvmSignal:
+    """A sun.misc.SignalHandler in Python."""
+
+    def __init__(self, handler: Callable[[], None]):
+        self._handler = handler
+
+    def handle(self, _signal: JavaObject) -> None:
+        self._handler()
+
+    class Java:
+        implements = ["sun.misc.SignalHandler"]  # noqa: RUF012 - py4j reads this list
+
+
+@contextlib.contextmanager
+def jvm_signals(names: tuple[str, ...], handler: Callable[[], None]) -> Iterator[None]:
+    """Call the handler when the JVM gets one of the signals, instead of its shutdown hooks.
+
+    Under spark-submit the JVM is the process an operator signals; its hooks would drop the running batch.
+    """
+    signals = _jvm().sun.misc
+    proxy = _JvmSignal(handler)
+    previous = [(s, signals.Signal.handle(s, proxy)) for s in map(signals.Signal, names)]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # the JVM may be gone, and its handlers with it
+            for s, old in previous:
+                signals.Signal.handle(s, old)
+
+
+# --- Hadoop file systems -----------------------------------------------------------------------------------------
+
+
+def _file_system(path: str) -> tuple[Any, Any]:
+    jpath = _jvm().org.apache.hadoop.fs.Path(path)
+    return jpath.getFileSystem(_context()._jsc.hadoopConfiguration()), jpath
+
+
+def path_exists(path: str) -> bool:
+    """Whether a file or directory is there, on any Hadoop file system."""
+    fs, jpath = _file_system(path)
+    return bool(fs.exists(jpath))
+
+
+def is_directory(path: str) -> bool:
+    """Whether the path is a directory."""
+    fs, jpath = _file_system(path)
+    return bool(fs.exists(jpath)) and bool(fs.getFileStatus(jpath).isDirectory())
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it; fine if it is there."""
+    fs, jpath = _file_system(path)
+    if not fs.mkdirs(jpath):
+        raise OSError(f"cannot make the directory {path}")
+
+
+def create_file(path: str) -> None:
+    """Create an empty file; fine if it is there."""
+    fs, jpath = _file_system(path)
+    fs.create(jpath, True).close()
+
+
+def delete(path: str) -> bool:
+    """Delete a file or a whole directory; False if it was not there."""
+    fs, jpath = _file_system(path)
+    return bool(fs.delete(jpath, True))
+
+
+def rename(source: str, target: str) -> None:
+    """Rename to a target that must not be there: Hadoop would nest a directory into an existing one."""
+    fs, jsource = _file_system(source)
+    _, jtarget = _file_system(target)
+    if fs.exists(jtarget) or not fs.rename(jsource, jtarget):
+        raise OSError(f"cannot rename {source} to {target}")
+
+
+# --- frames ------------------------------------------------------------------------------------------------------
+
+
+def is_text(rdd: RDD[Any]) -> bool:
+    """Whether the RDD holds Java strings, as the socket and text file streams of PySpark do (UTF8Deserializer)."""
+    return isinstance(rdd._jrdd_deserializer, UTF8Deserializer)
+
+
+def text_frame(session: SparkSession, rdd: RDD[str]) -> DataFrame:
+    """An RDD of Java strings as a frame with the column `value`, without a Python worker (Encoders.STRING)."""
+    strings = session._jvm.org.apache.spark.sql.Encoders.STRING()  # type: ignore[union-attr]
+    return DataFrame(session._jsparkSession.createDataset(rdd._jrdd.rdd(), strings).toDF(), session)
+
+
+# --- the manual clock --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def manual_clock() -> Iterator[None]:
+    """Streaming contexts made inside get Spark's ManualClock (JobGenerator reads spark.streaming.clock once)."""
+    conf = _context()._jsc.sc().conf()
+    conf.set("spark.streaming.clock", "org.apache.spark.util.ManualClock")
+    try:
+        yield
+    finally:
+        conf.remove("spark.streaming.clock")
+
+
+def advance_clock(ssc: StreamingContext, ms: int) -> None:
+    """Move the manual clock of a context (JobScheduler.clock)."""
+    ssc._jssc.ssc().scheduler().clock().advance(ms)
+
+
+def batch_of(event: Any) -> tuple[int, list[str]]:
+    """Time in ms and failures of a StreamingListenerBatchCompleted; it is posted for failed batches too."""
+    info = event.batchInfo()
+    operations = info.outputOperationInfos()
+    reasons = [operations[k].failureReason() for k in operations]
+    return int(info.batchTime().milliseconds()), [str(r) for r in reasons if r]

@@ -1,0 +1,78 @@
+"""Questions to ask before a job starts, because Spark would hang, retry for ever or stay silent instead.
+
+Each returns nothing, or raises UsageError with what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from pyspark.streaming import StreamingContext
+
+from . import bridge
+from .errors import UsageError
+
+
+def check_cores(ssc: StreamingContext) -> None:
+    """Refuse a job whose receivers would take every core: each occupies one for good, and batches would never run.
+
+    Knows the cores of local masters, of executors with a fixed number (spark.executor.instances times
+    spark.executor.cores) and of spark.cores.max; where the number is open (dynamic allocation), it says nothing.
+    """
+    receivers = bridge.receiver_count(ssc)
+    conf = ssc.sparkContext.getConf()
+    a_task = int(conf.get("spark.task.cpus") or 1)
+    master = ssc.sparkContext.master
+    if master.startswith("local"):
+        cores: int | None = bridge.local_cores()
+    elif conf.get("spark.executor.instances"):
+        cores = int(conf.get("spark.executor.instances") or 0) * int(conf.get("spark.executor.cores") or 1)
+    else:
+        cores = int(conf.get("spark.cores.max") or 0) or None
+    if receivers and cores is not None and cores < (receivers + 1) * a_task:
+        raise UsageError(
+            f"{receivers} receivers occupy {receivers * a_task} of {cores} cores (master {master}) and leave none for "
+            f"the batches: give the job at least {(receivers + 1) * a_task} cores, for example "
+            f"--master local[{(receivers + 1) * a_task}]"
+        )
+
+
+def check_directory(path: str) -> str:
+    """The path, if it is a directory: textFileStream takes a missing one for an empty one, for ever."""
+    if not bridge.is_directory(path):
+        raise UsageError(f"{path!r} is not a directory: make it, or name the directory in which the files arrive")
+    return path
+
+
+def check_writable(path: str) -> str:
+    """The path, if it is a directory (made where missing) in which this user can make and delete files."""
+    probe = f"{path.rstrip('/')}/.writable"
+    try:
+        bridge.make_directory(path)
+        bridge.create_file(probe)
+        bridge.delete(probe)
+    except Exception as error:
+        raise UsageError(
+            f"cannot write into {path!r} ({bridge.reason(error)}): name a directory that this user can write"
+        ) from None
+    return path
+
+
+def check_port(host: str, port: int, timeout: float = 3.0) -> None:
+    """Refuse an address where nobody listens: the receiver would try again for ever.
+
+    It connects once and hangs up, so a test server must accept more than one client (`nc -lk 9999`).
+
+    >>> check_port("127.0.0.1", 1)
+    Traceback (most recent call last):
+    ...
+    sparkstream_kit.errors.UsageError: nobody listens on 127.0.0.1:1 (Connection refused): start the sender \
+first, for example nc -lk 1
+    """
+    try:
+        socket.create_connection((host, port), timeout).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError(
+            f"nobody listens on {host}:{port} ({why}): start the sender first, for example nc -lk {port}"
+        ) from None

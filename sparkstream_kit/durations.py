@@ -1,0 +1,83 @@
+"""Durations as people write them: `"500ms"`, `"2s"`, `"10min"`, `"1h"` or a number of seconds.
+
+Spark Streaming counts in whole milliseconds, so everything here does too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from .errors import UsageError
+
+Duration = str | float
+
+_UNITS = {"ms": 1, "s": 1_000, "min": 60_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SPELLING = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?\s*")
+
+
+def milliseconds(duration: Duration) -> int:
+    """The duration in milliseconds; a bare number counts seconds, as in Spark.
+
+    >>> milliseconds("500ms"), milliseconds("2s"), milliseconds(0.25), milliseconds("1.5h")
+    (500, 2000, 250, 5400000)
+
+    Raises UsageError for anything else, for zero, and for what is no whole number of milliseconds.
+
+    >>> milliseconds("2 weeks")
+    Traceback (most recent call last):
+    ...
+    sparkstream_kit.errors.UsageError: '2 weeks' is no duration: write 500ms, 2s, 10min, 1h or a number of seconds
+    """
+    match = _SPELLING.fullmatch(str(duration))
+    if not match:
+        raise UsageError(f"{duration!r} is no duration: write 500ms, 2s, 10min, 1h or a number of seconds")
+    number, unit = match.groups()
+    ms = float(number) * _UNITS[unit or "s"]
+    if ms < 1 or not math.isclose(ms, round(ms), rel_tol=0, abs_tol=1e-6):
+        raise UsageError(f"the duration {duration!r} must be a whole number of milliseconds, at least 1ms")
+    return round(ms)
+
+
+def seconds(duration: Duration) -> float:
+    """The duration in seconds, as the numbers that PySpark takes.
+
+    PySpark cuts `int(seconds * 1000)`, which loses a millisecond where the product is not exact (0.57 s would
+    become 569 ms); the number returned here survives that.
+
+    >>> seconds("2s"), int(seconds("570ms") * 1000), int(seconds("1.001s") * 1000)
+    (2.0, 570, 1001)
+    """
+    ms = milliseconds(duration)
+    exact = ms / 1000
+    return exact if int(exact * 1000) == ms else math.nextafter(exact, math.inf)
+
+
+def text(ms: int) -> str:
+    """Milliseconds as people write them.
+
+    >>> text(500), text(2000), text(1500), text(120_000)
+    ('500ms', '2s', '1500ms', '2min')
+    """
+    for unit, size in (("h", 3_600_000), ("min", 60_000), ("s", 1_000)):
+        if ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms"
+
+
+def multiple(name: str, duration: Duration, interval_ms: int) -> int:
+    """The duration in milliseconds, which must be a multiple of the batch interval.
+
+    >>> multiple("window", "10s", 2000)
+    10000
+    >>> multiple("slide", "3s", 2000)
+    Traceback (most recent call last):
+    ...
+    sparkstream_kit.errors.UsageError: slide 3s is no multiple of the batch interval 2s: use 2s or 4s
+    """
+    ms = milliseconds(duration)
+    if ms % interval_ms:
+        lower = ms // interval_ms * interval_ms
+        near = " or ".join(text(x) for x in (lower, lower + interval_ms) if x)
+        raise UsageError(f"{name} {text(ms)} is no multiple of the batch interval {text(interval_ms)}: use {near}")
+    return ms

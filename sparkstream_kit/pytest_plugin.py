@@ -1,0 +1,18 @@
+"""The pytest plugin: a `spark` fixture, one quiet local session for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pyspark.sql import SparkSession
+
+from .testing import local_session
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """A local SparkSession with two cores, UTC and no web UI."""
+    session = local_session()
+    yield session
+    session.stop()

@@ -1,0 +1,176 @@
+"""Run a DStream program under Spark's manual clock and see what each output gave in each batch.
+
+No sleep and no wall clock: a batch is over when Spark says so, and the same input gives the same result every time.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from pyspark import RDD, SparkConf
+from pyspark.sql import SparkSession
+from pyspark.streaming import DStream, StreamingContext
+from pyspark.streaming.listener import StreamingListener
+from pyspark.streaming.util import TransformFunction
+
+from . import bridge, durations, settings
+from .context import new_context
+from .durations import Duration
+from .errors import BatchFailed, UsageError
+
+_seen: dict[tuple[int, int], dict[int, list[Any]]] = {}
+_runs = itertools.count()
+
+
+def local_session(cores: int = 2) -> SparkSession:
+    """A quiet local session for tests; the one that is running, if there is one."""
+    conf = SparkConf().setMaster(f"local[{cores}]").setAppName("tests").set("spark.ui.enabled", "false")
+    settings.apply(conf, settings.LOCAL, settings.FRAMES)
+    session = SparkSession.builder.config(conf=conf).getOrCreate()
+    session.sparkContext.setLogLevel("OFF")
+    return session
+
+
+def run_batches(
+    build: Callable[..., Any], *inputs: Sequence[Sequence[Any]], batch_interval: Duration = "1s", batches: int = 0
+) -> Any:
+    """Feed lists to a DStream program, one for each batch, and give back what came out in each batch.
+
+    `build(stream, ...)` gets one DStream for each input and returns the DStream to watch, or a tuple of them.
+    For one DStream the result is a list with an entry for each batch: the list of its elements, or None where a
+    slide made it skip the batch. For a tuple it is a tuple of such lists.
+
+        assert run_batches(lambda lines: lines.count(), [["a", "b"], []]) == [[2], [0]]
+
+    There are as many batches as the longest input has, at least `batches`; inputs that end early go on empty. State
+    and windows work: a checkpoint in a temporary directory is provided, so functions must be picklable, as in
+    production. Batch times are 1, 2, 3, ... intervals after 1970.
+
+    An error in a batch comes back as that error where a function of the driver raised it (transform, foreachRDD);
+    one raised on a worker comes back as pyspark.errors.PythonException with the worker's traceback.
+    """
+    interval = durations.milliseconds(batch_interval)
+    count = max([batches, *map(len, inputs)])
+    if not count:
+        raise UsageError("run_batches got no batches: give at least one list of batches, or batches=1")
+    session, run = local_session(), next(_runs)
+    with tempfile.TemporaryDirectory() as checkpoint:
+        with bridge.manual_clock():
+            ssc = new_context(session, interval)
+        try:
+            ssc.checkpoint(f"file://{checkpoint}")
+            made = build(*(_stream(ssc, given, count) for given in inputs))
+            outputs = made if isinstance(made, tuple) else (made,) if made is not None else ()
+            for number, output in enumerate(outputs):
+                _watch(output, (run, number))
+            _advance(ssc, interval, count)
+            results = tuple(
+                [_seen.get((run, number), {}).get(interval * (i + 1)) for i in range(count)]
+                for number in range(len(outputs))
+            )
+        finally:
+            ssc.stop(stopSparkContext=False)
+            for key in [key for key in _seen if key[0] == run]:
+                del _seen[key]
+    return results if isinstance(made, tuple) or made is None else results[0]
+
+
+def _stream(ssc: StreamingContext, given: Sequence[Sequence[Any]], count: int) -> DStream[Any]:
+    parallelize = ssc.sparkContext.parallelize
+    return ssc.queueStream([parallelize(list(batch), 2) for batch in given], default=parallelize([], 1))
+
+
+def _watch(output: DStream[Any], key: tuple[int, int]) -> None:
+    # the closure is pickled into the checkpoint by value, so it holds the key only and names a module function
+    def collect(time: datetime, rdd: RDD[Any]) -> None:
+        _keep(key, time, rdd)
+
+    output.foreachRDD(collect)
+
+
+def _keep(key: tuple[int, int], time: datetime, rdd: RDD[Any]) -> None:
+    _seen.setdefault(key, {})[round(time.timestamp() * 1000)] = rdd.collect()
+
+
+def _advance(ssc: StreamingContext, interval: int, count: int) -> None:
+    """Start, then let one interval pass at a time, each after the batch of the one before is over."""
+    progress = _Progress()
+    with _driver_errors() as errors:
+        ssc.addStreamingListener(progress)
+        ssc.start()
+        threading.Thread(target=progress.wait_for_errors, args=(ssc,), daemon=True).start()
+        for number in range(1, count + 1):
+            bridge.advance_clock(ssc, interval)
+            failure = progress.wait(number * interval)
+            if failure is not None:
+                first = errors[0] if errors else failure
+                if isinstance(first, bridge.JavaError):
+                    raise BatchFailed(f"batch {number} failed: {bridge.reason(first)}\n\n{first}") from None
+                raise first
+
+
+class _Progress(StreamingListener):
+    """Which batches are over, and the first failure."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._over = 0
+        self._failure: BaseException | None = None
+
+    def wait(self, time: int) -> BaseException | None:
+        """Wait until the batch of that time is over; give the failure, if there is one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over >= time or self._failure is not None)
+            return self._failure
+
+    def wait_for_errors(self, ssc: StreamingContext) -> None:
+        """An error while a batch is generated completes no batch: Spark only reports it to awaitTermination."""
+        try:
+            ssc.awaitTermination()
+        except Exception as error:
+            self._note(self._over, error)
+
+    def onBatchCompleted(self, batchCompleted: Any) -> None:
+        time, failures = bridge.batch_of(batchCompleted)
+        self._note(time, BatchFailed(failures[0]) if failures else None)
+
+    def _note(self, time: int, failure: BaseException | None) -> None:
+        with self._changed:
+            self._over = max(self._over, time)
+            self._failure = self._failure or failure
+            self._changed.notify_all()
+
+
+@contextmanager
+def _driver_errors() -> Iterator[list[BaseException]]:
+    """The errors raised by functions of transform and foreachRDD, of which PySpark only keeps the text."""
+    errors: list[BaseException] = []
+    call = TransformFunction.call
+
+    def recording(self: TransformFunction, milliseconds: int, jrdds: Any) -> Any:
+        def function(*args: Any) -> Any:
+            try:
+                return original(*args)
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+        # on a copy, since the checkpoint may be pickling the function of this one
+        original, twin = self.func, copy.copy(self)
+        twin.func = function
+        result = call(twin, milliseconds, jrdds)
+        self.failure = twin.failure
+        return result
+
+    TransformFunction.call = recording
+    try:
+        yield errors
+    finally:
+        TransformFunction.call = call
