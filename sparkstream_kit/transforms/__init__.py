@@ -1,0 +1,1 @@
+"""Functions of a batch: what a job computes, one file per family."""
