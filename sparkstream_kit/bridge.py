@@ -55,8 +55,9 @@ def has_outputs(ssc: StreamingContext) -> bool:
 
 
 def local_cores() -> int:
-    """Cores of a local master, `local[*]` included (LocalSchedulerBackend.defaultParallelism ignores overrides)."""
-    return int(_jvm().org.apache.spark.SparkContext.numDriverCores(_context().master))
+    """Cores of a local master, `local[*]` included (SparkContext.numDriverCores, of the companion object)."""
+    companion = getattr(getattr(_jvm().org.apache.spark, "SparkContext$"), "MODULE$")
+    return int(companion.numDriverCores(_context().master))
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
