@@ -1,0 +1,36 @@
+"""Rules for every test run: a test's folder gives it its marker, and CI does not accept skipped tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for folder, marker in MARKERS.items():
+            if item.path.is_relative_to(TESTS / folder):
+                item.add_marker(marker)
+
+
+def skipped(config: pytest.Config) -> list[str]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None:
+        return []
+    return [report.nodeid for report in reporter.stats.get("skipped", [])]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == pytest.ExitCode.OK and skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for nodeid in skipped(terminalreporter.config):
+        terminalreporter.write_line(f"skipped, which CI does not accept: {nodeid}", red=True)

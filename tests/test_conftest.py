@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SKIPPED = """
+import pytest
+
+@pytest.mark.skip(reason="not today")
+def test_left_out():
+    pass
+"""
+PASSED = """
+def test_passes():
+    pass
+"""
+MARKERS = "[pytest]\nmarkers =\n  server:\n  fault:\n  cluster:\n"
+
+
+def run_pytest(tests: Path, *arguments: str, ci: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", *arguments, "."]
+    environment = os.environ | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    return subprocess.run(command, cwd=tests, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def tests(tmp_path: Path) -> Path:
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "pytest.ini").write_text(MARKERS)
+    return tmp_path
+
+
+def test_a_skipped_test_fails_the_run_in_ci_and_is_named(tests: Path) -> None:
+    (tests / "test_some.py").write_text(PASSED + SKIPPED)
+    run = run_pytest(tests, ci="true")
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "skipped, which CI does not accept: test_some.py" in run.stdout
+
+
+def test_a_module_that_skips_itself_fails_the_run_in_ci(tests: Path) -> None:
+    (tests / "test_passes.py").write_text(PASSED)
+    (tests / "test_absent.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
+    run = run_pytest(tests, ci="true")
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "skipped, which CI does not accept: test_absent.py" in run.stdout
+
+
+def test_a_skipped_test_is_accepted_outside_ci(tests: Path) -> None:
+    (tests / "test_some.py").write_text(PASSED + SKIPPED)
+    assert run_pytest(tests, ci="").returncode == pytest.ExitCode.OK
+
+
+def test_a_run_without_skipped_tests_passes_in_ci(tests: Path) -> None:
+    (tests / "test_some.py").write_text(PASSED)
+    assert run_pytest(tests, ci="true").returncode == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    "folder, marker", [("servers", "server"), ("faults", "fault"), ("cluster", "cluster")]
+)
+def test_the_folder_of_a_test_gives_it_its_marker(tests: Path, folder: str, marker: str) -> None:
+    (tests / folder).mkdir()
+    (tests / folder / "test_inside.py").write_text(PASSED)
+    (tests / "test_outside.py").write_text(PASSED)
+    run = run_pytest(tests, "--collect-only", "-m", f"not {marker}", ci="")
+    assert "test_outside.py" in run.stdout
+    assert "test_inside.py" not in run.stdout

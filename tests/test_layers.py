@@ -1,0 +1,204 @@
+"""The rules of the package as code: each reads syntax trees, and must itself refuse a bad snippet."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "sparkstream_kit"
+
+# From the bottom up. Imports point downwards only; a folder's modules may import each other.
+LAYERS: tuple[set[str], ...] = (
+    {"errors"},
+    {"durations"},
+    {"settings"},
+    {"bridge"},
+    {"checks"},
+    {"recovery"},
+    {"frames"},
+    {"sources", "transforms", "outputs"},
+    {"context"},
+    {"testing"},
+    {"pytest_plugin"},
+    {"main"},
+    {"submit"},
+    {"__init__"},
+)
+HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+
+# The one library besides PySpark that a module may import, always an extra of pyproject.toml.
+EXTRAS = {
+    "sparkstream_kit.outputs.console": "rich",
+    "sparkstream_kit.outputs.delta": "deltalake",
+    "sparkstream_kit.outputs.redis": "redis",
+    "sparkstream_kit.outputs.sql": "sqlalchemy",
+    "sparkstream_kit.pytest_plugin": "pytest",
+}
+
+# PySpark's handles of JVM objects: only the bridge may touch them.
+HANDLES = {
+    "_gateway",
+    "_jc",
+    "_jconf",
+    "_jdf",
+    "_jdstream",
+    "_jrdd",
+    "_jreader",
+    "_jsc",
+    "_jsparkSession",
+    "_jssc",
+    "_jvm",
+    "_jwrite",
+}
+
+
+class Module(NamedTuple):
+    name: str  # dotted; a package ends in .__init__
+    tree: ast.Module
+
+    @property
+    def component(self) -> str:
+        """What LAYERS speaks of: the first name below the package."""
+        return self.name.split(".")[1]
+
+
+def parse(name: str, source: str) -> Module:
+    return Module(name, ast.parse(source))
+
+
+def modules() -> list[Module]:
+    files = sorted(file for folder in (PACKAGE, "jobs") for file in (ROOT / folder).rglob("*.py"))
+    return [parse(".".join(file.relative_to(ROOT).with_suffix("").parts), file.read_text()) for file in files]
+
+
+def imported(module: Module) -> Iterator[str]:
+    """Dotted names of what is imported anywhere in the module; `from a import b` gives a.b."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module.name.split(".")[: -node.level] if node.level else []
+            start = ".".join([*package, *filter(None, [node.module])])
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def imports_point_downwards(module: Module) -> Iterator[str]:
+    if not module.name.startswith(f"{PACKAGE}."):
+        return
+    if module.component not in HEIGHTS:
+        yield "is in no layer: add it to LAYERS"
+        return
+    for name in imported(module):
+        if name.split(".")[0] != PACKAGE:
+            continue
+        # A name that is not a module, as in `from . import __version__`, comes from the package itself.
+        below = next((part for part in name.split(".")[1:2] if part in HEIGHTS), "__init__")
+        if below != module.component and HEIGHTS[below] >= HEIGHTS[module.component]:
+            yield f"imports {name}, which is not in a layer below"
+
+
+def only_the_bridge_touches_the_jvm(module: Module) -> Iterator[str]:
+    if module.name == f"{PACKAGE}.bridge":
+        return
+    for name in imported(module):
+        if name.split(".")[0] == "py4j" or name.startswith("pyspark.java_gateway"):
+            yield f"imports {name}"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and node.value in HANDLES:  # getattr(frame, "_jdf")
+            yield f"names {node.value} in line {node.lineno}"
+        if not isinstance(node, ast.Attribute):
+            continue
+        if node.attr in HANDLES:
+            yield f"touches {node.attr} in line {node.lineno}"
+        # In PySpark sparkContext is a property; what is called is the method of a JVM handle.
+        if node.attr.startswith("_") and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if isinstance(called, ast.Attribute) and called.attr == "sparkContext":
+                yield f"touches sparkContext().{node.attr} in line {node.lineno}"
+
+
+def the_core_imports_pyspark_alone(module: Module) -> Iterator[str]:
+    allowed = sys.stdlib_module_names | {"pyspark", PACKAGE, EXTRAS.get(module.name, "pyspark")}
+    # py4j is PySpark's own dependency; where it may be imported is another rule's question.
+    if module.name == f"{PACKAGE}.bridge":
+        allowed |= {"py4j"}
+    for name in imported(module):
+        if name.split(".")[0] not in allowed:
+            yield f"imports {name}, which is neither the standard library nor pyspark"
+
+
+def every_module_has_a_docstring(module: Module) -> Iterator[str]:
+    if not ast.get_docstring(module.tree):
+        yield "has no docstring"
+
+
+RULES = (
+    imports_point_downwards,
+    only_the_bridge_touches_the_jvm,
+    the_core_imports_pyspark_alone,
+    every_module_has_a_docstring,
+)
+Rule = Callable[[Module], Iterator[str]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_package_and_the_jobs_keep(rule: Rule) -> None:
+    seen = modules()
+    assert seen
+    assert [f"{module.name} {complaint}" for module in seen for complaint in rule(module)] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [
+        (imports_point_downwards, "settings", "from . import frames"),
+        (imports_point_downwards, "settings", "from .frames import FrameStream"),
+        (imports_point_downwards, "settings", "from sparkstream_kit import frames"),
+        (imports_point_downwards, "settings", "import sparkstream_kit.frames"),
+        (imports_point_downwards, "settings", "import sparkstream_kit"),
+        (imports_point_downwards, "settings", "from . import __version__"),
+        (imports_point_downwards, "settings", "def late():\n    from .context import run"),
+        (imports_point_downwards, "sources.files", "from ..outputs import console"),
+        (imports_point_downwards, "sources.files", "from ..outputs.console import console"),
+        (imports_point_downwards, "sources.__init__", "from ..context import run"),
+        (imports_point_downwards, "unheard_of", ""),
+        (only_the_bridge_touches_the_jvm, "frames", "frame._jdf"),
+        (only_the_bridge_touches_the_jvm, "frames", "getattr(frame, '_jdf')"),
+        (only_the_bridge_touches_the_jvm, "frames", "import py4j.protocol"),
+        (only_the_bridge_touches_the_jvm, "frames", "from py4j.java_gateway import JavaObject"),
+        (only_the_bridge_touches_the_jvm, "frames", "from pyspark.java_gateway import launch_gateway"),
+        (only_the_bridge_touches_the_jvm, "frames", "handle.sparkContext()._conf"),
+        (the_core_imports_pyspark_alone, "frames", "import pandas"),
+        (the_core_imports_pyspark_alone, "outputs.sql", "import redis"),
+        (the_core_imports_pyspark_alone, "frames", "from jobs import access_log"),
+        (every_module_has_a_docstring, "frames", "import os"),
+    ],
+)
+def test_a_module_that_breaks_a_rule_is_refused(rule: Rule, name: str, source: str) -> None:
+    assert list(rule(parse(f"{PACKAGE}.{name}", source)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [
+        (imports_point_downwards, "frames", "from . import bridge\nfrom .errors import UsageError"),
+        (imports_point_downwards, "sources.files", "from .ranges import Range\nfrom .. import settings"),
+        (imports_point_downwards, "sources.__init__", "from .files import files"),
+        (only_the_bridge_touches_the_jvm, "bridge", "import py4j\nframe._jdf"),
+        (only_the_bridge_touches_the_jvm, "frames", "ssc.sparkContext._conf\nself._join()"),
+        (the_core_imports_pyspark_alone, "outputs.sql", "import json, sqlalchemy\nfrom pyspark import RDD"),
+    ],
+)
+def test_a_module_that_keeps_a_rule_is_accepted(rule: Rule, name: str, source: str) -> None:
+    assert list(rule(parse(f"{PACKAGE}.{name}", source))) == []
+
+
+@pytest.mark.parametrize("rule", [only_the_bridge_touches_the_jvm, the_core_imports_pyspark_alone])
+def test_a_job_keeps_the_rules_of_the_package(rule: Rule) -> None:
+    assert list(rule(parse("jobs.access_log", "import py4j")))
