@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
-from pyspark import RDD, SparkContext
+from pyspark import RDD, SparkConf, SparkContext
 from pyspark.serializers import UTF8Deserializer
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import StreamingContext
@@ -32,6 +33,11 @@ def _context() -> SparkContext:
 
 def _jvm() -> Any:
     return _context()._jvm
+
+
+def start_jvm(conf: SparkConf | None = None) -> None:
+    """Start the JVM, or find the one spark-submit started: from then on SparkConf() holds its settings."""
+    SparkContext._ensure_initialized(conf=conf)
 
 
 def batch_interval_ms(ssc: StreamingContext) -> int:
@@ -210,3 +216,92 @@ def batch_of(event: Any) -> tuple[int, list[str]]:
     operations = info.outputOperationInfos()
     reasons = [operations[k].failureReason() for k in operations]
     return int(info.batchTime().milliseconds()), [str(r) for r in reasons if r]
+
+
+# --- file systems that hold a home -------------------------------------------------------------------------------
+
+
+def qualified(path: str) -> str:
+    """The path with scheme and host, as Hadoop resolves it."""
+    fs, jpath = _file_system(path)
+    return str(fs.makeQualified(jpath).toString())
+
+
+def names(path: str) -> list[str]:
+    """The sorted names in a directory; none if it is missing."""
+    fs, jpath = _file_system(path)
+    return sorted(status.getPath().getName() for status in fs.listStatus(jpath)) if fs.exists(jpath) else []
+
+
+def read_file(path: str) -> str:
+    """The text of a small file; FileNotFoundError if there is none (commons-io's IOUtils, which Hadoop brings)."""
+    fs, jpath = _file_system(path)
+    if not fs.exists(jpath):
+        raise FileNotFoundError(path)
+    stream = fs.open(jpath)
+    try:
+        return bytes(_jvm().org.apache.commons.io.IOUtils.toByteArray(stream)).decode()
+    finally:
+        stream.close()
+
+
+def write_new_file(path: str, text: str) -> None:
+    """Create a file with its text, or raise FileExistsError: a rename that refuses to replace decides."""
+    temporary = _write_beside(path, text)
+    if not rename_new(temporary, path):
+        delete(temporary)
+        raise FileExistsError(path)
+
+
+def replace_file(path: str, text: str) -> None:
+    """Create or replace a file in one step (FileContext.rename with OVERWRITE)."""
+    _rename(_write_beside(path, text), path, "OVERWRITE")
+
+
+def rename_new(source: str, target: str) -> bool:
+    """Rename a file or directory to a name that is free; False if it is taken.
+
+    FileContext.rename with NONE: atomic on HDFS, but on file:// two of two racing writers can win.
+    """
+    try:
+        _rename(source, target, "NONE")
+    except Py4JJavaError as error:
+        if "FileAlreadyExistsException" in error.java_exception.getClass().getName():
+            return False
+        raise
+    return True
+
+
+def _write_beside(path: str, text: str) -> str:
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    fs, jpath = _file_system(temporary)
+    stream = fs.create(jpath, True)
+    stream.write(text.encode())
+    stream.hsync()
+    stream.close()
+    return temporary
+
+
+def _rename(source: str, target: str, how: str) -> None:
+    hadoop = _jvm().org.apache.hadoop.fs
+    options = getattr(hadoop, "Options$Rename")
+    chosen = _context()._gateway.new_array(options, 1)
+    chosen[0] = options.valueOf(how)
+    context = hadoop.FileContext.getFileContext(hadoop.Path(source).toUri(), _context()._jsc.hadoopConfiguration())
+    context.rename(hadoop.Path(source), hadoop.Path(target), chosen)
+
+
+# --- batches of frames -------------------------------------------------------------------------------------------
+
+
+def newer_tick_waits(ssc: StreamingContext, time: int) -> bool:
+    """Whether a later batch has been generated and waits for its turn (JobScheduler.getPendingTimes)."""
+    return any(pending.milliseconds() > time for pending in ssc._jssc.ssc().scheduler().getPendingTimes())
+
+
+def free(frame: DataFrame) -> None:
+    """Drop the blocks of a frame made by localCheckpoint, which DataFrame.unpersist leaves (LogicalRDD.rdd)."""
+    leaf = frame._jdf.queryExecution().logical()
+    if leaf.getClass().getSimpleName() == "LogicalRDD":
+        leaf.rdd().unpersist(False)

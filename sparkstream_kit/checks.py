@@ -14,33 +14,40 @@ from .errors import UsageError
 
 
 def check_cores(ssc: StreamingContext) -> None:
-    """Refuse a job whose receivers would take every core: each occupies one for good, and batches would never run.
+    """Refuse a job whose receivers would take every core: each occupies one, and batches would never run.
 
     Knows the cores of local masters, of executors with a fixed number (spark.executor.instances times
-    spark.executor.cores) and of spark.cores.max; where the number is open (dynamic allocation), it says nothing.
+    spark.executor.cores) and of spark.cores.max; where the number is open, it says nothing.
     """
-    receivers = bridge.receiver_count(ssc)
-    conf = ssc.sparkContext.getConf()
-    a_task = int(conf.get("spark.task.cpus") or 1)
-    master = ssc.sparkContext.master
-    if master.startswith("local"):
-        cores: int | None = bridge.local_cores()
-    elif conf.get("spark.executor.instances"):
-        cores = int(conf.get("spark.executor.instances") or 0) * int(conf.get("spark.executor.cores") or 1)
-    else:
-        cores = int(conf.get("spark.cores.max") or 0) or None
-    if receivers and cores is not None and cores < (receivers + 1) * a_task:
+    receivers, cores = bridge.receiver_count(ssc), _cores(ssc)
+    a_task = int(ssc.sparkContext.getConf().get("spark.task.cpus", "1"))
+    needed = (receivers + 1) * a_task
+    if receivers and cores is not None and cores < needed:
         raise UsageError(
-            f"{receivers} receivers occupy {receivers * a_task} of {cores} cores (master {master}) and leave none for "
-            f"the batches: give the job at least {(receivers + 1) * a_task} cores, for example "
-            f"--master local[{(receivers + 1) * a_task}]"
+            f"{receivers} receivers, with a core each, leave none of the {cores} cores of "
+            f"{ssc.sparkContext.master} for the batches: give the job at least {needed} cores, for example "
+            f"--master local[{needed}]"
         )
+
+
+def _cores(ssc: StreamingContext) -> int | None:
+    conf = ssc.sparkContext.getConf()
+    master = ssc.sparkContext.master or ""
+    if master.split("[")[0] == "local":  # local-cluster[...] is not: its executors are processes
+        return bridge.local_cores()
+    if conf.get("spark.dynamicAllocation.enabled") == "true":
+        return None
+    if conf.contains("spark.executor.instances"):
+        return int(conf.get("spark.executor.instances", "")) * int(conf.get("spark.executor.cores", "1"))
+    return int(conf.get("spark.cores.max", "0")) or None
 
 
 def check_directory(path: str) -> str:
     """The path, if it is a directory: textFileStream takes a missing one for an empty one, for ever."""
     if not bridge.is_directory(path):
-        raise UsageError(f"{path!r} is not a directory: make it, or name the directory in which the files arrive")
+        raise UsageError(
+            f"{path!r} is not a directory: make it, or name the directory in which the files arrive"
+        )
     return path
 
 

@@ -2,15 +2,16 @@
 
 Every function takes or gives a plain `pyspark.streaming.StreamingContext`.
 
-    ssc = get_or_create(build, checkpoint="hdfs:///jobs/served", batch_interval="1s")   # context and definition
-    ssc.start()                                                                          # start
-    sys.exit(stop_on_marker(ssc, "hdfs:///jobs/served.running"))                         # wait
+    ssc = get_or_create(build, checkpoint="hdfs:///jobs/served", batch_interval="1s")  # context, definition
+    ssc.start()                                                                        # start
+    sys.exit(stop_on_marker(ssc, "hdfs:///jobs/served.running"))                       # wait
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import copy
 import logging
 import os
 import signal
@@ -20,11 +21,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
+from pyspark.streaming.util import TransformFunction
 
 from . import bridge, durations, settings
 from .checks import check_cores, check_writable
@@ -34,6 +36,9 @@ from .errors import BatchFailed, UsageError
 log = logging.getLogger(__name__)
 
 Build = Callable[[StreamingContext], object]
+
+DRAIN_LIMIT = 60_000
+"""Milliseconds that a drain may take, unless three batch intervals are more."""
 
 
 def get_or_create(
@@ -45,12 +50,12 @@ def get_or_create(
 ) -> StreamingContext:
     """The active context, or the one in the checkpoint, or a new one defined by `build(ssc)`.
 
-    The Spark session is made from live settings first, so a recovered job obeys today's `--conf` and not those of
-    its first start. Without a master anywhere it runs locally. In a notebook a context that is already running is
-    given back as it is.
+    The Spark session is made from live settings first, so a recovered job obeys today's `--conf` and not
+    those of its first start. Without a master anywhere it runs locally. In a notebook a context that is
+    already running is given back as it is.
 
-    Raises UsageError for a bad interval, a checkpoint that cannot be written or read, one that was made with another
-    interval, a definition without outputs, or receivers that leave no core.
+    Raises UsageError for a bad interval, a checkpoint that cannot be written or read, one that was made with
+    another interval, a definition without outputs, or receivers that leave no core.
     """
     interval = durations.milliseconds(batch_interval)
     active = StreamingContext.getActive()
@@ -71,29 +76,41 @@ def get_or_create(
         found = bridge.batch_interval_ms(ssc)
         if found != interval:
             raise UsageError(
-                f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, not "
-                f"{durations.text(interval)}: keep the interval, or name a new checkpoint directory"
+                f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, "
+                f"not {durations.text(interval)}: keep the interval, or name a new checkpoint directory"
             )
     if not bridge.has_outputs(ssc):
-        raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
+        raise UsageError(
+            "the job defines no output: call pprint, foreachRDD or another output operation in build"
+        )
     check_cores(ssc)
     return ssc
 
 
 def live_session(conf: SparkConf | None = None) -> SparkSession:
-    """The running session, or one made from spark-submit's settings, then `conf`, then the local preset."""
+    """The running session as it is, or one made from spark-submit's settings, then `conf`, then the presets.
+
+    A local master, which is Spark's own choice where nobody names one, brings the local preset.
+    """
+    if SparkSession.getActiveSession() is not None:
+        return SparkSession.builder.getOrCreate()
     conf = conf or SparkConf()
-    if not conf.contains("spark.master"):
-        settings.apply(conf, settings.LOCAL)
-    settings.apply(conf)
-    return SparkSession.builder.config(conf=conf).getOrCreate()
+    # passed at the launch, since Spark turns it on in what it takes for a shell
+    bridge.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))
+    live = SparkConf()  # only now: what spark-submit was given is known to the JVM alone
+    for name, value in conf.getAll():
+        live.setIfMissing(name, value)
+    if (live.get("spark.master") or "local").startswith("local"):
+        settings.apply(live, settings.LOCAL)
+    return SparkSession.builder.config(conf=live).getOrCreate()
 
 
 def new_context(session: SparkSession, interval_ms: int) -> StreamingContext:
     """A StreamingContext without PySpark's notice that DStreams are old, which the user of this kit knows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
-        return StreamingContext(session.sparkContext, durations.seconds(f"{interval_ms}ms"))  # type: ignore[arg-type]
+        seconds = durations.seconds(f"{interval_ms}ms")
+        return StreamingContext(session.sparkContext, seconds)  # type: ignore[arg-type]
 
 
 def _recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> StreamingContext:
@@ -112,13 +129,15 @@ def _recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Stre
         if made:
             raise
         raise UsageError(
-            f"the checkpoint {checkpoint!r} cannot be read ({bridge.reason(error)}): run the code and the Spark that "
-            "wrote it, or name a new checkpoint directory"
+            f"the checkpoint {checkpoint!r} cannot be read ({bridge.reason(error)}): run the code and the "
+            "Spark that wrote it, or name a new checkpoint directory"
         ) from error
 
 
-def window_and_slide(ssc: StreamingContext, window: Duration, slide: Duration | None = None) -> tuple[float, float]:
-    """Window and slide in seconds, as DStream's window operations take them, checked against the batch interval.
+def window_and_slide(
+    ssc: StreamingContext, window: Duration, slide: Duration | None = None
+) -> tuple[float, float]:
+    """Window and slide in seconds, as DStream's window operations take them, checked against the interval.
 
     The slide is one batch interval unless given: `lines.window(*window_and_slide(ssc, "5s", "2s"))`.
     Raises UsageError where one is no multiple of the interval.
@@ -138,16 +157,24 @@ def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:
-    """Wait until somebody deletes the marker file, then drain and stop: what `yarn application -kill` cannot do.
+    """Wait until somebody deletes the marker file, then drain and stop: `yarn application -kill` cannot.
 
-    The marker is a file on any Hadoop file system, created here. Deleted while the job is down after a crash it
-    still means stop: the restarted job drains what it owes and ends. After a stop that was asked for in this way the
-    next start creates it anew; the file `<path>.stopped` remembers that one. Gives the exit code of `stop_when`.
+    The marker is a file on any Hadoop file system, created here. Deleted while the job is down after a crash
+    it still means stop: the restarted job drains what it owes and ends. After a stop that was asked for in
+    this way the next start creates it anew; the file `<path>.stopped` remembers that one. Gives the exit code
+    of `stop_when`.
     """
     stopped = f"{path}.stopped"
-    asked_while_down = bridge.is_recovered(ssc) and not bridge.path_exists(path) and not bridge.path_exists(stopped)
+    asked_while_down = (
+        bridge.is_recovered(ssc) and not bridge.path_exists(path) and not bridge.path_exists(stopped)
+    )
     if not asked_while_down:
-        bridge.create_file(path)
+        try:
+            bridge.create_file(path)
+        except Exception as error:
+            raise UsageError(
+                f"cannot create the marker {path!r} ({bridge.reason(error)}): name a file this user can write"
+            ) from error
         bridge.delete(stopped)
     code = stop_when(ssc, lambda: not bridge.path_exists(path), poll=poll)
     if code == 0 and not bridge.path_exists(path):
@@ -163,29 +190,39 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     0   drained and stopped
     1   a batch failed, or the drain did not end within the larger of 60 s and three batch intervals
 
-    After a failed batch the process ends here, at once and without a drain, so that nothing runs past the batch: it
-    stays in the checkpoint and the next start runs it again. In a notebook the kernel lives on and BatchFailed is
-    raised instead. A flag that raises is reported and asked again.
+    After a failed batch the process ends here, at once and without a drain: nothing runs past the batch, not
+    even the next output of the same one, so it stays in the checkpoint and the next start runs it again. In a
+    notebook the kernel lives on, the context is stopped without a drain, and BatchFailed is raised. A flag
+    that raises is reported and asked again.
     """
     asked = threading.Event()
-    try:
-        with _signals(asked.set):
-            _wait(ssc, flag, asked, durations.seconds(poll))
+    with _signals(asked.set), _failed_batches_held() as failures:
+        try:
+            _wait(ssc, flag, asked, failures, durations.seconds(poll))
             log.info("stopping: draining what was received")
-            if not _drain(ssc):
-                _end_process("the drain did not end in time: what is left is processed after the next start")
-        return 0
-    except Exception as error:
-        failure = BatchFailed(f"a batch failed, the next start runs it again: {bridge.reason(error)}")
-        if in_notebook():
-            raise failure from error
-        traceback.print_exc()
-        _end_process(str(failure))
+            _drain(ssc, failures)
+        except Exception as error:
+            failure = error if isinstance(error, BatchFailed) else _failed(error)
+            if in_notebook():
+                _background(ssc.stop, False, False).join(5)
+                raise failure from failure.__cause__
+            if failure.__cause__ is not None:
+                traceback.print_exception(failure.__cause__)
+            _end_process(str(failure))
+    return 0
 
 
-def _wait(ssc: StreamingContext, flag: Callable[[], bool], asked: threading.Event, poll: float) -> None:
+def _wait(
+    ssc: StreamingContext,
+    flag: Callable[[], bool],
+    asked: threading.Event,
+    failures: list[BaseException],
+    poll: float,
+) -> None:
     next_question = 0.0
     while not asked.is_set():
+        if failures:
+            raise _failed(failures[0])
         if time.monotonic() >= next_question:
             next_question = time.monotonic() + poll
             try:
@@ -197,23 +234,91 @@ def _wait(ssc: StreamingContext, flag: Callable[[], bool], asked: threading.Even
             return
 
 
-def _drain(ssc: StreamingContext) -> bool:
-    """Stop gracefully; False past the deadline, because Spark's own graceful stop can wait for ever."""
-    deadline = max(60.0, 3 * bridge.batch_interval_ms(ssc) / 1000)
-    stopper = threading.Thread(target=ssc.stop, args=(False, True), daemon=True)
-    stopper.start()
-    stopper.join(deadline)
-    if stopper.is_alive():
-        return False
-    ssc.awaitTerminationOrTimeout(0)  # raises where a batch of the drain failed
-    return True
+def _drain(ssc: StreamingContext, failures: list[BaseException]) -> None:
+    """Stop gracefully, up to a deadline, because Spark's own graceful stop can wait for ever."""
+    limit = max(DRAIN_LIMIT, 3 * bridge.batch_interval_ms(ssc))
+    deadline = time.monotonic() + limit / 1000
+    stopper = _background(ssc.stop, False, True)
+    while stopper.is_alive():
+        if failures:
+            raise _failed(failures[0])
+        if time.monotonic() > deadline:
+            raise BatchFailed(
+                f"the drain did not end within {durations.text(limit)}: the next start processes what is left"
+            )
+        stopper.join(0.1)
+    ssc.awaitTerminationOrTimeout(0)  # raises what failed outside of Python
+
+
+def _background(call: Callable[..., object], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=call, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _failed(error: BaseException) -> BatchFailed:
+    failure = BatchFailed(f"a batch failed, the next start runs it again: {bridge.reason(error)}")
+    failure.__cause__ = error
+    return failure
+
+
+@contextlib.contextmanager
+def _failed_batches_held() -> Iterator[list[BaseException]]:
+    """The errors of the driver's callbacks; the thread of a failed one is held in it until the end.
+
+    Left alone, Spark would go on with the next output or batch before anybody hears of the failure, and
+    forgets a failed output whose batch ends with a good one (JobScheduler.handleJobCompletion).
+    """
+    failures: list[BaseException] = []
+    over = threading.Event()
+
+    def hold(error: BaseException) -> None:
+        failures.append(error)
+        over.wait()
+
+    with callback_errors(hold):
+        try:
+            yield failures
+        finally:
+            over.set()
+
+
+@contextlib.contextmanager
+def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
+    """Hear of the errors that functions of transform and foreachRDD raise; PySpark only keeps their text.
+
+    `note` runs in the thread of the callback, before Spark knows.
+    """
+    call = TransformFunction.call
+
+    def noting(self: TransformFunction, milliseconds: int, jrdds: Any) -> Any:
+        def function(*args: Any) -> Any:
+            try:
+                return original(*args)
+            except BaseException as error:
+                note(error)
+                raise
+
+        # on a copy, since the checkpoint may be pickling the function of this one
+        original, twin = self.func, copy.copy(self)
+        twin.func = function
+        result = call(twin, milliseconds, jrdds)  # type: ignore[no-untyped-call]
+        self.failure = twin.failure
+        return result
+
+    TransformFunction.call = noting  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        TransformFunction.call = call  # type: ignore[method-assign]
 
 
 def _end_process(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    bridge.halt(1)
+    # in a thread of its own: a signal may have interrupted this one while it talks to the JVM
+    _background(bridge.halt, 1).join(5)
     os._exit(1)
 
 
@@ -224,22 +329,28 @@ def in_notebook() -> bool:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`, whether they reach Python or the JVM; the second one ends the process."""
+    """Let SIGTERM and SIGINT call `stop`, in Python and in the JVM; the second one ends the process."""
     if in_notebook() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
 
-    def handle(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            _end_process("stopped at once by a second signal")
-        asked = True
-        stop()
+    def handler() -> Callable[..., None]:
+        asked = False
 
-    previous = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        def handle(*_: object) -> None:
+            nonlocal asked
+            if asked:
+                _end_process("stopped at once by a second signal")
+            asked = True
+            stop()
+
+        return handle
+
+    # Ctrl-C reaches Python and the JVM: each counts its own signals, or one would be two
+    of_python = handler()
+    previous = {s: signal.signal(s, of_python) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with bridge.jvm_signals(("TERM", "INT"), handle):
+        with bridge.jvm_signals(("TERM", "INT"), handler()):
             yield
     finally:
         for s, old in previous.items():

@@ -27,11 +27,11 @@ def milliseconds(duration: Duration) -> int:
     >>> milliseconds("2 weeks")
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: '2 weeks' is no duration: write 500ms, 2s, 10min, 1h or a number of seconds
+    sparkstream_kit.errors.UsageError: '2 weeks' is no duration: write 500ms, 2s, 10min, 1h or seconds
     """
     match = _SPELLING.fullmatch(str(duration))
     if not match:
-        raise UsageError(f"{duration!r} is no duration: write 500ms, 2s, 10min, 1h or a number of seconds")
+        raise UsageError(f"{duration!r} is no duration: write 500ms, 2s, 10min, 1h or seconds")
     number, unit = match.groups()
     ms = float(number) * _UNITS[unit or "s"]
     if ms < 1 or not math.isclose(ms, round(ms), rel_tol=0, abs_tol=1e-6):
@@ -79,5 +79,7 @@ def multiple(name: str, duration: Duration, interval_ms: int) -> int:
     if ms % interval_ms:
         lower = ms // interval_ms * interval_ms
         near = " or ".join(text(x) for x in (lower, lower + interval_ms) if x)
-        raise UsageError(f"{name} {text(ms)} is no multiple of the batch interval {text(interval_ms)}: use {near}")
+        raise UsageError(
+            f"{name} {text(ms)} is no multiple of the batch interval {text(interval_ms)}: use {near}"
+        )
     return ms

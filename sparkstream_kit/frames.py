@@ -19,9 +19,9 @@ def each_frame(
 
         lines.foreachRDD(each_frame(lambda frame: frame.groupBy("value").count().show()))
 
-    A DStream of text (socketTextStream, textFileStream) becomes a frame with the column value: string, without a
-    Python worker. Other RDDs go through createDataFrame with the schema given; without one their columns are
-    inferred, and an empty batch, which has nothing to infer from, is skipped.
+    A DStream of text (socketTextStream, textFileStream) becomes a frame with the column value: string,
+    without a Python worker. Other RDDs go through createDataFrame with the schema given; without one their
+    columns are inferred, and an empty batch, which has nothing to infer from, is skipped.
     """
 
     def callback(rdd: RDD[Any]) -> None:
@@ -29,6 +29,6 @@ def each_frame(
         if bridge.is_text(rdd):
             write(bridge.text_frame(session, rdd))
         elif schema is not None or not rdd.isEmpty():
-            write(session.createDataFrame(rdd, schema))  # type: ignore[type-var]
+            write(session.createDataFrame(rdd, schema))
 
     return callback

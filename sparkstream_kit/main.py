@@ -12,8 +12,8 @@ from .errors import KitError, UsageError
 def program(main: Callable[..., int | None], arguments: Sequence[str] | None = None) -> int:
     """Call `main` with the words of the command line and give the exit code for `sys.exit`.
 
-    Every parameter of `main` is a positional word, those with defaults may be left out. `--help` prints the module's
-    docstring. A UsageError, or a number of words that does not fit, is told in one sentence: exit 2.
+    Every parameter of `main` is a positional word, those with defaults may be left out. `--help` prints the
+    module's docstring. A UsageError, or a number of words that does not fit, is told in one sentence: exit 2.
 
         if __name__ == "__main__":
             sys.exit(program(main))

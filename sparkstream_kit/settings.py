@@ -1,8 +1,9 @@
 """Spark properties as data, each with its reason.
 
-A preset is a tuple of `Property`. `apply` puts presets into a SparkConf with setIfMissing, so what the operator gave
-to spark-submit always wins. Properties that Spark reads before the driver's code runs (everything of YARN in cluster
-mode) only work from spark-submit: the same presets stand as files under `conf/`, for `--properties-file`.
+A preset is a tuple of `Property`. `apply` puts presets into a SparkConf with setIfMissing, so what the
+operator gave to spark-submit always wins. Properties that Spark reads before the driver's code runs
+(everything of YARN in cluster mode) only work from spark-submit: the same presets stand as files under
+`conf/`, for `--properties-file`.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ class Property(NamedTuple):
 Preset = tuple[Property, ...]
 
 FRAMES: Preset = (
-    Property("spark.sql.adaptive.enabled", "false", "it runs shuffles in the calling thread and slows small batches"),
+    Property(
+        "spark.sql.adaptive.enabled",
+        "false",
+        "it runs shuffles in the calling thread and slows small batches",
+    ),
     Property("spark.sql.session.timeZone", "UTC", "timestamps mean the same on every machine"),
 )
 
 LOCAL: Preset = (
     Property("spark.master", "local[2]", "one core for a receiver, one for the batches"),
     Property("spark.sql.shuffle.partitions", "2", "200 tasks a shuffle are for clusters"),
-    Property("spark.default.parallelism", "2", "as many tasks as cores"),
     Property("spark.driver.host", "localhost", "works on a laptop without a network"),
     Property("spark.driver.bindAddress", "127.0.0.1", "nothing listens to the outside"),
     Property("spark.ui.showConsoleProgress", "false", "progress bars would garble what the job prints"),
@@ -42,7 +46,7 @@ WRITE_AHEAD_LOG: Preset = (
     Property(
         "spark.streaming.receiver.writeAheadLog.enable",
         "true",
-        "what a receiver has acknowledged outlives the driver; without it a crash drops it with a warning only",
+        "what a receiver has acknowledged outlives the driver; a crash drops it otherwise, with a warning",
     ),
     Property(
         "spark.streaming.receiver.writeAheadLog.closeFileAfterWrite",
@@ -56,24 +60,32 @@ WRITE_AHEAD_LOG: Preset = (
     ),
 )
 
-RECEIVER_STORAGE = StorageLevel(useDisk=True, useMemory=True, useOffHeap=False, deserialized=False, replication=1)
-"""MEMORY_AND_DISK_SER for receivers beside a write-ahead log: the log is the second copy, so one block is enough."""
+RECEIVER_STORAGE = StorageLevel(
+    useDisk=True, useMemory=True, useOffHeap=False, deserialized=False, replication=1
+)
+"""MEMORY_AND_DISK_SER for receivers beside a write-ahead log, which is the second copy of each block."""
 
 YARN_HIGH_AVAILABILITY: Preset = (
-    Property("spark.submit.deployMode", "cluster", "YARN restarts a driver only where it runs the driver itself"),
+    Property(
+        "spark.submit.deployMode", "cluster", "YARN restarts a driver only where it runs the driver itself"
+    ),
     Property("spark.yarn.maxAppAttempts", "2", "a failed driver is started again"),
     Property(
         "spark.yarn.am.attemptFailuresValidityInterval",
         "1h",
         "a failure counts for an hour: one crash a day never adds up to the maximum",
     ),
-    Property("spark.executor.maxNumFailures", "64", "the default, twice the executors, is spent within weeks"),
+    Property(
+        "spark.executor.maxNumFailures", "64", "the default, twice the executors, is spent within weeks"
+    ),
     Property("spark.executor.failuresValidityInterval", "1h", "executor failures are forgiven after an hour"),
     Property("spark.task.maxFailures", "8", "a flaky disk or network costs a task, not the job"),
 )
 
 BACKPRESSURE: Preset = (
-    Property("spark.streaming.backpressure.enabled", "true", "receivers slow down when batches take too long"),
+    Property(
+        "spark.streaming.backpressure.enabled", "true", "receivers slow down when batches take too long"
+    ),
     Property(
         "spark.streaming.backpressure.initialRate",
         "10000",

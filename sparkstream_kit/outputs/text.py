@@ -15,12 +15,13 @@ from .. import bridge
 def text_files(dstream: DStream[Any], directory: str, suffix: str = "", *, keep_empty: bool = True) -> None:
     """Write each batch as text into `<directory>/batch-<milliseconds since 1970>[.<suffix>]/`.
 
-    What DStream.saveAsTextFiles does, but a batch is there completely or not at all, and its name comes from the
-    exact batch time (Spark's goes through local time, whose hour repeats when daylight saving ends). `keep_empty`
-    says whether a batch without elements leaves a directory.
+    What DStream.saveAsTextFiles does, but a batch is there completely or not at all, and its name comes from
+    the exact batch time (Spark's goes through local time, whose hour repeats when daylight saving ends).
+    `keep_empty` says whether a batch without elements leaves a directory.
 
-    Guarantee: once per batch. A batch that Spark runs again after a crash replaces its first attempt, because it is
-    recomputed from at least the same input; an empty re-run (a receiver without a write-ahead log) replaces nothing.
+    Guarantee: once per batch. A batch that Spark runs again after a crash replaces its first attempt, because
+    it is recomputed from at least the same input; an empty re-run (a receiver without a write-ahead log)
+    replaces nothing.
     """
 
     def save(time: datetime, rdd: RDD[Any]) -> None:
