@@ -35,6 +35,11 @@ def _jvm() -> Any:
     return _context()._jvm
 
 
+def is_running() -> bool:
+    """Whether this process has a SparkContext."""
+    return SparkContext._active_spark_context is not None
+
+
 def start_jvm(conf: SparkConf | None = None) -> None:
     """Start the JVM, or find the one spark-submit started: from then on SparkConf() holds its settings."""
     SparkContext._ensure_initialized(conf=conf)

@@ -92,7 +92,7 @@ def live_session(conf: SparkConf | None = None) -> SparkSession:
 
     A local master, which is Spark's own choice where nobody names one, brings the local preset.
     """
-    if SparkSession.getActiveSession() is not None:
+    if bridge.is_running():
         return SparkSession.builder.getOrCreate()
     conf = conf or SparkConf()
     # passed at the launch, since Spark turns it on in what it takes for a shell

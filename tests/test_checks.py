@@ -1,0 +1,128 @@
+"""Questions asked before a job starts: each refuses in one sentence what Spark would be silent about."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit import checks
+from sparkstream_kit.errors import UsageError
+
+
+@pytest.fixture
+def ssc(spark: SparkSession) -> Iterator[StreamingContext]:
+    """A bare context on the two cores of the test session."""
+    context = StreamingContext(spark.sparkContext, 1)
+    yield context
+    context.stop(stopSparkContext=False)
+
+
+def test_receivers_that_leave_no_core_are_refused_with_the_numbers(ssc: StreamingContext) -> None:
+    for port in (1, 2):
+        ssc.socketTextStream("127.0.0.1", port).pprint()
+    with pytest.raises(UsageError) as refused:
+        checks.check_cores(ssc)
+    assert str(refused.value) == (
+        "2 receivers, with a core each, leave none of the 2 cores of local[2] for the batches: "
+        "give the job at least 3 cores, for example --master local[3]"
+    )
+
+
+def test_a_receiver_that_leaves_a_core_is_fine(ssc: StreamingContext) -> None:
+    ssc.socketTextStream("127.0.0.1", 1).pprint()
+    checks.check_cores(ssc)
+
+
+def test_a_job_without_receivers_needs_no_spare_core(ssc: StreamingContext, tmp_path: Path) -> None:
+    for _ in range(3):
+        ssc.textFileStream(str(tmp_path)).pprint()
+    checks.check_cores(ssc)
+
+
+class OnCluster:
+    """As much of a context as check_cores asks of one that runs elsewhere."""
+
+    def __init__(self, master: str, **conf: str):
+        self.sparkContext = self
+        self.master = master
+        self._conf = {f"spark.{name.replace('_', '.')}": value for name, value in conf.items()}
+
+    def getConf(self) -> OnCluster:
+        return self
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        return self._conf.get(name, default)
+
+    def contains(self, name: str) -> bool:
+        return name in self._conf
+
+
+@pytest.mark.parametrize(
+    ("context", "enough"),
+    [
+        (OnCluster("yarn", executor_instances="3"), True),
+        (OnCluster("yarn", executor_instances="2"), False),
+        (OnCluster("yarn", executor_instances="1", executor_cores="4"), True),
+        (OnCluster("yarn", executor_instances="1", executor_cores="4", task_cpus="2"), False),
+        (OnCluster("yarn", executor_instances="1", dynamicAllocation_enabled="true"), True),
+        (OnCluster("spark://master:7077", cores_max="2"), False),
+        (OnCluster("spark://master:7077"), True),
+        (OnCluster("local-cluster[2,1,1024]"), True),
+    ],
+)
+def test_the_cores_of_a_cluster_are_counted_where_their_number_is_fixed(
+    context: OnCluster, enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks.bridge, "receiver_count", lambda _: 2)
+    if enough:
+        checks.check_cores(context)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(UsageError, match=r"^2 receivers"):
+            checks.check_cores(context)  # type: ignore[arg-type]
+
+
+def test_only_a_directory_passes_for_a_directory(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert checks.check_directory(str(tmp_path)) == str(tmp_path)
+    for wrong in ("file", "missing"):
+        with pytest.raises(UsageError, match=f"{wrong}' is not a directory: make it"):
+            checks.check_directory(str(tmp_path / wrong))
+
+
+def test_a_writable_directory_is_made_and_left_empty(spark: SparkSession, tmp_path: Path) -> None:
+    wanted = tmp_path / "a" / "b"
+    assert checks.check_writable(str(wanted)) == str(wanted)
+    assert list(wanted.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", ["{tmp}/file", "{tmp}/file/below", "/proc/nobody/writes/here", "nofs://host/path"]
+)
+def test_a_place_that_cannot_be_written_is_refused_in_one_line(
+    wrong: str, spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    path = wrong.format(tmp=tmp_path)
+    with pytest.raises(UsageError) as refused:
+        checks.check_writable(path)
+    message = str(refused.value)
+    assert message.startswith(f"cannot write into {path!r} (")
+    assert message.endswith("): name a directory that this user can write")
+    assert "\n" not in message
+
+
+def test_a_port_where_somebody_listens_passes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        checks.check_port("127.0.0.1", server.getsockname()[1])
+
+
+def test_a_port_where_nobody_listens_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UsageError, match=f"nobody listens on 127.0.0.1:{port}"):
+        checks.check_port("127.0.0.1", port)
