@@ -75,21 +75,20 @@ def local_cores() -> int:
 
 
 def reason(error: BaseException) -> str:
-    """The sentence in an error that says what went wrong: the innermost Java cause, or Python's own last line.
+    """The line in an error that says what went wrong: the innermost Java cause, or Python's own last line.
 
-    Spark wraps a Python error of a driver callback into "An exception was raised by Python:" and the traceback
-    (PythonDStream's callPythonTransformFunction), so the last line of that text is the message.
+    Spark wraps a Python error into "An exception was raised by Python" (driver, PythonDStream) or "was thrown from
+    the Python worker" (PythonException) and the traceback, so the last line of that text is the message.
     """
-    if not isinstance(error, Py4JJavaError):
-        return f"{type(error).__name__}: {error}"
-    java = error.java_exception
-    while java.getCause() is not None:
-        java = java.getCause()
-    message = str(java.getMessage() or java.toString()).strip()
-    if "raised by Python" in message or "Traceback (most recent call last)" in message:
-        lines = [line for line in message.splitlines() if line and not line.startswith((" ", "\t"))]
-        return lines[-1].strip() if lines else message
-    return message.splitlines()[0]
+    if isinstance(error, Py4JJavaError):
+        java = error.java_exception
+        while java.getCause() is not None:
+            java = java.getCause()
+        text = str(java.getMessage() or java.toString())
+    else:
+        text = f"{type(error).__name__}: {error}"
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
+    return lines[-1 if "Traceback (most recent call last)" in text else 0].strip()
 
 
 # --- the end of a process ----------------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""each_frame: the batches of any bare DStream as frames; lines never pass through a Python worker."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chispa import assert_df_equality
+from pyspark import RDD
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.frames import each_frame
+
+Write = Callable[[DataFrame], object]
+
+
+@pytest.fixture
+def no_python_worker(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage that needs a Python worker fails, because there is no such Python."""
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", "/no/such/python")
+
+
+def run_text_stream(
+    spark: SparkSession, incoming: Path, text: str, define: Callable[[DStream[str]], threading.Event]
+) -> None:
+    """A bare context on files: one arrives, then wait until the event that `define` gives is set."""
+    staged = incoming.with_suffix(".staged")
+    staged.write_text(text)
+    incoming.mkdir()
+    ssc = StreamingContext(spark.sparkContext, 0.2)  # type: ignore[arg-type]
+    over = define(ssc.textFileStream(str(incoming)))
+    ssc.start()
+    os.utime(staged)
+    staged.rename(incoming / "lines")
+    try:
+        assert over.wait(60), "the file was never read"
+    finally:
+        ssc.stop(stopSparkContext=False)
+
+
+def seen_by(rows: list[str]) -> tuple[Write, threading.Event]:
+    """A write function that keeps the values of every frame, and the event of its first row."""
+    over = threading.Event()
+
+    def write(frame: DataFrame) -> None:
+        assert frame.dtypes == [("value", "string")]
+        rows.extend(row.value for row in frame.collect())
+        if rows:
+            over.set()
+
+    return write, over
+
+
+def test_lines_of_files_reach_the_function_without_a_python_worker(
+    spark: SparkSession, tmp_path: Path, no_python_worker: None
+) -> None:
+    rows: list[str] = []
+
+    def define(lines: DStream[str]) -> threading.Event:
+        write, over = seen_by(rows)
+        lines.foreachRDD(each_frame(write))
+        return over
+
+    run_text_stream(spark, tmp_path / "in", "müller\n\nlast line", define)
+    assert sorted(rows) == ["", "last line", "müller"]
+
+
+def test_lines_stay_lines_through_windows_and_unions(
+    spark: SparkSession, tmp_path: Path, no_python_worker: None
+) -> None:
+    rows: list[str] = []
+
+    def define(lines: DStream[str]) -> threading.Event:
+        write, over = seen_by(rows)
+        lines.union(lines.window(2, 0.2)).foreachRDD(each_frame(write))  # type: ignore[arg-type]
+        return over
+
+    run_text_stream(spark, tmp_path / "in", "one", define)
+    assert set(rows) == {"one"}
+
+
+def test_without_a_python_worker_other_streams_do_fail(spark: SparkSession, no_python_worker: None) -> None:
+    with pytest.raises(Exception, match="/no/such/python"):
+        each_frame(lambda frame: frame.count())(
+            spark.sparkContext.parallelize([("a", 1)]).map(lambda row: row)
+        )
+
+
+def frame_of(rdd: RDD[tuple[str, int]], schema: str | None = None) -> list[DataFrame]:
+    frames: list[DataFrame] = []
+    each_frame(frames.append, schema)(rdd)
+    return frames
+
+
+def test_other_batches_become_frames_with_the_schema_given(spark: SparkSession) -> None:
+    (frame,) = frame_of(spark.sparkContext.parallelize([("a", 1), ("b", 2)]), "word string, n int")
+    assert_df_equality(frame, spark.createDataFrame([("a", 1), ("b", 2)], "word string, n int"))
+
+
+def test_an_empty_batch_with_a_schema_is_an_empty_frame(spark: SparkSession) -> None:
+    (frame,) = frame_of(spark.sparkContext.parallelize([], 1), "word string, n int")
+    assert_df_equality(frame, spark.createDataFrame([], "word string, n int"))
+
+
+def test_columns_are_inferred_without_a_schema(spark: SparkSession) -> None:
+    (frame,) = frame_of(spark.sparkContext.parallelize([("a", 1)]))
+    assert frame.dtypes == [("_1", "string"), ("_2", "bigint")]
+
+
+def test_an_empty_batch_without_a_schema_is_skipped(spark: SparkSession) -> None:
+    assert frame_of(spark.sparkContext.parallelize([], 1)) == []
+
+
+def test_the_callback_returns_nothing_because_spark_would_take_it_for_an_rdd(spark: SparkSession) -> None:
+    assert each_frame(lambda frame: frame)(spark.sparkContext.parallelize([("a", 1)])) is None  # type: ignore[func-returns-value]

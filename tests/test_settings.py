@@ -1,0 +1,117 @@
+"""Spark properties as data: what the operator gave wins, and the files under conf/ say the same."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark import SparkConf, StorageLevel
+from pyspark.sql import SparkSession
+
+from sparkstream_kit import settings
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def test_apply_sets_what_is_missing_and_keeps_what_is_there(spark: SparkSession) -> None:
+    conf = SparkConf(loadDefaults=False).set("spark.task.maxFailures", "1")
+    assert settings.apply(conf, settings.YARN_HIGH_AVAILABILITY, settings.BACKPRESSURE) is conf
+    wanted = {p.name: p.value for p in (*settings.YARN_HIGH_AVAILABILITY, *settings.BACKPRESSURE)}
+    assert dict(conf.getAll()) == {**wanted, "spark.task.maxFailures": "1"}
+
+
+def test_the_first_preset_that_names_a_property_wins(spark: SparkSession) -> None:
+    first, second = (settings.Property("spark.x", value, "a test") for value in "12")
+    assert settings.apply(SparkConf(loadDefaults=False), (first,), (second,)).get("spark.x") == "1"
+
+
+@pytest.mark.parametrize(("master", "python"), [("local[4]", sys.executable), ("yarn", None)])
+def test_workers_run_the_drivers_python_where_they_are_on_its_machine(
+    master: str, python: str | None, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    settings.apply(SparkConf(loadDefaults=False).setMaster(master))
+    assert os.environ.get("PYSPARK_PYTHON") == python
+
+
+@pytest.mark.parametrize("preset", [*settings.PRESETS.values(), settings.YARN_CLUSTER])
+def test_every_property_is_named_once_in_its_preset_and_has_a_reason(preset: settings.Preset) -> None:
+    assert len({p.name for p in preset}) == len(preset)
+    assert all(p.reason and p.value for p in preset)
+
+
+@pytest.mark.parametrize(
+    ("file", "presets"),
+    [
+        ("local.conf", [settings.LOCAL]),
+        ("yarn.conf", [settings.YARN_HIGH_AVAILABILITY, settings.WRITE_AHEAD_LOG, settings.BACKPRESSURE]),
+    ],
+)
+def test_the_files_for_spark_submit_say_what_the_presets_say(
+    file: str, presets: list[settings.Preset]
+) -> None:
+    expected = settings.properties_file(*presets)
+    assert (CONF / file).read_text() == expected, f"conf/{file} must be:\n{expected}"
+
+
+def test_receivers_store_serialized_blocks_once_in_memory_or_on_disk(spark: SparkSession) -> None:
+    # PySpark's name for it is MEMORY_AND_DISK, because Python's data is always serialized
+    assert settings.RECEIVER_STORAGE == StorageLevel.MEMORY_AND_DISK
+    stored = spark.sparkContext.parallelize([1]).persist(settings.RECEIVER_STORAGE)
+    assert str(stored.getStorageLevel()) == "Disk Memory Serialized 1x Replicated"
+    stored.unpersist()
+
+
+RECEIVING = """
+import sys, threading
+from pathlib import Path
+from pyspark import SparkConf, SparkContext
+from pyspark.streaming import StreamingContext
+from sparkstream_kit import settings
+
+port, checkpoint = sys.argv[1:]
+conf = SparkConf().setMaster("local[2]").setAppName("receiving").set("spark.ui.enabled", "false")
+ssc = StreamingContext(SparkContext(conf=settings.apply(conf, settings.WRITE_AHEAD_LOG)), 0.2)
+ssc.checkpoint(checkpoint)
+over = threading.Event()
+
+def first_line(rdd):
+    lines = rdd.collect()
+    if lines:
+        print(lines, flush=True)
+        sys.modules["__main__"].over.set()
+
+ssc.socketTextStream("127.0.0.1", int(port), settings.RECEIVER_STORAGE).foreachRDD(first_line)
+ssc.start()
+over.wait(60)
+logs = Path(checkpoint, "receivedData").rglob("log-*")
+print(sum(b"to be kept" in path.read_bytes() for path in logs), "logs", flush=True)
+ssc.stop()
+"""
+
+
+def test_a_bare_receiver_writes_ahead_before_its_lines_are_processed(tmp_path: Path) -> None:
+    job = tmp_path / "receiving.py"
+    job.write_text(RECEIVING)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, str(job), str(server.getsockname()[1]), str(tmp_path / "checkpoint")],
+            env={**os.environ, "PYTHONPATH": str(CONF.parent), "SPARK_CONF_DIR": str(CONF)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            receiver, _ = server.accept()
+            with receiver:
+                receiver.sendall(b"to be kept\n")
+                printed, complaints = process.communicate(timeout=90)
+        finally:
+            process.kill()
+    assert printed.splitlines() == ["['to be kept']", "1 logs"], complaints
+    assert "default log4j profile" not in complaints, "conf/log4j2.properties was not used"
