@@ -6,7 +6,6 @@ Each function names the Spark class it relies on; all were read and tried on Spa
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,9 +59,9 @@ def is_recovered(ssc: StreamingContext) -> bool:
     return bool(ssc._jssc.ssc().isCheckpointPresent())
 
 
-def has_outputs(ssc: StreamingContext) -> bool:
-    """Whether any output operation is defined (DStreamGraph.getOutputStreams)."""
-    return len(ssc._jssc.ssc().graph().getOutputStreams()) > 0
+def output_count(ssc: StreamingContext) -> int:
+    """How many output operations are defined (DStreamGraph.getOutputStreams)."""
+    return len(ssc._jssc.ssc().graph().getOutputStreams())
 
 
 def local_cores() -> int:
@@ -290,7 +289,8 @@ def _write_beside(path: str, text: str) -> str:
 def _rename(source: str, target: str, how: str) -> None:
     hadoop = _jvm().org.apache.hadoop.fs
     options = getattr(hadoop, "Options$Rename")
-    chosen = _context()._gateway.new_array(options, 1)
+    gateway: Any = _context()._gateway
+    chosen = gateway.new_array(options, 1)
     chosen[0] = options.valueOf(how)
     context = hadoop.FileContext.getFileContext(hadoop.Path(source).toUri(), _context()._jsc.hadoopConfiguration())
     context.rename(hadoop.Path(source), hadoop.Path(target), chosen)
@@ -301,7 +301,8 @@ def _rename(source: str, target: str, how: str) -> None:
 
 def newer_tick_waits(ssc: StreamingContext, time: int) -> bool:
     """Whether a later batch has been generated and waits for its turn (JobScheduler.getPendingTimes)."""
-    return any(pending.milliseconds() > time for pending in ssc._jssc.ssc().scheduler().getPendingTimes())
+    pending = ssc._jssc.ssc().scheduler().getPendingTimes()
+    return any(pending.apply(i).milliseconds() > time for i in range(pending.size()))
 
 
 def free(frame: DataFrame) -> None:
@@ -309,3 +310,27 @@ def free(frame: DataFrame) -> None:
     leaf = frame._jdf.queryExecution().logical()
     if leaf.getClass().getSimpleName() == "LogicalRDD":
         leaf.rdd().unpersist(False)
+
+
+def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]]:
+    """Path and size of the files that match a Hadoop glob and are meant to be read, oldest first, then by name.
+
+    Hidden and temporary names are passed over, and with `changed_before` (ms since 1970) what is newer.
+    """
+    fs, jpattern = _file_system(pattern)
+    found = []
+    for status in fs.globStatus(jpattern) or ():
+        path = status.getPath()
+        name = path.getName()
+        if name.startswith((".", "_")) or name.endswith((".tmp", "._COPYING_")) or status.isDirectory():
+            continue
+        changed = status.getModificationTime()
+        if changed_before is None or changed <= changed_before:
+            found.append((changed, str(path.toString()), int(status.getLen())))
+    return [(path, size) for _, path, size in sorted(found)]
+
+
+def file_size(path: str) -> int | None:
+    """Size in bytes; None if the file is not there."""
+    fs, jpath = _file_system(path)
+    return int(fs.getFileStatus(jpath).getLen()) if fs.exists(jpath) else None

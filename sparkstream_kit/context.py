@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -28,10 +29,14 @@ from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 from pyspark.streaming.util import TransformFunction
 
-from . import bridge, durations, settings
+from . import batches, bridge, checkpoints, durations, settings
 from .checks import check_cores, check_writable
 from .durations import Duration
-from .errors import BatchFailed, UsageError
+from .errors import BatchFailed, StayStopped, UsageError
+from .graph import graph_of
+from .recovery.home import Home
+from .recovery.lease import acquire
+from .recovery.offset_log import OffsetLog
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,9 @@ def get_or_create(
     *,
     batch_interval: Duration,
     checkpoint: str | None = None,
+    home: str | None = None,
+    max_per_batch: int | None = None,
+    drain: bool = False,
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, or the one in the checkpoint, or a new one defined by `build(ssc)`.
@@ -54,8 +62,14 @@ def get_or_create(
     those of its first start. Without a master anywhere it runs locally. In a notebook a context that is
     already running is given back as it is.
 
-    Raises UsageError for a bad interval, a checkpoint that cannot be written or read, one that was made with
-    another interval, a definition without outputs, or receivers that leave no core.
+    A definition of plain DStreams gives `checkpoint`; one with FrameStreams gives `home` instead, and without
+    one it runs from a temporary home. There `build` is called at every start, so a changed job goes on where
+    the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch, and with `drain`
+    the job processes what is there now and then claims nothing more.
+
+    Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
+    with another interval, a definition without outputs or with columns that do not exist, a home that another
+    driver holds, or receivers that leave no core.
     """
     interval = durations.milliseconds(batch_interval)
     active = StreamingContext.getActive()
@@ -68,22 +82,62 @@ def get_or_create(
         build(ssc)
         return ssc
 
-    if checkpoint is None:
-        ssc = create()
+    if checkpoint is not None:
+        ssc = _on_checkpoint(create, checkpoint, interval)
     else:
-        check_writable(checkpoint)
-        ssc = _recover_or(create, checkpoint)
-        found = bridge.batch_interval_ms(ssc)
-        if found != interval:
-            raise UsageError(
-                f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, "
-                f"not {durations.text(interval)}: keep the interval, or name a new checkpoint directory"
-            )
-    if not bridge.has_outputs(ssc):
-        raise UsageError(
-            "the job defines no output: call pprint, foreachRDD or another output operation in build"
-        )
+        ssc = create()
+        graph = graph_of(ssc)
+        if graph.outputs or home is not None:
+            ssc = _at_home(ssc, home, max_per_batch=max_per_batch, drain=drain)
+    if not bridge.output_count(ssc):
+        raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
+    return ssc
+
+
+def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, interval: int) -> StreamingContext:
+    check_writable(checkpoint)
+    ssc = checkpoints.recover_or(create, checkpoint)
+    found = bridge.batch_interval_ms(ssc)
+    if found != interval:
+        raise UsageError(
+            f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, "
+            f"not {durations.text(interval)}: keep the interval, or name a new checkpoint directory"
+        )
+    if graph_of(ssc).outputs:
+        raise UsageError("streams of frames live in a home: give get_or_create home= instead of checkpoint=")
+    return ssc
+
+
+def _at_home(fresh: StreamingContext, path: str | None, *, max_per_batch: int | None, drain: bool) -> StreamingContext:
+    """Bring a freshly built graph together with what its home remembers."""
+    graph = graph_of(fresh)
+    if not graph.outputs:
+        raise UsageError("the job defines no output: call outputs.console or another output in build")
+    endless = [name for name, source in graph.sources.items() if not source.drains]
+    if drain and endless:
+        raise UsageError(f"a drain needs sources with an end, and {endless[0]!r} has none: leave out the drain")
+    if path is None:
+        path = tempfile.mkdtemp(prefix="home-")
+        log.warning("no home was given: the job runs from %s and does not survive its end", path)
+    home = Home.open(path)
+    lease = acquire(home / "lease", fresh.sparkContext.applicationId)
+    try:
+        if home.must_stay_stopped():
+            home.mark_stopped()
+            raise StayStopped(f"a stop was asked for while the job was down, so it stays stopped ({path})")
+        graph.attach(home, OffsetLog(home / "progress", lease.epoch))
+        graph.check()
+        engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain)
+        batches.attach(fresh, graph, home / "ticks")
+        ssc = fresh
+        if bridge.output_count(fresh) > 1:  # receivers or plain DStreams beside the ticks: theirs is Spark's checkpoint
+            ssc = checkpoints.recover(fresh, graph, home)
+        home.mark_running()
+    except BaseException:
+        lease.release()
+        raise
+    engine.go_on(ssc)
     return ssc
 
 
@@ -113,31 +167,8 @@ def new_context(session: SparkSession, interval_ms: int) -> StreamingContext:
         return StreamingContext(session.sparkContext, seconds)  # type: ignore[arg-type]
 
 
-def _recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> StreamingContext:
-    made = False
-
-    def setup() -> StreamingContext:
-        nonlocal made
-        made = True
-        return create()
-
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            return StreamingContext.getOrCreate(checkpoint, setup)
-    except Exception as error:
-        if made:
-            raise
-        raise UsageError(
-            f"the checkpoint {checkpoint!r} cannot be read ({bridge.reason(error)}): run the code and the "
-            "Spark that wrote it, or name a new checkpoint directory"
-        ) from error
-
-
-def window_and_slide(
-    ssc: StreamingContext, window: Duration, slide: Duration | None = None
-) -> tuple[float, float]:
-    """Window and slide in seconds, as DStream's window operations take them, checked against the interval.
+def window_and_slide(ssc: StreamingContext, window: Duration, slide: Duration | None = None) -> tuple[Any, Any]:
+    """Window and slide in seconds (floats, which PySpark takes but declares as int), checked against the interval.
 
     The slide is one batch interval unless given: `lines.window(*window_and_slide(ssc, "5s", "2s"))`.
     Raises UsageError where one is no multiple of the interval.
@@ -165,9 +196,7 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
     of `stop_when`.
     """
     stopped = f"{path}.stopped"
-    asked_while_down = (
-        bridge.is_recovered(ssc) and not bridge.path_exists(path) and not bridge.path_exists(stopped)
-    )
+    asked_while_down = bridge.is_recovered(ssc) and not bridge.path_exists(path) and not bridge.path_exists(stopped)
     if not asked_while_down:
         try:
             bridge.create_file(path)
@@ -198,9 +227,20 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     asked = threading.Event()
     with _signals(asked.set), _failed_batches_held() as failures:
         try:
-            _wait(ssc, flag, asked, failures, durations.seconds(poll))
+            engine = batches.live()
+            _wait(
+                ssc,
+                lambda: flag() or (engine is not None and engine.asked_to_stop()),
+                asked,
+                failures,
+                durations.seconds(poll),
+            )
             log.info("stopping: draining what was received")
+            if engine is not None:
+                engine.stopping.set()
             _drain(ssc, failures)
+            if engine is not None:
+                engine.end()
         except Exception as error:
             failure = error if isinstance(error, BatchFailed) else _failed(error)
             if in_notebook():

@@ -1,8 +1,10 @@
 """What can go wrong, as a tree; every error says what was got, what was expected and what to do.
 
-    KitError
-    ├── UsageError          something the person who starts the job can mend (exit 2)
-    └── BatchFailed         a batch failed and the job stops, so that nothing runs past it (exit 1)
+KitError
+├── UsageError          something the person who starts the job can mend (exit 2)
+├── BatchFailed         a batch failed and the job stops, so that nothing runs past it (exit 1)
+├── StayStopped         a stop was asked for while the job was down: it does not start (exit 0)
+└── Fenced              another driver has taken over the home; this one must not write (exit 1)
 """
 
 from __future__ import annotations
@@ -22,3 +24,13 @@ class UsageError(KitError):
 
 class BatchFailed(KitError):
     """A batch failed; it is still owed and the next start runs it again."""
+
+
+class Fenced(KitError):
+    """Another driver has taken over; whatever this one was about to write is the other one's to write."""
+
+
+class StayStopped(KitError):
+    """A stop was asked for while the job was down; it is carried out now, and the next start goes on."""
+
+    exit_code = 0

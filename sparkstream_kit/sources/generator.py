@@ -29,9 +29,7 @@ def _spread(weights: dict[str, int]) -> tuple[str, ...]:
 # Each value stands as often as its weight says, so that a draw is one look-up. Spark's plan carries every
 # entry, which is why the weights have small sums.
 METHODS = _spread({"GET": 95, "POST": 4, "HEAD": 1})
-STATUSES = _spread(
-    {"200": 168, "304": 12, "404": 8, "302": 4, "301": 3, "206": 2, "403": 1, "500": 1, "503": 1}
-)
+STATUSES = _spread({"200": 168, "304": 12, "404": 8, "302": 4, "301": 3, "206": 2, "403": 1, "500": 1, "503": 1})
 PATHS = _spread(
     {
         "/": 17,

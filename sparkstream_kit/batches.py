@@ -1,0 +1,261 @@
+"""From ticks to batches: what happens in Spark's job thread at every batch interval.
+
+Spark's graph holds two kinds of callbacks, both functions of this module that look up the live engine: `_land` for
+each received stream, then `_dispatch` on a stream that ticks without data. A tick
+
+1. finishes the last entry of the log if it is not done, with its recorded time and ranges;
+2. claims what there is: asks each source how far it can read and writes the next entry;
+3. runs the outputs, each until it succeeds or the deadline has passed;
+4. keeps state, now and then on disk; writes the done mark.
+
+A failure is raised, and again by every later tick, so that Spark completes no batch after it and keeps them all in
+its checkpoint; whoever waits for the context ends the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time as clock
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from pyspark import RDD
+from pyspark.streaming import StreamingContext
+
+from . import bridge
+from .errors import BatchFailed, KitError
+from .frames import to_frame
+from .graph import Batch, Graph
+from .recovery import landing
+from .recovery.lease import Lease
+from .recovery.offset_log import Entry, Position
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY = 20
+"""State is saved after every so many batches; a restart replays at most these."""
+
+RETRY_FOR = 600.0
+"""Seconds that a failing output is tried again: longer than most outages of a database."""
+
+
+class Engine:
+    """Runs the batches of one graph on one home."""
+
+    def __init__(
+        self,
+        ssc: StreamingContext,
+        graph: Graph,
+        lease: Lease,
+        *,
+        max_per_batch: int | None = None,
+        drain: bool = False,
+        retry_for: float = RETRY_FOR,
+    ):
+        self.graph = graph
+        self.finished = 0
+        """Batches done by this process."""
+        self.drained = threading.Event()
+        self.stopping = threading.Event()
+        """Set when a stop was asked for: nothing more is claimed, and retries do not wait."""
+        self._ssc, self._lease = ssc, lease
+        self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
+        self._failure: BaseException | None = None
+
+    def go_on(self, ssc: StreamingContext) -> None:
+        """Be the engine that callbacks find, on the context that will be started, and keep the lease."""
+        global _live
+        _live, self._ssc = self, ssc
+        self._lease.keep(self._lost)
+
+    def _lost(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody deleted the marker of the home."""
+        return self.graph.home.asked_to_stop()
+
+    def end(self) -> None:
+        """The job has stopped in order: another driver may go on."""
+        self.graph.home.mark_stopped()
+        self._lease.release()
+        global _live
+        _live = None
+
+    # --- one tick
+
+    def guarded(self, step: Callable[[], None]) -> None:
+        """Run a step of a tick; after a failure nothing runs any more, so every later tick stays owed, too."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            step()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def tick(self, time: int) -> None:
+        """Everything that is to be done at a tick of Spark's clock."""
+        last = self.graph.log.last
+        if not self.graph.log.is_done(last.n):
+            log.info("finishing batch %d of an earlier run", last.n)
+            self._run(last)
+        if self._drain:
+            if not self.drained.is_set():
+                self._run_to_the_end(time)
+                self.drained.set()
+        elif not self.stopping.is_set() and not bridge.newer_tick_waits(self._ssc, time):
+            entry = self._claim(time)
+            if entry is not None:
+                self._run(entry)
+
+    def land(self, name: str, time: int, rdd: RDD[Any]) -> None:
+        """Keep what was received in a tick, so that it can be read like any other source."""
+        if not rdd.isEmpty():
+            schema = self.graph.received[name][1]
+            self._lease.check()
+            landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time)
+
+    def _run_to_the_end(self, time: int) -> None:
+        """Everything that is there now; what "now" is stays fixed in the log until the end is reached."""
+        ends = self.graph.log.fixed_ends({name: s.latest(None) for name, s in self.graph.sources.items()})
+        while (entry := self._claim(time, ends)) is not None:
+            self._run(entry)
+        self.graph.log.reached_ends()
+
+    def _claim(self, tick: int, ends: dict[str, Position] | None = None) -> Entry | None:
+        """Write the next entry; None if there is nothing to do."""
+        last = self.graph.log.last
+        time = max(tick, last.time + 1)
+        if tick < last.time and ends is None:
+            log.warning("the clock went back by %d ms: batches are recorded at later times", last.time - tick)
+        ranges = {}
+        for name, source in self.graph.sources.items():
+            start = last.positions.get(name)
+            end = source.latest(time) if ends is None else ends.get(name)
+            if self._limit is not None and end != start:
+                end = source.limit(start, end, self._limit)
+            if end != start:
+                ranges[name] = (start, end)
+        if not ranges and (ends is not None or not self.graph.window_due(time)):
+            return None
+        self._lease.check()
+        return self.graph.log.append(time, ranges, data=bool(ranges))
+
+    # --- one batch
+
+    def _run(self, entry: Entry) -> None:
+        graph, started = self.graph, clock.monotonic()
+        self._write_outputs(entry)
+        for state in graph.states.values():
+            state.at(graph.moment(entry))
+        if entry.n % SAVE_EVERY == 0:
+            self._lease.check()
+            for state in graph.states.values():
+                state.save(entry.n)
+        self._lease.check()
+        graph.log.mark_done(entry.n)
+        graph.forget_moments()
+        self.finished += 1
+        if entry.n % SAVE_EVERY == 0:
+            self._compact()
+        log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, _told(entry))
+
+    def _write_outputs(self, entry: Entry) -> None:
+        graph = self.graph
+        batch = Batch(entry.n, datetime.fromtimestamp(entry.time / 1000, timezone.utc), graph.home.id)
+        waiting, deadline, pause = dict(graph.outputs), clock.monotonic() + self._retry_for, 0.5
+        while True:
+            failures: dict[str, Exception] = {}
+            for name, output in list(waiting.items()):
+                try:
+                    frame = graph.moment(entry).frame(output.compute)
+                    self._lease.check()
+                    if frame is not None:
+                        output.write(frame, batch)
+                    del waiting[name]
+                except KitError:
+                    raise
+                except Exception as error:
+                    failures[name] = error
+            if not failures:
+                return
+            left = deadline - clock.monotonic()
+            if left <= 0 or self.stopping.is_set():
+                raise self._given_up(entry, failures)
+            for name, failure in failures.items():
+                log.warning(
+                    "batch %d: the output %r failed (%s); trying again in %.1f s, for %.0f s more",
+                    entry.n,
+                    name,
+                    bridge.reason(failure),
+                    pause,
+                    left,
+                )
+            if any("heckpoint block" in str(failure) for failure in failures.values()):
+                graph.forget_everything()
+            else:
+                graph.forget_moments()
+            self.stopping.wait(min(pause, left))
+            pause = min(2 * pause, 30.0)
+
+    def _given_up(self, entry: Entry, failures: dict[str, Exception]) -> Exception:
+        name, failure = next(iter(failures.items()))
+        if self._retry_for == 0:
+            return failure
+        error = BatchFailed(
+            f"batch {entry.n}: the output {name!r} still fails ({bridge.reason(failure)}); the batch is owed and the "
+            "next start finishes it"
+        )
+        error.__cause__ = failure
+        return error
+
+    def _compact(self) -> None:
+        log_ = self.graph.log
+        floor = self.graph.replayable_from()
+        log_.compact(floor)
+        for name, source in self.graph.sources.items():
+            source.forget(log_.floor.positions.get(name))
+
+
+def _told(entry: Entry) -> str:
+    return ", ".join(f"{name} {start} to {end}" for name, (start, end) in entry.ranges.items()) or "no data"
+
+
+# --- callbacks: all that Spark's checkpoint knows of a job
+
+_live: Engine | None = None
+
+
+def _dispatch(time: datetime, _: RDD[Any]) -> None:
+    engine = _engine()
+    engine.guarded(lambda: engine.tick(round(time.timestamp() * 1000)))
+
+
+def _land(name: str, time: datetime, rdd: RDD[Any]) -> None:
+    engine = _engine()
+    engine.guarded(lambda: engine.land(name, round(time.timestamp() * 1000), rdd))
+
+
+def _engine() -> Engine:
+    assert _live is not None, "no job is running"
+    return _live
+
+
+def attach(ssc: StreamingContext, graph: Graph, ticks: str) -> None:
+    """Put the callbacks on a context that is not started: each received stream, then the stream that only ticks."""
+    for name, (dstream, _) in graph.received.items():
+
+        def land(time: datetime, rdd: RDD[Any], name: str = name) -> None:
+            _land(name, time, rdd)
+
+        dstream.foreachRDD(land)
+    # An always empty directory: the one input that ticks without data and survives a checkpoint.
+    ssc.textFileStream(ticks).foreachRDD(_dispatch)
+
+
+def live() -> Engine | None:
+    """The engine of the job that runs in this process, if it has streams of frames."""
+    return _live

@@ -1,0 +1,64 @@
+"""Directories of files, one for each batch: text, JSON lines, Parquet."""
+
+from __future__ import annotations
+
+import uuid
+
+from pyspark.sql import DataFrame
+
+from .. import bridge
+from ..errors import UsageError
+from ..frames import FrameStream
+from ..graph import Batch
+from ..recovery import storage
+
+
+def text(stream: FrameStream, directory: str, *, name: str = "text") -> None:
+    """Write each batch as lines of text into `<directory>/<name>/batch=<n>/`; the frame has one string column.
+
+    Guarantee: exactly once. See `parquet`.
+    """
+    _write_files(stream, directory, name, "text")
+
+
+def json(stream: FrameStream, directory: str, *, name: str = "json") -> None:
+    """Write each batch as JSON lines into `<directory>/<name>/batch=<n>/`. Guarantee: exactly once. See `parquet`."""
+    _write_files(stream, directory, name, "json")
+
+
+def parquet(stream: FrameStream, directory: str, *, name: str = "parquet") -> None:
+    """Write each batch as Parquet into `<directory>/<name>/batch=<n>/`, which Spark reads as a column `batch`.
+
+    Guarantee: exactly once. A batch is written beside its name and moved there when it is whole; one that is there
+    already is left as it is. The directory belongs to one home: another home is refused, since its batch 7 is not
+    this one's.
+    """
+    _write_files(stream, directory, name, "parquet")
+
+
+def _write_files(stream: FrameStream, directory: str, name: str, kind: str) -> None:
+    def write(frame: DataFrame, batch: Batch) -> None:
+        folder = f"{bridge.qualified(directory)}/{name}"
+        _claim(folder, batch.home_id)
+        target = f"{folder}/batch={batch.n}"
+        if storage.exists(target):
+            return
+        temporary = f"{folder}/.batch={batch.n}-{uuid.uuid4().hex}"
+        frame.write.format(kind).save(temporary)
+        storage.publish(temporary, target)
+
+    stream.for_each_batch(write, name=name)
+
+
+def _claim(folder: str, home_id: str) -> None:
+    """Make the folder this home's, or refuse: the batches of two homes have the same numbers."""
+    note = f"{folder}/_home"
+    try:
+        owner = storage.read(note)
+    except FileNotFoundError:
+        storage.write_new(note, home_id)
+        return
+    if owner != home_id:
+        raise UsageError(
+            f"{folder} holds the batches of the home {owner}, this is the home {home_id}: write into another directory"
+        )

@@ -1,0 +1,1 @@
+"""What a job must remember to go on after a crash: its home, offset log, lease and saved state."""

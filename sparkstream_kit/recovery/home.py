@@ -1,0 +1,77 @@
+"""The home of a job: one directory that outlives its processes.
+
+id             made once; part of every ledger key, so a new home never meets an old ledger
+checkpoint/    Spark's checkpoint, only for jobs with receivers or plain DStreams; fingerprint.json beside it
+progress/      the offset log
+sources/       what sources must remember: listings of files, the first start of a generator
+received/      landed batches of receivers
+state/         saved state
+lease/         who may write
+ticks/         always empty: the stream on it ticks without data
+RUNNING        delete it, and the job drains and stops
+STOPPED        the last run ended in order; RUNNING missing without it means: stay stopped
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import uuid
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from . import storage
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home that is there and may be written."""
+
+    root: str
+    id: str
+
+    @classmethod
+    def open(cls, path: str) -> Home:
+        """Find or found the home; UsageError if it cannot be written, or if other users can write to it.
+
+        Loading a checkpoint executes code, so a home is trusted like code.
+        """
+        root = storage.qualify(path)
+        here = storage.local(root)
+        try:
+            storage.make_directory(root)
+            if here is not None and here.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise UsageError(
+                    f"other users can write to the home {path!r}, and so run code in the job: chmod go-w it"
+                )
+            for part in ("progress", "sources", "received", "state", "lease", "ticks"):
+                storage.make_directory(f"{root}/{part}")
+            if not storage.exists(f"{root}/id"):
+                cls(root, "").mark_running()  # before the id: a home with an id has had its marker
+                with contextlib.suppress(FileExistsError):
+                    storage.write_new(f"{root}/id", uuid.uuid4().hex)
+            return cls(root, storage.read(f"{root}/id"))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the home {path!r} ({error.strerror or error}): name a directory that this user can write"
+            ) from None
+
+    def __truediv__(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def must_stay_stopped(self) -> bool:
+        """Whether a stop was asked for that no run has carried out: RUNNING gone, and the last run was cut off."""
+        return self.asked_to_stop() and not storage.exists(self / "STOPPED")
+
+    def mark_running(self) -> None:
+        """The job runs from here on, until RUNNING is deleted."""
+        storage.write(self / "RUNNING", "delete this file to stop the job in order\n")
+        storage.delete(self / "STOPPED")
+
+    def mark_stopped(self) -> None:
+        """The job ended in order: the next start goes on, whatever the marker says."""
+        storage.write(self / "STOPPED", "")
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody deleted RUNNING."""
+        return not storage.exists(self / "RUNNING")

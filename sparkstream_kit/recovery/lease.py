@@ -1,0 +1,184 @@
+"""One driver for each home: a lease with epochs.
+
+    lease/<epoch>        who took it: host, process, application; written once, never over another
+    lease/<epoch>.beat   rewritten every few seconds while the holder lives
+    lease/<epoch>.free   the holder ended in order
+
+The highest epoch holds the lease. It is free when the holder ended in order, when its process is gone (seen from the
+same machine), or when its beat has not changed for `TTL` seconds of the observer's own monotonic clock - no two clocks
+are ever compared. A holder that was paused longer than that finds a higher epoch and is fenced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import Fenced, UsageError
+from . import storage
+
+TTL = 30.0
+BEAT = 5.0
+
+
+class Lease:
+    """A held lease; `epoch` rises with every holder."""
+
+    def __init__(self, root: str, epoch: int):
+        self.epoch = epoch
+        self._root = root
+        self._beats = 0
+        self._renewed = time.monotonic()
+        self._ended = threading.Event()
+
+    def keep(self, lost: Callable[[Fenced], None]) -> None:
+        """Beat in a background thread until released; call `lost` if another driver has taken the lease."""
+
+        def beating() -> None:
+            while not self._ended.wait(BEAT):
+                try:
+                    self.renew()
+                except Fenced as error:
+                    lost(error)
+                    return
+                except Exception:  # a file system that is away for a moment: `check` decides when it was too long
+                    continue
+
+        threading.Thread(target=beating, name="lease", daemon=True).start()
+
+    def check(self) -> None:
+        """Raise Fenced unless this driver still holds the lease: asked before everything that others can see."""
+        if time.monotonic() - self._renewed > TTL / 2:
+            self.renew()
+
+    def renew(self) -> None:
+        """Beat once; raises Fenced if there is a higher epoch."""
+        newest = _newest(self._root)
+        if newest != self.epoch:
+            raise Fenced(
+                f"another driver took the lease: {_holder(self._root, newest)} (epoch {newest}, not {self.epoch})"
+            )
+        self._beats += 1
+        storage.write(f"{self._root}/{self.epoch}.beat", str(self._beats))
+        self._renewed = time.monotonic()
+
+    def release(self) -> None:
+        """End in order: the next driver need not wait."""
+        self._ended.set()
+        with suppress(Exception):
+            storage.write(f"{self._root}/{self.epoch}.free", "")
+
+
+def acquire(root: str, application: str = "") -> Lease:
+    """Take the lease, or raise UsageError that names who holds it.
+
+    Waits as long as it takes to tell a living holder from a dead one: at most `TTL`. The next attempt of the same
+    YARN application waits until the one before has lost it.
+    """
+    while True:
+        newest = _newest(root)
+        if newest and not _is_free(root, newest, application):
+            raise UsageError(
+                f"the home is in use by {_holder(root, newest)}: stop that job first, or give this one another home"
+            )
+        me = {
+            "host": _machine(),
+            "name": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": _process_start(os.getpid()),
+            "application": application,
+        }
+        try:
+            storage.write_new(f"{root}/{newest + 1}", json.dumps(me))
+        except FileExistsError:
+            continue
+        lease = Lease(root, newest + 1)
+        lease.renew()
+        _forget_before(root, newest)
+        return lease
+
+
+def _newest(root: str) -> int:
+    return max((int(name) for name in storage.names(root) if name.isdigit()), default=0)
+
+
+def _forget_before(root: str, epoch: int) -> None:
+    for name in storage.names(root):
+        number = name.partition(".")[0]
+        if number.isdigit() and int(number) < epoch:
+            storage.delete(f"{root}/{name}")
+
+
+def _read(root: str, epoch: int) -> dict[str, object]:
+    content = json.loads(storage.read(f"{root}/{epoch}"))
+    assert isinstance(content, dict)
+    return content
+
+
+def _holder(root: str, epoch: int) -> str:
+    with suppress(Exception):
+        who = _read(root, epoch)
+        application = f", application {who['application']}" if who["application"] else ""
+        return f"process {who['pid']} on {who['name']}{application}"
+    return f"the driver of epoch {epoch}"
+
+
+def _is_free(root: str, epoch: int, application: str) -> bool:
+    if storage.exists(f"{root}/{epoch}.free"):
+        return True
+    who = _read(root, epoch)
+    if who["host"] == _machine() and _process_start(int(str(who["pid"]))) != who["start"]:
+        return True
+    same_application = bool(application) and who["application"] == application
+    seen, since = _beat(root, epoch), time.monotonic()
+    while time.monotonic() - since < TTL:
+        time.sleep(0.2)
+        if storage.exists(f"{root}/{epoch}.free"):
+            return True
+        now = _beat(root, epoch)
+        if now != seen:
+            if not same_application:
+                return False
+            seen, since = now, time.monotonic()
+    return True
+
+
+def _beat(root: str, epoch: int) -> str:
+    try:
+        return storage.read(f"{root}/{epoch}.beat")
+    except FileNotFoundError:
+        return ""
+
+
+def _machine() -> str:
+    """The host and its boot, so that process ids of an earlier boot mean nothing."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()} {boot}"
+
+
+def _process_start(pid: int) -> str:
+    """When the process started, in ticks of its kernel; empty if it is gone. Process ids are used again."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if status[0] in "ZX" else status[19]
+    except OSError:
+        return "" if not _is_alive(pid) else "?"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

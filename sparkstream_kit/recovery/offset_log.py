@@ -1,0 +1,136 @@
+"""The offset log: which input belongs to which batch, written before any output of the batch.
+
+    progress/<n>        entry n: its recorded time, the range of each source, the epoch of the lease that wrote it
+    progress/<n>.done   everything of batch n is out
+    progress/drain      how far a drain goes, from its start until it is there
+    progress/floor      the newest entry that was removed, with the positions and the time it had
+
+At most the newest entry is without its done mark. An entry is never overwritten: a second driver that writes n finds
+it there. Where n was removed since, the floor, which is written before entries go, tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import Fenced
+from . import storage
+
+Position = Any
+"""How far a source has been read: any JSON value; None before the first record."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Batch n: recorded time in ms since 1970, and for each source the range (start, end] of its positions."""
+
+    n: int
+    time: int
+    ranges: dict[str, tuple[Position, Position]] = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
+    data: bool = True
+    """False for a batch that only lets windows move on."""
+    last_data: int = 0
+    """Recorded time of the newest batch with data, this one included."""
+    epoch: int = 0
+
+
+class OffsetLog:
+    """The entries that are still needed, in memory and on disk."""
+
+    def __init__(self, root: str, epoch: int = 0):
+        self._root, self._epoch = root, epoch
+        floor, names = self._floor(), storage.names(root)
+        newer = sorted(int(name) for name in names if name.isdigit() and int(name) > floor.n)
+        self._entries = {floor.n: floor} | {n: _decode(storage.read(f"{root}/{n}")) for n in newer}
+        self._first, self._last = floor.n, max(self._entries)
+        self._done = {floor.n} | {int(name[:-5]) for name in names if name.endswith(".done")}
+
+    def _floor(self) -> Entry:
+        try:
+            return _decode(storage.read(f"{self._root}/floor"))
+        except FileNotFoundError:
+            return Entry(0, 0, data=False)
+
+    @property
+    def last(self) -> Entry:
+        """The newest entry; entry 0 at time 0 before the first batch."""
+        return self._entries[self._last]
+
+    @property
+    def floor(self) -> Entry:
+        """The newest entry whose range can no longer be replayed."""
+        return self._entries[self._first]
+
+    def __getitem__(self, n: int) -> Entry:
+        return self._entries[n]
+
+    def is_done(self, n: int) -> bool:
+        """Whether everything of batch n is out."""
+        return n in self._done
+
+    def after(self, n: int) -> list[Entry]:
+        """Entries with a number above n, oldest first; the floor is none of them."""
+        return [self._entries[k] for k in range(max(n, self.floor.n) + 1, self.last.n + 1)]
+
+    def since(self, time: int) -> list[Entry]:
+        """Entries with a recorded time after that one, oldest first; the floor is none of them."""
+        newest_first = (self._entries[k] for k in range(self.last.n, self.floor.n, -1))
+        return list(itertools.takewhile(lambda entry: entry.time > time, newest_first))[::-1]
+
+    def append(self, time: int, ranges: dict[str, tuple[Position, Position]], data: bool) -> Entry:
+        """Write the next entry; raises Fenced if another driver wrote it."""
+        last = self.last
+        positions = {**last.positions, **{source: end for source, (_, end) in ranges.items()}}
+        last_data = time if data else last.last_data
+        entry = Entry(last.n + 1, time, ranges, positions, data, last_data, self._epoch)
+        try:
+            storage.write_new(f"{self._root}/{entry.n}", json.dumps(asdict(entry)))
+        except FileExistsError:
+            raise Fenced(f"another driver has written batch {entry.n}: this one must not go on") from None
+        if self._floor().n >= entry.n:
+            storage.delete(f"{self._root}/{entry.n}")
+            raise Fenced(f"other drivers have gone on beyond batch {entry.n}: this one must not go on")
+        self._entries[entry.n] = entry
+        self._last = entry.n
+        return entry
+
+    def mark_done(self, n: int) -> None:
+        """Everything of batch n is out."""
+        storage.write(f"{self._root}/{n}.done", "")
+        self._done.add(n)
+
+    def fixed_ends(self, ends: dict[str, Position]) -> dict[str, Position]:
+        """The ends of a drain: those given, unless an earlier run of the same drain has fixed others."""
+        with contextlib.suppress(FileExistsError):
+            storage.write_new(f"{self._root}/drain", json.dumps(ends))
+        fixed: dict[str, Position] = json.loads(storage.read(f"{self._root}/drain"))
+        return fixed
+
+    def reached_ends(self) -> None:
+        """The drain is over: the next one fixes its own ends."""
+        storage.delete(f"{self._root}/drain")
+
+    def compact(self, floor: int) -> None:
+        """Remove the entries up to n = floor, which must be done; how far their sources were read stays known."""
+        gone = [n for n in sorted(self._entries) if n < floor]
+        if not gone or not self.is_done(floor):
+            return
+        storage.write(f"{self._root}/floor", json.dumps(asdict(self._entries[floor])))
+        for n in [*gone, floor]:
+            storage.delete(f"{self._root}/{n}")
+            storage.delete(f"{self._root}/{n}.done")
+        for n in gone:
+            del self._entries[n]
+            self._done.discard(n)
+        self._first = floor
+
+
+def _decode(text: str) -> Entry:
+    fields = json.loads(text)
+    fields["ranges"] = {source: (start, end) for source, (start, end) in fields["ranges"].items()}
+    return Entry(**fields)

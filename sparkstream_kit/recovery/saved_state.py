@@ -1,0 +1,72 @@
+"""Saved state: Parquet under the home, one directory for each save, which outlives code and Spark versions.
+
+A save is written beside its name and then moved there, so one that is there is whole; the two newest are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from .. import bridge
+from ..errors import UsageError
+from . import storage
+
+log = logging.getLogger(__name__)
+
+
+def saves(directory: str) -> list[int]:
+    """The batches after which the state was saved, oldest first."""
+    return sorted(int(name) for name in storage.names(directory) if name.isdigit())
+
+
+def save(frame: DataFrame, directory: str, n: int) -> None:
+    """Save the state after batch n, then remove all but the newest two."""
+    if n in saves(directory):
+        return
+    temporary = f"{directory}/.{n}-{uuid.uuid4().hex}"
+    frame.write.parquet(temporary)
+    storage.publish(temporary, f"{directory}/{n}")
+    for old in saves(directory)[:-2]:
+        storage.delete(f"{directory}/{old}")
+
+
+def load(session: SparkSession, directory: str, newest: int, like: DataFrame) -> tuple[int, DataFrame]:
+    """The newest readable save after batch `newest` or before, with its n; (0, an empty frame) without one.
+
+    Columns added since start as null. Columns that were removed or have another type are a UsageError. A save that
+    cannot be read is set aside (renamed) and the one before it is used.
+    """
+    for n in reversed([n for n in saves(directory) if n <= newest]):
+        path = f"{directory}/{n}"
+        try:
+            frame = session.read.parquet(path)
+            frame.count()  # a damaged file is found here and not in the middle of a batch
+        except Exception as error:
+            log.warning("the saved state %s cannot be read and is set aside: %s", path, bridge.reason(error))
+            storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")
+            continue
+        return n, _fitted(frame, like, path)
+    return 0, like
+
+
+def _fitted(frame: DataFrame, like: DataFrame, path: str) -> DataFrame:
+    saved = {field.name: field.dataType for field in frame.schema}
+    wanted = {field.name: field.dataType for field in like.schema}
+    wrong = [f"{name} is gone" for name in saved if name not in wanted]
+    wrong += [
+        f"{name} was {saved[name].simpleString()} and is {kind.simpleString()} now"
+        for name, kind in wanted.items()
+        if name in saved and saved[name] != kind
+    ]
+    if wrong:
+        raise UsageError(
+            f"the saved state {path} does not fit the job any more ({'; '.join(wrong)}): give the changed state "
+            "another name= to start it anew, or bring the columns back"
+        )
+    return frame.select(
+        *(F.col(name) if name in saved else F.lit(None).cast(kind).alias(name) for name, kind in wanted.items())
+    )

@@ -1,0 +1,152 @@
+"""Small files that decide who won: written whole, and never over one that is there.
+
+On local disks this is plain Python with fsync and hard links; on HDFS it is a rename that refuses to replace. Hadoop's
+own rename on a local disk lets two writers win, so no other path is taken for it; a file system that has neither is
+refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from .. import bridge
+from ..errors import UsageError
+
+
+def qualify(path: str) -> str:
+    """The path with its file system, as every other function here expects it: `file:/a` or `hdfs://host/a`."""
+    full = bridge.qualified(path)
+    scheme = full.partition(":")[0]
+    if scheme not in ("file", "hdfs"):
+        raise UsageError(
+            f"{path!r} is on a {scheme} file system, which cannot refuse to overwrite a file: put the home on HDFS or "
+            "a local disk"
+        )
+    return full
+
+
+def local(path: str) -> Path | None:
+    """The path on this machine's disk; None if it is elsewhere."""
+    return Path("/" + path[len("file:") :].lstrip("/")) if path.startswith("file:") else None
+
+
+def exists(path: str) -> bool:
+    """Whether something is there."""
+    here = local(path)
+    return here.exists() if here else bridge.path_exists(path)
+
+
+def names(path: str) -> list[str]:
+    """The sorted names in a directory; none if the directory is missing."""
+    here = local(path)
+    if here is None:
+        return bridge.names(path)
+    try:
+        return sorted(os.listdir(here))
+    except FileNotFoundError:
+        return []
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it, for this user only; fine if it is there."""
+    here = local(path)
+    if here is None:
+        bridge.make_directory(path)
+    else:
+        here.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def delete(path: str) -> None:
+    """Delete a file or a whole directory; fine if it is not there."""
+    here = local(path)
+    if here is None:
+        bridge.delete(path)
+    elif here.is_dir():
+        shutil.rmtree(here, ignore_errors=True)
+    else:
+        here.unlink(missing_ok=True)
+
+
+def read(path: str) -> str:
+    """The text of a file; FileNotFoundError if there is none."""
+    here = local(path)
+    return here.read_text() if here else bridge.read_file(path)
+
+
+def write_new(path: str, text: str) -> None:
+    """Create the file with all of its text, or raise FileExistsError: of several writers exactly one wins."""
+    here = local(path)
+    if here is None:
+        bridge.write_new_file(path, text)
+        return
+    temporary = _write_beside(here, text)
+    try:
+        os.link(temporary, here)
+    finally:
+        temporary.unlink()
+    _sync_directory(here.parent)
+
+
+def write(path: str, text: str) -> None:
+    """Create or replace the file; a reader sees the old text or the new one, never a part."""
+    here = local(path)
+    if here is None:
+        bridge.replace_file(path, text)
+        return
+    os.replace(_write_beside(here, text), here)
+    _sync_directory(here.parent)
+
+
+def publish(temporary: str, target: str) -> bool:
+    """Move a finished directory to its name; False, and the temporary one is gone, if the name is taken.
+
+    A plain Hadoop rename would put the directory *into* the one that is there.
+    """
+    here = local(temporary)
+    if here is None:
+        done = bridge.rename_new(temporary, target)
+    else:
+        there = local(target)
+        assert there is not None
+        _sync_tree(here)
+        try:
+            os.rename(here, there)  # refuses a directory that is not empty
+            _sync_directory(there.parent)
+            done = True
+        except OSError:
+            if not there.exists():
+                raise
+            done = False
+    if not done:
+        delete(temporary)
+    return done
+
+
+def _write_beside(here: Path, text: str) -> Path:
+    here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = here.with_name(f".{here.name}.{uuid.uuid4().hex}")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(directory: Path) -> None:
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError), open(Path(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        _sync_directory(Path(folder))
