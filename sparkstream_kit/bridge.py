@@ -6,6 +6,7 @@ Each function names the Spark class it relies on; all were read and tried on Spa
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,13 +94,18 @@ def reason(error: BaseException) -> str:
 # --- the end of a process ----------------------------------------------------------------------------------------
 
 
-def halt(code: int) -> None:
-    """End the JVM at once, without shutdown hooks (Runtime.halt); the connection breaks, which is expected.
+def halt(code: int, message: str) -> None:
+    """Say the last words and end the JVM at once, without shutdown hooks (System.err, Runtime.halt).
 
-    On YARN an ApplicationMaster that is halted counts as failed and is started again, while one that exits by
-    itself unregisters at its last attempt.
+    The JVM says them, because under spark-submit it passes on what Python prints (PythonRunner), and would be gone
+    before it has. On YARN an ApplicationMaster that is halted counts as failed and is started again, while one that
+    exits by itself unregisters at its last attempt.
     """
-    with contextlib.suppress(Exception):
+    try:
+        _jvm().java.lang.System.err.println(message)
+    except Exception:
+        print(message, file=sys.stderr)
+    with contextlib.suppress(Exception):  # the connection breaks, which is expected
         _jvm().java.lang.Runtime.getRuntime().halt(code)
 
 

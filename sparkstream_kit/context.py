@@ -88,7 +88,7 @@ def get_or_create(
         ssc = create()
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
-            ssc = _at_home(ssc, home, max_per_batch=max_per_batch, drain=drain)
+            ssc = at_home(ssc, home, max_per_batch=max_per_batch, drain=drain)
     if not bridge.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
@@ -109,7 +109,7 @@ def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, inte
     return ssc
 
 
-def _at_home(fresh: StreamingContext, path: str | None, *, max_per_batch: int | None, drain: bool) -> StreamingContext:
+def at_home(fresh: StreamingContext, path: str | None, *, max_per_batch: int | None, drain: bool) -> StreamingContext:
     """Bring a freshly built graph together with what its home remembers."""
     graph = graph_of(fresh)
     if not graph.outputs:
@@ -246,9 +246,8 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
             if in_notebook():
                 _background(ssc.stop, False, False).join(5)
                 raise failure from failure.__cause__
-            if failure.__cause__ is not None:
-                traceback.print_exception(failure.__cause__)
-            _end_process(str(failure))
+            cause = traceback.format_exception(failure.__cause__) if failure.__cause__ else []
+            _end_process("".join([*cause, str(failure)]))
     return 0
 
 
@@ -354,11 +353,10 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
 
 
 def _end_process(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     # in a thread of its own: a signal may have interrupted this one while it talks to the JVM
-    _background(bridge.halt, 1).join(5)
+    _background(bridge.halt, 1, message).join(5)
     os._exit(1)
 
 
