@@ -109,7 +109,14 @@ def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, inte
     return ssc
 
 
-def at_home(fresh: StreamingContext, path: str | None, *, max_per_batch: int | None, drain: bool) -> StreamingContext:
+def at_home(
+    fresh: StreamingContext,
+    path: str | None,
+    *,
+    max_per_batch: int | None = None,
+    drain: bool = False,
+    retry_for: float = batches.RETRY_FOR,
+) -> StreamingContext:
     """Bring a freshly built graph together with what its home remembers."""
     graph = graph_of(fresh)
     if not graph.outputs:
@@ -128,7 +135,7 @@ def at_home(fresh: StreamingContext, path: str | None, *, max_per_batch: int | N
             raise StayStopped(f"a stop was asked for while the job was down, so it stays stopped ({path})")
         graph.attach(home, OffsetLog(home / "progress", lease.epoch))
         graph.check()
-        engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain)
+        engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.attach(fresh, graph, home / "ticks")
         ssc = fresh
         if bridge.output_count(fresh) > 1:  # receivers or plain DStreams beside the ticks: theirs is Spark's checkpoint

@@ -159,8 +159,10 @@ class FrameStream:
         """The rows of all streams, by column name. A batch that one of them skips is skipped."""
         return self._with(others, lambda first, *rest: functools.reduce(DataFrame.unionByName, rest, first))
 
-    def join(self, other: FrameStream | DataFrame, on: str | list[str] | Column, how: str = "inner") -> FrameStream:
-        """Join with the same batch of another stream, or with a static frame."""
+    def join(
+        self, other: FrameStream | DataFrame, on: str | list[str] | Column | None = None, how: str = "inner"
+    ) -> FrameStream:
+        """Join with the same batch of another stream, or with a static frame; without `on`, every row with every row."""
         if isinstance(other, DataFrame):
             return self.transform(lambda frame: frame.join(other, on, how))
         return self._with((other,), lambda left, right: left.join(right, on, how))

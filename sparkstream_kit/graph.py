@@ -7,6 +7,7 @@ are rebuilt by asking for the moments they need. What is kept in memory is only 
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -156,13 +157,21 @@ class Graph:
 
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column fails before the first batch."""
-        for name, output in self.outputs.items():
-            try:
-                self._check.frame(output.compute)
-            except UsageError:
-                raise
-            except Exception as error:
-                raise UsageError(f"the output {name!r} cannot work: {bridge.reason(error)}") from error
+        spark_says = logging.getLogger("DataFrameQueryContextLogger")  # it would print Java's stack, too
+        spark_says.disabled = True
+        try:
+            for name, output in self.outputs.items():
+                self._check_output(name, output)
+        finally:
+            spark_says.disabled = False
+
+    def _check_output(self, name: str, output: Output) -> None:
+        try:
+            self._check.frame(output.compute)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the output {name!r} cannot work: {bridge.reason(error)}") from error
 
     def empty(self, compute: Compute) -> DataFrame:
         """The frame of a node when nothing has arrived: its columns and types."""

@@ -1,12 +1,190 @@
-"""What turns a function into a command: arguments, exit codes and errors that fit in one sentence."""
+"""What turns a function into a command: arguments, exit codes and errors that fit in one sentence.
+
+`main(build)` is the command line that all jobs on frames share, `program(function)` that of a plain one.
+"""
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import logging
 import sys
+import textwrap
+import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from pyspark import SparkConf
+from pyspark.streaming import StreamingContext
+
+from . import batches, durations, kinds
+from .context import get_or_create, run
 from .errors import KitError, UsageError
+from .frames import FrameStream
+
+log = logging.getLogger(__name__)
+
+
+class SourceOf(Protocol):
+    """Gives a job its input."""
+
+    def __call__(self, ssc: StreamingContext, name: str = ...) -> FrameStream:
+        """The only source of the command line, or the one of that name."""
+
+
+class OutputTo(Protocol):
+    """Takes the results of a job."""
+
+    def __call__(self, stream: FrameStream, name: str) -> None:
+        """Send the stream wherever the command line says; the name is part of what is written."""
+
+
+JobBuild = Callable[[StreamingContext, SourceOf, OutputTo], object]
+
+
+def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
+    """Run a job with the arguments that all jobs share; gives the exit code for `sys.exit`.
+
+        def build(ssc, source, output):
+            output(source(ssc).count(), name="lines")
+
+        if __name__ == "__main__":
+            sys.exit(main(build))
+
+    0   stopped in order: drained, --stop-after reached, marker deleted, SIGTERM or SIGINT
+    1   a batch failed; it is owed, and the next start finishes it
+    2   something on the command line cannot work, told in one sentence
+    """
+    options = _parser(build).parse_args(arguments)
+    try:
+        return _run(build, options)
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(build: JobBuild, options: argparse.Namespace) -> int:
+    sources = [kinds.parse(text, kinds.SOURCES) for text in options.source]
+    outputs = [kinds.parse(text, kinds.OUTPUTS) for text in options.output or ["console:"]]
+    enough = _stop_after(options.stop_after)
+    _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in outputs))
+    conf = SparkConf()
+    for setting in options.conf:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"got --conf {setting}, expected --conf NAME=VALUE")
+        conf.set(name, value)
+    ssc = get_or_create(
+        lambda ssc: build(ssc, _source_of(sources), _output_to(outputs)),
+        home=options.home,
+        batch_interval=options.batch_interval,
+        max_per_batch=options.max_per_batch,
+        drain=options.drain,
+        conf=conf,
+    )
+    engine = batches.live()
+    assert engine is not None, "a job of main() has streams of frames"
+    code = run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms")
+    log.info("%d batches, %s", engine.finished, "drained" if engine.drained.is_set() else "stopped in order")
+    return code
+
+
+def _source_of(specs: list[kinds.Spec]) -> SourceOf:
+    made: dict[str, FrameStream] = {}
+
+    def source(ssc: StreamingContext, name: str = "") -> FrameStream:
+        chosen = [spec for spec in specs if spec.name == name] or ([] if name and len(specs) > 1 else specs)
+        if len(chosen) != 1:
+            wanted = f"--source {name}=KIND:..." if name else "one --source"
+            raise UsageError(f"the job wants {wanted}, and got {len(specs)} sources: {_names(specs)}")
+        if name not in made:
+            made[name] = chosen[0](ssc, **({"name": name} if name else {}))
+        return made[name]
+
+    return source
+
+
+def _output_to(specs: list[kinds.Spec]) -> OutputTo:
+    def output(stream: FrameStream, name: str) -> None:
+        chosen = [spec for spec in specs if spec.name in ("", name)]
+        if not chosen:
+            log.warning("no --output takes %r: it is not computed", name)
+        for spec in chosen:
+            spec(stream, name=name)
+
+    return output
+
+
+def _names(specs: list[kinds.Spec]) -> str:
+    return ", ".join(f"{spec.name or '(no name)'}={spec.kind}" for spec in specs) or "none"
+
+
+def _stop_after(text: str | None) -> Callable[[int], bool]:
+    """Whether it is enough after so many batches; the time runs from now."""
+    if text is None:
+        return lambda finished: False
+    if text.endswith("batches"):
+        number = text.removesuffix("batches").strip()
+        if not number.isdigit() or not int(number):
+            raise UsageError(f"got --stop-after {text}, expected for example 20batches or 30s")
+        return lambda finished: finished >= int(number)
+    end = time.monotonic() + durations.milliseconds(text) / 1000
+    return lambda finished: time.monotonic() >= end
+
+
+def _log_to_stderr(*, quiet: bool) -> None:
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("py4j").setLevel(logging.ERROR)
+
+
+def _parser(build: JobBuild) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=inspect.getdoc(inspect.getmodule(build)),
+        epilog=f"sources:\n{_help(kinds.SOURCES)}\n\noutputs:\n{_help(kinds.OUTPUTS)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--source", action="append", default=[], metavar="[NAME=]KIND:...", help="where records come from, see below")
+    add(
+        "--output",
+        action="append",
+        default=[],
+        metavar="[NAME=]KIND:...",
+        help="where results go; with a name only those of that name (default: console:)",
+    )
+    add("--home", metavar="DIR", help="where the job remembers what it has done, on any Hadoop file system")
+    add("--batch-interval", default="1s", metavar="DURATION", help="500ms, 2s, 1min (default: 1s)")
+    add("--drain", action="store_true", help="process all that is there now, then end")
+    add("--stop-after", metavar="30s|20batches", help="end in order after that time or number of batches")
+    add(
+        "--max-per-batch",
+        type=int,
+        metavar="N",
+        help="at most so many records (of files: files) of a source in a batch",
+    )
+    add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
+    return parser
+
+
+def _help(table: dict[str, str]) -> str:
+    lines = []
+    for kind, path in table.items():
+        try:
+            function = kinds.load(path)
+        except UsageError as error:
+            lines.append(f"  {kind}:  not available: {error}")
+            continue
+        required, optional = kinds.parameters(function)
+        form = f"{kind}:{':'.join(map(str.upper, required))}" + (
+            f"?{'&'.join(f'{o}=...' for o in optional)}" if optional else ""
+        )
+        first = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
+        lines += [f"  {form}", textwrap.fill(first, 100, initial_indent="      ", subsequent_indent="      ")]
+    return "\n".join(lines)
 
 
 def program(main: Callable[..., int | None], arguments: Sequence[str] | None = None) -> int:

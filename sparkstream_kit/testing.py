@@ -5,27 +5,28 @@ No sleep and no wall clock: a batch is over when Spark says so, and the same inp
 
 from __future__ import annotations
 
-import copy
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from pyspark import RDD, SparkConf
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream, StreamingContext
 from pyspark.streaming.listener import StreamingListener
-from pyspark.streaming.util import TransformFunction
 
 from . import bridge, durations, settings
-from .context import new_context
+from .batches import live as live_engine
+from .context import at_home, callback_errors, new_context
 from .durations import Duration
 from .errors import BatchFailed, UsageError
+from .frames import FrameStream
+from .graph import graph_of
 
-_seen: dict[tuple[int, int], dict[int, list[Any]]] = {}
+Key = tuple[int, Any]
+_seen: dict[Key, dict[int, list[Any]]] = {}
 _runs = itertools.count()
 
 
@@ -43,8 +44,8 @@ def run_batches(
 ) -> Any:
     """Feed lists to a DStream program, one for each batch, and give back what came out in each batch.
 
-    `build(stream, ...)` gets one DStream for each input and returns the DStream to watch, or a tuple of them.
-    For one DStream the result is a list with an entry for each batch: the list of its elements, or None where a
+    `build(stream, ...)` gets one DStream for each input and returns the stream to watch, or a tuple or dict of them.
+    For one stream the result is a list with an entry for each batch: the list of its elements, or None where a
     slide made it skip the batch. For a tuple it is a tuple of such lists.
 
         assert run_batches(lambda lines: lines.count(), [["a", "b"], []]) == [[2], [0]]
@@ -68,21 +69,27 @@ def run_batches(
             ssc.checkpoint(f"file://{checkpoint}")
             streams = [_stream(ssc, given) for given in inputs]
             made = build(*streams)
-            outputs = made if isinstance(made, tuple) else (made,) if made is not None else ()
-            for number, output in enumerate(outputs):
-                _watch(output, (run, number))
+            outputs = made if isinstance(made, dict) else dict(enumerate(made if isinstance(made, tuple) else (made,)))
+            outputs = {key: output for key, output in outputs.items() if output is not None}
+            for key, output in outputs.items():
+                _watch(output, (run, key))
             for stream in streams[:1]:
                 stream.foreachRDD(_nothing)
+            if graph_of(ssc).outputs:
+                at_home(ssc, f"{checkpoint}/home", retry_for=0)
             _advance(ssc, interval, count)
-            results = tuple(
-                [_seen.get((run, number), {}).get(interval * (i + 1)) for i in range(count)]
-                for number in range(len(outputs))
-            )
+            times = [interval * (i + 1) for i in range(count)]
+            results = {key: [_seen.get((run, key), {}).get(time) for time in times] for key in outputs}
         finally:
             ssc.stop(stopSparkContext=False)
-            for key in [key for key in _seen if key[0] == run]:
-                del _seen[key]
-    return results if isinstance(made, tuple) or made is None else results[0]
+            engine = live_engine()
+            if engine is not None:
+                engine.end()
+            for seen in [key for key in _seen if key[0] == run]:
+                del _seen[seen]
+    if isinstance(made, dict):
+        return results
+    return tuple(results.values()) if isinstance(made, tuple) or made is None else results[0]
 
 
 def _stream(ssc: StreamingContext, given: Sequence[Sequence[Any]]) -> DStream[Any]:
@@ -90,7 +97,11 @@ def _stream(ssc: StreamingContext, given: Sequence[Sequence[Any]]) -> DStream[An
     return ssc.queueStream([parallelize(list(batch), 2) for batch in given], default=parallelize([], 1))
 
 
-def _watch(output: DStream[Any], key: tuple[int, int]) -> None:
+def _watch(output: DStream[Any] | FrameStream, key: Key) -> None:
+    if isinstance(output, FrameStream):
+        output.for_each_batch(lambda frame, batch: _keep(key, batch.time, frame), name=f"watch-{key}")
+        return
+
     # the closure is pickled into the checkpoint by value, so it holds the key only and names a module function
     def collect(time: datetime, rdd: RDD[Any]) -> None:
         _keep(key, time, rdd)
@@ -102,14 +113,15 @@ def _nothing(rdd: RDD[Any]) -> None:
     """An output of every batch: one in which each output skips has no job, and Spark never says that it is over."""
 
 
-def _keep(key: tuple[int, int], time: datetime, rdd: RDD[Any]) -> None:
-    _seen.setdefault(key, {})[round(time.timestamp() * 1000)] = rdd.collect()
+def _keep(key: Key, time: datetime, batch: RDD[Any] | DataFrame) -> None:
+    _seen.setdefault(key, {})[round(time.timestamp() * 1000)] = batch.collect()
 
 
 def _advance(ssc: StreamingContext, interval: int, count: int) -> None:
     """Start, then let one interval pass at a time, each after the batch of the one before is over."""
     progress = _Progress()
-    with _driver_errors() as errors:
+    errors: list[BaseException] = []
+    with callback_errors(errors.append):
         ssc.addStreamingListener(progress)
         ssc.start()
         threading.Thread(target=progress.wait_for_errors, args=(ssc,), daemon=True).start()
@@ -153,31 +165,3 @@ class _Progress(StreamingListener):
             self._over = max(self._over, time)
             self._failure = self._failure or failure
             self._changed.notify_all()
-
-
-@contextmanager
-def _driver_errors() -> Iterator[list[BaseException]]:
-    """The errors raised by functions of transform and foreachRDD, of which PySpark only keeps the text."""
-    errors: list[BaseException] = []
-    call = TransformFunction.call
-
-    def recording(self: TransformFunction, milliseconds: int, jrdds: Any) -> Any:
-        def function(*args: Any) -> Any:
-            try:
-                return original(*args)
-            except BaseException as error:
-                errors.append(error)
-                raise
-
-        # on a copy, since the checkpoint may be pickling the function of this one
-        original, twin = self.func, copy.copy(self)
-        twin.func = function
-        result = call(twin, milliseconds, jrdds)
-        self.failure = twin.failure
-        return result
-
-    TransformFunction.call = recording
-    try:
-        yield errors
-    finally:
-        TransformFunction.call = call

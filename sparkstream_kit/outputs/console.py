@@ -24,7 +24,7 @@ def console(stream: FrameStream, *, name: str = "console", rows: int = 20) -> No
     def write(frame: DataFrame, batch: Batch) -> None:
         _screen.show(name, _table(frame, f"{name} - batch {batch.n} at {batch.time:%H:%M:%S}", rows))
 
-    stream.for_each_batch(write, name=name)
+    stream.for_each_batch(write, name=f"console:{name}")
 
 
 def _table(frame: DataFrame, title: str, rows: int) -> Table:

@@ -47,7 +47,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: str) -> N
         frame.write.format(kind).save(temporary)
         storage.publish(temporary, target)
 
-    stream.for_each_batch(write, name=name)
+    stream.for_each_batch(write, name=f"{kind}:{name}")
 
 
 def _claim(folder: str, home_id: str) -> None:

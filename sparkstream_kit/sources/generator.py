@@ -11,12 +11,20 @@ other.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from ..errors import UsageError
+from ..frames import FrameStream
+from ..graph import Source, graph_of
+from ..recovery import storage
+from ..recovery.offset_log import Position
 
 START = datetime(2015, 5, 17, 10, 5)  # UTC, of position 0
 LINES_PER_SECOND = 10
@@ -91,6 +99,40 @@ _MODULUS = 2**31 - 1  # prime; crc32 < 2**32 times a factor < 2**31 stays within
 
 def _factor(field: str) -> int:
     return zlib.crc32(field.encode()) >> 1
+
+
+def generator(
+    ssc: StreamingContext, *, rate: int = 100, seed: int = 0, count: int | None = None, name: str = "generator"
+) -> FrameStream:
+    """Made-up combined access-log lines, computed inside the JVM. Column: value: string.
+
+    Live it has made `rate` lines a second since its first start under this home, up to `count`; a drain takes the
+    rest of `count` at once, and needs one.
+
+    Guarantee: replayable, exactly once; the same lines for the same seed and positions.
+    """
+    if rate < 1 or (count is not None and count < 1):
+        raise UsageError(f"got rate={rate} and count={count} for the generator, expected at least 1")
+    graph = graph_of(ssc)
+    lines_of = functools.cache(lambda: line_column(seed, F.col("id")).alias("value"))  # its columns are built once
+
+    def latest(now: int | None) -> Position:
+        if now is None:
+            return count
+        made = rate * (now - first_start(now)) // 1000
+        return (made if count is None else min(made, count)) or None
+
+    def first_start(now: int) -> int:
+        note = graph.home / f"sources/{name}"
+        if not storage.exists(note):
+            storage.write(note, str(now - graph.interval))
+        return int(storage.read(note))
+
+    def read(start: Position, end: Position) -> DataFrame:
+        return graph.session.range(start or 0, end).select(lines_of())
+
+    source = Source(latest, read, "value string", drains=count is not None)
+    return FrameStream.from_source(ssc, name, source)
 
 
 def line(seed: int, position: int) -> str:

@@ -1,0 +1,59 @@
+"""What a web server does, from its access log: the main job of this project, and the one that scripts/demo runs.
+
+    spark-submit --py-files sparkstream_kit.zip jobs/access_log.py \
+        --source "files:/var/log/apache2?glob=*.log" --output console: --home /data/access.home
+
+Outputs:
+    totals     lines, bytes, rejected: bigint           of each batch
+    statuses   status: int, count: bigint               since the first start
+    paths      path: string, hits: bigint               the 10 most requested in the last minute, every 10 s
+    clients    client_ip: string, hits, bytes: bigint   the 10 busiest in the last minute, every 10 s
+    rejected   line, reason: string                     what is no log line
+"""
+
+import sys
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit import aggregates
+from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.transforms import access_log
+
+HITS = {"hits": aggregates.count()}
+TRAFFIC = {"hits": aggregates.count(), "bytes": aggregates.sum("bytes")}
+
+
+def served(requests: DataFrame) -> DataFrame:
+    """How many requests there were, and how many bytes went out."""
+    return requests.agg(F.count("*").alias("requests"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"))
+
+
+def totals(both: DataFrame) -> DataFrame:
+    """Requests, bytes and rejected lines side by side."""
+    return both.select((F.col("requests") + F.col("count")).alias("lines"), "bytes", F.col("count").alias("rejected"))
+
+
+def top10(frame: DataFrame) -> DataFrame:
+    """The ten rows with the most hits; equal ones in the order of their first column."""
+    return frame.orderBy(F.desc("hits"), frame.columns[0]).limit(10)
+
+
+def by_status(frame: DataFrame) -> DataFrame:
+    """In the order of the statuses."""
+    return frame.orderBy("status")
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    """Everything from one read of the log lines."""
+    requests, rejected = access_log.split(source(ssc).cache())
+    output(requests.transform(served).join(rejected.count()).transform(totals), name="totals")
+    output(requests.update_state_by_key("status", {"count": aggregates.count()}).transform(by_status), name="statuses")
+    output(requests.reduce_by_key_and_window("path", HITS, "1min", "10s").transform(top10), name="paths")
+    output(requests.reduce_by_key_and_window("client_ip", TRAFFIC, "1min", "10s").transform(top10), name="clients")
+    output(rejected, name="rejected")
+
+
+if __name__ == "__main__":
+    sys.exit(main(build))

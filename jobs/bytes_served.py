@@ -1,0 +1,31 @@
+"""Requests and bytes served in each batch.
+
+    spark-submit --py-files sparkstream_kit.zip jobs/bytes_served.py \
+        --source "files:/var/log/apache2?glob=*.log" --output json:/data/served --home /data/served.home
+
+Output `served`, columns: lines: bigint, bytes: bigint.
+"""
+
+import sys
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.transforms import access_log
+
+
+def served(requests: DataFrame) -> DataFrame:
+    """How many requests there were, and how many bytes went out."""
+    return requests.agg(F.count("*").alias("lines"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"))
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    """One row for each batch."""
+    requests = source(ssc).transform(access_log.parse)
+    output(requests.transform(served), name="served")
+
+
+if __name__ == "__main__":
+    sys.exit(main(build))

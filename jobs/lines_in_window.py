@@ -1,0 +1,24 @@
+"""How many lines came in the last 5 seconds, every 2 seconds.
+
+    spark-submit --py-files sparkstream_kit.zip jobs/lines_in_window.py \
+        --source socket:localhost:9999 --home /data/lines.home
+
+Output `lines`, columns: lines: bigint. Window and slide must be multiples of --batch-interval (1s unless given).
+"""
+
+import sys
+
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit import aggregates
+from sparkstream_kit.main import OutputTo, SourceOf, main
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    """One row at every slide."""
+    counted = source(ssc).reduce_by_key_and_window([], {"lines": aggregates.count()}, window="5s", slide="2s")
+    output(counted, name="lines")
+
+
+if __name__ == "__main__":
+    sys.exit(main(build))
