@@ -45,9 +45,7 @@ def _cores(ssc: StreamingContext) -> int | None:
 def check_directory(path: str) -> str:
     """The path, if it is a directory: textFileStream takes a missing one for an empty one, for ever."""
     if not bridge.is_directory(path):
-        raise UsageError(
-            f"{path!r} is not a directory: make it, or name the directory in which the files arrive"
-        )
+        raise UsageError(f"{path!r} is not a directory: make it, or name the directory in which the files arrive")
     return path
 
 

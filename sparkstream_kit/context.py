@@ -75,7 +75,8 @@ def get_or_create(
     active = StreamingContext.getActive()
     if active is not None:
         return active
-    session = live_session(conf)
+    presets = () if checkpoint is not None else (settings.FRAMES, settings.WRITE_AHEAD_LOG)
+    session = live_session(conf, *presets)
 
     def create() -> StreamingContext:
         ssc = new_context(session, interval)
@@ -127,6 +128,7 @@ def at_home(
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from %s and does not survive its end", path)
+    settings.apply_live(graph.session, settings.FRAMES)
     home = Home.open(path)
     lease = acquire(home / "lease", fresh.sparkContext.applicationId)
     try:
@@ -148,7 +150,7 @@ def at_home(
     return ssc
 
 
-def live_session(conf: SparkConf | None = None) -> SparkSession:
+def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> SparkSession:
     """The running session as it is, or one made from spark-submit's settings, then `conf`, then the presets.
 
     A local master, which is Spark's own choice where nobody names one, brings the local preset.
@@ -163,6 +165,7 @@ def live_session(conf: SparkConf | None = None) -> SparkSession:
         live.setIfMissing(name, value)
     if (live.get("spark.master") or "local").startswith("local"):
         settings.apply(live, settings.LOCAL)
+    settings.apply(live, *presets)
     return SparkSession.builder.config(conf=live).getOrCreate()
 
 

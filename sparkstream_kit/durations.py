@@ -79,7 +79,5 @@ def multiple(name: str, duration: Duration, interval_ms: int) -> int:
     if ms % interval_ms:
         lower = ms // interval_ms * interval_ms
         near = " or ".join(text(x) for x in (lower, lower + interval_ms) if x)
-        raise UsageError(
-            f"{name} {text(ms)} is no multiple of the batch interval {text(interval_ms)}: use {near}"
-        )
+        raise UsageError(f"{name} {text(ms)} is no multiple of the batch interval {text(interval_ms)}: use {near}")
     return ms

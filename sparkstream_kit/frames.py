@@ -162,7 +162,7 @@ class FrameStream:
     def join(
         self, other: FrameStream | DataFrame, on: str | list[str] | Column | None = None, how: str = "inner"
     ) -> FrameStream:
-        """Join with the same batch of another stream, or with a static frame; without `on`, every row with every row."""
+        """Join with the same batch of another stream, or with a static frame; without `on` every row with every row."""
         if isinstance(other, DataFrame):
             return self.transform(lambda frame: frame.join(other, on, how))
         return self._with((other,), lambda left, right: left.join(right, on, how))

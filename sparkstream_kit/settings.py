@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from pyspark import SparkConf, StorageLevel
+from pyspark.sql import SparkSession
 
 
 class Property(NamedTuple):
@@ -60,32 +61,24 @@ WRITE_AHEAD_LOG: Preset = (
     ),
 )
 
-RECEIVER_STORAGE = StorageLevel(
-    useDisk=True, useMemory=True, useOffHeap=False, deserialized=False, replication=1
-)
+RECEIVER_STORAGE = StorageLevel(useDisk=True, useMemory=True, useOffHeap=False, deserialized=False, replication=1)
 """MEMORY_AND_DISK_SER for receivers beside a write-ahead log, which is the second copy of each block."""
 
 YARN_HIGH_AVAILABILITY: Preset = (
-    Property(
-        "spark.submit.deployMode", "cluster", "YARN restarts a driver only where it runs the driver itself"
-    ),
+    Property("spark.submit.deployMode", "cluster", "YARN restarts a driver only where it runs the driver itself"),
     Property("spark.yarn.maxAppAttempts", "2", "a failed driver is started again"),
     Property(
         "spark.yarn.am.attemptFailuresValidityInterval",
         "1h",
         "a failure counts for an hour: one crash a day never adds up to the maximum",
     ),
-    Property(
-        "spark.executor.maxNumFailures", "64", "the default, twice the executors, is spent within weeks"
-    ),
+    Property("spark.executor.maxNumFailures", "64", "the default, twice the executors, is spent within weeks"),
     Property("spark.executor.failuresValidityInterval", "1h", "executor failures are forgiven after an hour"),
     Property("spark.task.maxFailures", "8", "a flaky disk or network costs a task, not the job"),
 )
 
 BACKPRESSURE: Preset = (
-    Property(
-        "spark.streaming.backpressure.enabled", "true", "receivers slow down when batches take too long"
-    ),
+    Property("spark.streaming.backpressure.enabled", "true", "receivers slow down when batches take too long"),
     Property(
         "spark.streaming.backpressure.initialRate",
         "10000",
@@ -124,6 +117,14 @@ def apply(conf: SparkConf, *presets: Preset) -> SparkConf:
     if conf.get("spark.master", "").startswith("local"):
         use_this_python()
     return conf
+
+
+def apply_live(session: SparkSession, preset: Preset) -> None:
+    """Set a preset of SQL properties on a running session, but for those that its application was given."""
+    given = session.sparkContext.getConf()
+    for name, value, _ in preset:
+        if not given.contains(name):
+            session.conf.set(name, value)
 
 
 def use_this_python() -> None:

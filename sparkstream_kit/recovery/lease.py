@@ -104,6 +104,14 @@ def acquire(root: str, application: str = "") -> Lease:
         return lease
 
 
+def holder(root: str) -> str:
+    """Who holds the lease, as far as a look can tell; empty if it is free. A dead driver elsewhere counts as alive."""
+    newest = _newest(root)
+    if not newest or storage.exists(f"{root}/{newest}.free") or _is_gone(_read(root, newest)):
+        return ""
+    return _holder(root, newest)
+
+
 def _newest(root: str) -> int:
     return max((int(name) for name in storage.names(root) if name.isdigit()), default=0)
 
@@ -133,7 +141,7 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
     if storage.exists(f"{root}/{epoch}.free"):
         return True
     who = _read(root, epoch)
-    if who["host"] == _machine() and _process_start(int(str(who["pid"]))) != who["start"]:
+    if _is_gone(who):
         return True
     same_application = bool(application) and who["application"] == application
     seen, since = _beat(root, epoch), time.monotonic()
@@ -147,6 +155,11 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
                 return False
             seen, since = now, time.monotonic()
     return True
+
+
+def _is_gone(who: dict[str, object]) -> bool:
+    """Whether the process is known to be gone: it ran on this machine and is not there any more."""
+    return who["host"] == _machine() and _process_start(int(str(who["pid"]))) != who["start"]
 
 
 def _beat(root: str, epoch: int) -> str:

@@ -1,0 +1,117 @@
+"""The `sparkstream` command: what operators do from outside of a job.
+
+    sparkstream archive FILE.zip      the package as one archive for spark-submit --py-files
+    sparkstream status HOME           last batch, what is unfinished, who holds the lease
+    sparkstream stop HOME [--wait]    let the job of that home drain and stop
+
+A home on a local disk is read without Spark; any other file system needs the JVM and takes a few seconds more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from . import __doc__ as about
+from . import __version__
+from .context import live_session
+from .errors import KitError, UsageError
+from .recovery import lease, saved_state, storage
+from .recovery.home import Home
+from .recovery.offset_log import OffsetLog
+
+
+def archive(target: Path) -> None:
+    """Write the package into a zip file, with the same bytes for the same sources."""
+    package = Path(__file__).parent
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+        for file in sorted(package.rglob("*.py")):
+            entry = zipfile.ZipInfo(str(Path(package.name) / file.relative_to(package)), (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            out.writestr(entry, file.read_bytes())
+
+
+def status(home: Home) -> str:
+    """What a home knows of its job, one fact a line."""
+    log = OffsetLog(home / "progress")
+    last = log.last
+    unfinished = "" if log.is_done(last.n) else " (not finished)"
+    when = datetime.fromtimestamp(last.time / 1000, timezone.utc).isoformat(sep=" ", timespec="milliseconds")
+    holder = lease.holder(home / "lease")
+    states = {name: saved_state.saves(home / f"state/{name}") for name in storage.names(home / "state")}
+    facts = {
+        "home": f"{home.root} (id {home.id})",
+        "running": holder or "nobody holds the lease",
+        "stop": "asked for" if home.asked_to_stop() else "not asked for",
+        "last batch": f"{last.n} at {when}{unfinished}" if last.n else "none yet",
+        **{f"source {name}": f"read up to {json.dumps(end)}" for name, end in sorted(last.positions.items())},
+        "replayable": f"batches {log.floor.n + 1} to {last.n}" if last.n > log.floor.n else "no batches",
+        **{f"state {name}": f"saved after batch {', '.join(map(str, n)) or 'none'}" for name, n in states.items()},
+        "checkpoint": _fingerprint(home),
+    }
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def stop(home: Home, *, wait: bool) -> None:
+    """Delete the marker; with `wait`, come back when the job has stopped."""
+    storage.delete(home / "RUNNING")
+    while wait and lease.holder(home / "lease"):
+        time.sleep(0.5)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        "sparkstream", description=f"{about}\n\n{__doc__}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = commands.add_parser("archive", help="write the package into one archive for spark-submit --py-files")
+    add.add_argument("file", type=Path)
+    add = commands.add_parser("status", help="tell what a home knows of its job")
+    add.add_argument("home")
+    add = commands.add_parser("stop", help="let the job of a home drain and stop")
+    add.add_argument("home")
+    add.add_argument("--wait", action="store_true", help="come back when it has stopped")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "archive":
+            archive(options.file)
+        elif options.command == "status":
+            print(status(_existing(options.home)))
+        else:
+            stop(_existing(options.home), wait=options.wait)
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _existing(path: str) -> Home:
+    here = Path(path.removeprefix("file:")).absolute()
+    root = f"file:{here}" if (here / "id").exists() else None
+    if root is None:
+        live_session()
+        root = storage.qualify(path)
+    if not storage.exists(f"{root}/id"):
+        raise UsageError(f"{path!r} is no home of a job: name the directory that was given as --home")
+    return Home(root, storage.read(f"{root}/id"))
+
+
+def _fingerprint(home: Home) -> str:
+    try:
+        made_with = json.loads(storage.read(home / "fingerprint.json"))
+    except FileNotFoundError:
+        return "none: the offset log is all this job needs"
+    return ", ".join(f"{key}: {value}" for key, value in made_with.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
