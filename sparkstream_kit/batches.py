@@ -18,7 +18,7 @@ import logging
 import threading
 import time as clock
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from pyspark import RDD
@@ -27,7 +27,7 @@ from pyspark.streaming import StreamingContext
 from . import bridge
 from .errors import BatchFailed, KitError
 from .frames import to_frame
-from .graph import Batch, Graph
+from .graph import Graph
 from .recovery import landing
 from .recovery.lease import Lease
 from .recovery.offset_log import Entry, Position
@@ -165,7 +165,7 @@ class Engine:
 
     def _write_outputs(self, entry: Entry) -> None:
         graph = self.graph
-        batch = Batch(entry.n, datetime.fromtimestamp(entry.time / 1000, timezone.utc), graph.home.id)
+        batch = graph.batch(entry)
         waiting, deadline, pause = dict(graph.outputs), clock.monotonic() + self._retry_for, 0.5
         while True:
             failures: dict[str, Exception] = {}

@@ -10,6 +10,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from pyspark import RDD
@@ -22,7 +23,7 @@ from . import bridge, durations
 from .aggregates import Aggregates, Keys
 from .durations import Duration
 from .errors import UsageError
-from .graph import Batch, Compute, Graph, Moment, Output, Source, free_name, graph_of
+from .graph import Batch, Compute, Graph, Moment, Output, Source, Write, free_name, graph_of
 from .recovery import landing, saved_state
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,29 @@ def each_frame(
             write(to_frame(rdd, schema))
         elif not rdd.isEmpty():
             write(SparkSession.builder.getOrCreate().createDataFrame(rdd))
+
+    return callback
+
+
+def each_batch(
+    write: Write, home_id: str, schema: StructType | str | None = None
+) -> Callable[[datetime, RDD[Any]], None]:
+    """A function of a frame and its batch, as outputs are, as a callback for `foreachRDD` of a bare DStream.
+
+        table = SqlTable("sqlite:///counts.db", "counts")
+        counts.foreachRDD(each_batch(table.write, "word counts", "word string, n int"))
+
+    A bare DStream has no home and no log: `home_id` is a name for the application, and n is the batch time in ms
+    since 1970. A batch that Spark runs again after a crash keeps its time, so an output that commits once skips it.
+
+    Guarantee: once for each batch time. That is exactly once where Spark finds the same rows for the same time again
+    (receivers with a write-ahead log); where it finds others, those of the first commit stay.
+    """
+
+    def callback(time: datetime, rdd: RDD[Any]) -> None:
+        # the time is local and without a zone; timestamp() and astimezone() know which of two repeated hours it is
+        batch = Batch(round(time.timestamp() * 1000), time.astimezone(timezone.utc), home_id)
+        each_frame(lambda frame: write(frame, batch), schema)(rdd)
 
     return callback
 
@@ -239,15 +263,18 @@ class FrameStream:
 
     # --- outputs
 
-    def for_each_batch(self, write: Callable[[DataFrame, Batch], object], *, name: str = "output") -> None:
+    def for_each_batch(self, write: Write, *, name: str = "output", check: Write | None = None) -> None:
         """Run a function for each batch: an output. It is tried again until it succeeds.
+
+        `check` is called at every start, with the empty frame and the last batch of the runs before (n = 0: there is
+        none), so that it can refuse by a UsageError what could not be written later.
 
         Guarantee: at least once; exactly once if what it does for (batch.home_id, name, batch.n) is idempotent.
         """
         outputs = self._graph.outputs
         if name in outputs:
             raise UsageError(f"two outputs are named {name!r}: give one of them another name=")
-        outputs[name] = Output(self._compute, write)
+        outputs[name] = Output(self._compute, write, check)
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
         """Run a function of an RDD of rows for each batch, as foreachRDD does. Guarantee: at least once."""

@@ -11,7 +11,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from pyspark.sql import DataFrame, SparkSession
@@ -58,6 +58,11 @@ class Batch:
     time: datetime
     """The recorded time, in UTC."""
     home_id: str
+    ranges: dict[str, tuple[Position, Position]] = field(default_factory=dict)
+    """What each source gave to the batch, as the offset log has it."""
+
+
+Write = Callable[[DataFrame, Batch], object]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,9 @@ class Output:
     """A function of a frame and its batch, run once for each batch in which the stream has a frame."""
 
     compute: Compute
-    write: Callable[[DataFrame, Batch], object]
+    write: Write
+    check: Write | None = None
+    """Called at every start, with the empty frame and the last batch of the runs before (n = 0: there is none)."""
 
 
 class State(Protocol):
@@ -167,7 +174,9 @@ class Graph:
 
     def _check_output(self, name: str, output: Output) -> None:
         try:
-            self._check.frame(output.compute)
+            frame = self._check.frame(output.compute)
+            if output.check is not None and frame is not None:
+                output.check(frame, self.batch(self.log.last))
         except UsageError:
             raise
         except Exception as error:
@@ -178,6 +187,11 @@ class Graph:
         frame = self._check.frame(compute)
         assert frame is not None
         return frame
+
+    def batch(self, entry: Entry) -> Batch:
+        """What an output may know of an entry."""
+        time = datetime.fromtimestamp(entry.time / 1000, timezone.utc)
+        return Batch(entry.n, time, self.home.id, entry.ranges)
 
     def moment(self, entry: Entry) -> Moment:
         """The moment of an entry, the same one until `forget`."""
