@@ -1,0 +1,38 @@
+"""1. Lines that hold a text, out of ten batches of made-up log lines.
+
+Run: python jobs/course/p01_filter.py " 404 "
+Each second a batch, and after the tenth it ends by itself.
+"""
+
+import sys
+from datetime import datetime
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.context import live_session, stop_when
+from sparkstream_kit.main import program
+from sparkstream_kit.sources import generator
+
+
+def holding(lines: DStream[str], text: str) -> DStream[str]:
+    """Only the lines that hold the text."""
+    return lines.filter(lambda line: text in line)
+
+
+def main(text: str = " 404 ") -> int:
+    """Print what the filter leaves of ten batches."""
+    sc = live_session().sparkContext
+    ssc = StreamingContext(sc, 1)  # 1. the context, with batches of one second
+
+    batches = [generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]  # 2. the definition
+    lines = ssc.queueStream([sc.parallelize(batch) for batch in batches])
+    holding(lines, text).pprint()
+    done: list[datetime] = []
+    lines.foreachRDD(lambda time, rdd: done.append(time))
+
+    ssc.start()  # 3. start
+    return stop_when(ssc, lambda: len(done) >= len(batches))  # 4. wait: for the ten batches, or for Ctrl-C
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

@@ -1,0 +1,38 @@
+"""2. The first program built in a function, so that the context that is running can be had again.
+
+Run: python jobs/course/p02_get_or_create.py " 404 "
+In a notebook the cell may run twice: the second time it gets the running context, not Spark's complaint.
+To go on after a crash a job needs a checkpoint too: see p07.
+"""
+
+import sys
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.context import get_or_create, stop_when
+from sparkstream_kit.main import program
+from sparkstream_kit.sources import generator
+
+
+def holding(lines: DStream[str], text: str) -> DStream[str]:
+    """Only the lines that hold the text."""
+    return lines.filter(lambda line: text in line)
+
+
+def main(text: str = " 404 ", batch_interval: str = "1s") -> int:
+    """Print what the filter leaves, until Ctrl-C."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition, called for a new context only
+        batches = [generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]
+        lines = ssc.queueStream([ssc.sparkContext.parallelize(batch) for batch in batches])
+        holding(lines, text).pprint()
+
+    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    ssc.start()  # 3. start
+    again = get_or_create(build, batch_interval=batch_interval)
+    print("the same context again:", again is ssc)
+    return stop_when(again, lambda: False)  # 4. wait for Ctrl-C
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

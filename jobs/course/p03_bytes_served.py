@@ -1,0 +1,40 @@
+"""3. Bytes served in each batch; a line that is no log line is kept with the reason, and counted.
+
+Run: python jobs/course/p03_bytes_served.py ARRIVING REJECTED [BATCH_INTERVAL]
+Files of log lines are moved into ARRIVING, REJECTED keeps the other lines. An empty batch prints nothing.
+"""
+
+import sys
+from operator import add
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.checks import check_directory, check_writable
+from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.main import program
+from sparkstream_kit.outputs.text import text_files
+from sparkstream_kit.transforms.access_log import Request, parse_line
+
+
+def served(lines: DStream[str]) -> tuple[DStream[int], DStream[str]]:
+    """The bytes of a batch's requests, and "reason<tab>line" of what is none."""
+    parsed = lines.map(parse_line).cache()  # two outputs use it
+    sizes = parsed.flatMap(lambda p: [p.bytes or 0] if isinstance(p, Request) else [])
+    rejected = parsed.flatMap(lambda p: [] if isinstance(p, Request) else [f"{p.reason}\t{p.line}"])
+    return sizes.reduce(add), rejected
+
+
+def main(arriving: str, rejected: str, batch_interval: str = "1s") -> int:
+    """Print the bytes and the number of rejected lines, and keep those."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        total, others = served(ssc.textFileStream(check_directory(arriving)))
+        total.pprint()
+        others.count().map(lambda n: f"{n} lines rejected").pprint()
+        text_files(others, check_writable(rejected), keep_empty=False)
+
+    return run(get_or_create(build, batch_interval=batch_interval))  # 1. the context, 3. start, 4. wait
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

@@ -1,0 +1,38 @@
+"""4. The lines of one client address only.
+
+Run: python jobs/course/p04_one_client.py ARRIVING ADDRESS [BATCH_INTERVAL]
+ARRIVING is the directory into which files of log lines are moved.
+"""
+
+import sys
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.checks import check_directory
+from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.main import program
+from sparkstream_kit.transforms.access_log import Request, parse_line
+
+
+def requests_from(address: str, lines: DStream[str]) -> DStream[str]:
+    """The lines whose client, and nothing else in them, is the address."""
+
+    def is_from(line: str) -> bool:
+        request = parse_line(line)
+        return isinstance(request, Request) and request.client_ip == address
+
+    return lines.filter(is_from)
+
+
+def main(arriving: str, address: str, batch_interval: str = "1s") -> int:
+    """Print up to 100 lines of each batch, until Ctrl-C."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        requests_from(address, ssc.textFileStream(check_directory(arriving))).pprint(100)
+
+    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

@@ -1,0 +1,37 @@
+"""5. How many lines each batch has, from a socket.
+
+Run: python jobs/course/p05_lines_per_batch.py 127.0.0.1 9999 [BATCH_INTERVAL]
+Before it, in another terminal: nc -lk 9999 < jobs/data/access_2000.log
+A receiver takes a core for itself, so the job needs two. A batch without lines prints nothing.
+"""
+
+import sys
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.checks import check_port
+from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.main import program
+
+
+def lines_per_batch(lines: DStream[str]) -> DStream[int]:
+    """The number of lines in each batch."""
+    return lines.count()
+
+
+def main(host: str, port: str, batch_interval: str = "1s") -> int:
+    """Print the numbers until Ctrl-C."""
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"{port!r} is no port: give a number from 1 to 65535")
+    check_port(host, int(port))  # the receiver would try for ever
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        lines_per_batch(ssc.socketTextStream(host, int(port))).pprint()
+
+    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

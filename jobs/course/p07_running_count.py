@@ -1,0 +1,40 @@
+"""7. How many requests each HTTP status has had so far; a restart after a crash goes on counting.
+
+Run: python jobs/course/p07_running_count.py ARRIVING HOME [BATCH_INTERVAL]
+Files of log lines are moved into ARRIVING. HOME gets counts/, the checkpoint, and a file named running: delete
+it to end the job when all is counted. A line that is no log line counts under its reason.
+"""
+
+import sys
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.checks import check_directory
+from sparkstream_kit.context import get_or_create, stop_on_marker
+from sparkstream_kit.main import program
+from sparkstream_kit.outputs.text import text_files
+from sparkstream_kit.transforms.access_log import Request, parse_line
+from sparkstream_kit.transforms.state import running_sum
+
+
+def count_by_status(lines: DStream[str]) -> DStream[tuple[str, int]]:
+    """(status, requests since the first start), for each status seen."""
+    parsed = lines.map(parse_line)
+    keys = parsed.map(lambda p: str(p.status) if isinstance(p, Request) else p.reason)
+    return keys.map(lambda key: (key, 1)).updateStateByKey(running_sum)
+
+
+def main(arriving: str, home: str, batch_interval: str = "1s") -> int:
+    """Write the counts of each batch until the marker is deleted."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        counts = count_by_status(ssc.textFileStream(check_directory(arriving)))
+        text_files(counts.map(lambda count: f"{count[0]}\t{count[1]}"), f"{home}/counts", "tsv")
+
+    ssc = get_or_create(build, checkpoint=f"{home}/checkpoint", batch_interval=batch_interval)  # 1. the context
+    ssc.start()  # 3. start
+    return stop_on_marker(ssc, f"{home}/running", poll="1s")  # 4. wait
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

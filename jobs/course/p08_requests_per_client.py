@@ -1,0 +1,40 @@
+"""8. How many requests each client made in each batch.
+
+Run: python jobs/course/p08_requests_per_client.py ARRIVING [BATCH_INTERVAL]
+Files of log lines are moved into ARRIVING. A line that is no log line counts under its reason.
+"""
+
+import sys
+from operator import add
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.checks import check_directory
+from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.main import program
+from sparkstream_kit.transforms.access_log import Request, parse_line
+
+
+def client(line: str) -> str | None:
+    """Who sent the request, or why the line is none."""
+    request = parse_line(line)
+    return request.client_ip if isinstance(request, Request) else request.reason
+
+
+def requests_per_client(lines: DStream[str]) -> DStream[tuple[str | None, int]]:
+    """(client, number of its requests) for each client in the batch."""
+    return lines.map(lambda line: (client(line), 1)).reduceByKey(add)
+
+
+def main(arriving: str, batch_interval: str = "1s") -> int:
+    """Print up to 20 clients of each batch, until Ctrl-C."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        requests_per_client(ssc.textFileStream(check_directory(arriving))).pprint(20)
+
+    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

@@ -1,0 +1,40 @@
+"""10. The window operations: the last ten seconds, every two.
+
+Run: python jobs/course/p10_windows.py ARRIVING HOME [WINDOW [SLIDE [BATCH_INTERVAL]]]
+Files of log lines are moved into ARRIVING; HOME gets the checkpoint that operations with an inverse need.
+"""
+
+import sys
+from operator import add, sub
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit import checks, context
+from sparkstream_kit.main import program
+from sparkstream_kit.transforms.access_log import parse_line
+
+
+def windows(lines: DStream[str], window: str, slide: str) -> tuple[DStream[object], ...]:
+    """Longest line, lines, characters, and twice the lines of each status, of every window."""
+    spans = context.window_and_slide(lines.context(), window, slide)
+    longest: DStream[int] = lines.map(len).window(*spans).reduce(max)
+    number = lines.countByWindow(*spans)
+    characters = lines.map(len).reduceByWindow(add, sub, *spans)
+    statuses = lines.map(parse_line).map(lambda r: getattr(r, "status", "rejected"))
+    ones = statuses.map(lambda status: (status, 1))  # the filter drops a status whose count has come down to 0
+    counts = ones.reduceByKeyAndWindow(add, sub, *spans, filterFunc=lambda count: count[1] > 0)
+    return longest, number, characters, counts, statuses.countByValueAndWindow(*spans)
+
+
+def main(arriving: str, home: str, window: str = "10s", slide: str = "2s", batch_interval: str = "1s") -> int:
+    """Print them all in each slide, until Ctrl-C."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        for output in windows(ssc.textFileStream(checks.check_directory(arriving)), window, slide):
+            output.pprint()
+
+    return context.run(context.get_or_create(build, checkpoint=home, batch_interval=batch_interval))  # 1., 3. and 4.
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))

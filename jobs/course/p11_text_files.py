@@ -1,0 +1,39 @@
+"""11. Requests per status as text files, a directory for each batch: Spark's way, and the kit's beside it.
+
+Run: python jobs/course/p11_text_files.py ARRIVING RESULTS [BATCH_INTERVAL]
+Files of log lines are moved into ARRIVING. RESULTS gets spark-<ms>.txt/ and kit/batch-<ms>.txt/: the kit's are
+there completely or not at all, and no two batches share a name when daylight saving ends.
+"""
+
+import sys
+
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit.checks import check_directory, check_writable
+from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.main import program
+from sparkstream_kit.outputs.text import text_files
+from sparkstream_kit.transforms.access_log import Request, parse_line
+
+
+def save_counts(lines: DStream[str], results: str) -> None:
+    """Write (status, requests) of each batch in both ways; a line that is no log line counts under its reason."""
+    parsed = lines.map(parse_line)
+    statuses = parsed.map(lambda p: p.status if isinstance(p, Request) else p.reason)
+    counts = statuses.countByValue().cache()  # two outputs use it
+    counts.saveAsTextFiles(f"{results}/spark", "txt")
+    text_files(counts, f"{results}/kit", "txt")
+
+
+def main(arriving: str, results: str, batch_interval: str = "1s") -> int:
+    """Write until Ctrl-C."""
+
+    def build(ssc: StreamingContext) -> None:  # 2. the definition
+        save_counts(ssc.textFileStream(check_directory(arriving)), check_writable(results))
+
+    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+
+
+if __name__ == "__main__":
+    sys.exit(program(main))
