@@ -1,86 +1,188 @@
 """Aggregates that merge: one value says how to start from rows, how to merge partial results and how to finish.
 
-Windows, running state and sessions all use the same values:
+Windows, running state, sessions and plain batches all use the same values:
 
     requests.reduce_by_key_and_window("path", {"hits": count(), "bytes": sum("bytes")}, "60s", "10s")
+
+Null values count as nothing, as in SQL. Names are those of SQL, too: use them as `aggregates.sum`.
 """
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from .errors import UsageError
+
 Keys = str | Sequence[str]
 
 
 @dataclass(frozen=True)
+class Part:
+    """One column that is kept: made of rows, merged with more of its kind."""
+
+    make: Callable[[], Column]
+    merge: Callable[[Column], Column]
+    additive: bool = False
+    """Whether merging is adding, so that rows which are gone can be taken back by adding their negative."""
+
+
+@dataclass(frozen=True)
 class Aggregate:
-    """How to compute one result column in parts.
+    """How to compute one result column in parts; `result` makes it of the merged parts."""
 
-    `partial` are aggregate expressions over rows, one for each part that is kept; `merge` the functions that merge
-    each part with more of its kind; `result` makes the result of the merged parts. `subtract`, where there is one,
-    takes from merged parts those of rows that are gone.
-    """
-
-    partial: tuple[Callable[[], Column], ...]
-    merge: tuple[Callable[[Column], Column], ...]
+    parts: tuple[Part, ...]
     result: Callable[..., Column]
-    subtract: tuple[Callable[[Column, Column], Column], ...] | None = None
-
-
-def _total(part: Column) -> Column:
-    return F.sum(part)
-
-
-def _minus(whole: Column, gone: Column) -> Column:
-    return whole - gone
-
-
-def count() -> Aggregate:
-    """Number of rows: bigint."""
-    return Aggregate((lambda: F.count("*"),), (_total,), lambda n: n, (_minus,))
-
-
-def sum(column: str) -> Aggregate:
-    """Sum of a column, null counting as nothing; null where every value was null.
-
-    Exact for whole numbers and decimals.
-    """
-    return Aggregate((lambda: F.sum(column),), (_total,), lambda total: total)
 
 
 Aggregates = Mapping[str, Aggregate]
 
 
+def count() -> Aggregate:
+    """Number of rows: bigint."""
+    return Aggregate((_counted(lambda: F.count("*")),), lambda n: n)
+
+
+def sum(column: str) -> Aggregate:
+    """Sum of a column: bigint of whole numbers, else double or decimal; null where every value was null.
+
+    Exact, and exact in windows, for whole numbers and decimals. Of doubles it is as exact as the order of addition.
+    """
+    total = Part(lambda: F.sum(column), F.sum, additive=True)
+    return Aggregate((total, _counted(lambda: F.count(column))), lambda s, n: F.when(n > 0, s))
+
+
+def min(column: str) -> Aggregate:
+    """Smallest value: the column's type."""
+    return Aggregate((Part(lambda: F.min(column), F.min),), lambda smallest: smallest)
+
+
+def max(column: str) -> Aggregate:
+    """Largest value: the column's type."""
+    return Aggregate((Part(lambda: F.max(column), F.max),), lambda largest: largest)
+
+
+def min_by(column: str, by: str) -> Aggregate:
+    """The value in the row with the smallest `by`: the column's type. Of equal rows the smallest value."""
+    pair = Part(lambda: F.min(F.when(F.col(by).isNotNull(), F.struct(by, F.col(column).alias("value")))), F.min)
+    return Aggregate((pair,), lambda smallest: smallest["value"])
+
+
+def max_by(column: str, by: str) -> Aggregate:
+    """The value in the row with the largest `by`: the column's type. Of equal rows the largest value."""
+    pair = Part(lambda: F.max(F.when(F.col(by).isNotNull(), F.struct(by, F.col(column).alias("value")))), F.max)
+    return Aggregate((pair,), lambda largest: largest["value"])
+
+
+def mean(column: str) -> Aggregate:
+    """Arithmetic mean: double; null where there was no value."""
+    total = Part(lambda: F.sum(column), F.sum, additive=True)
+    return Aggregate((total, _counted(lambda: F.count(column))), lambda s, n: F.when(n > 0, s.cast("double") / n))
+
+
+def variance(column: str) -> Aggregate:
+    """Sample variance: double; null below two values.
+
+    Merged by the pairwise update of Chan, Golub and LeVeque (1979), which does not lose digits where the mean is large.
+    """
+
+    def make() -> Column:
+        n, centre = F.count(column).cast("double"), F.avg(column)
+        return F.struct(n.alias("n"), F.coalesce(centre, F.lit(0.0)).alias("mean"), _squares(column).alias("m2"))
+
+    def merge(part: Column) -> Column:
+        nothing = F.struct(F.lit(0.0).alias("n"), F.lit(0.0).alias("mean"), F.lit(0.0).alias("m2"))
+        return F.aggregate(F.collect_list(part), nothing, _pair)
+
+    return Aggregate((Part(make, merge),), lambda p: F.when(p["n"] > 1, p["m2"] / (p["n"] - 1)))
+
+
+def approx_count_distinct(column: str) -> Aggregate:
+    """Number of different values, within about 2 percent: bigint.
+
+    A HyperLogLog sketch of Apache DataSketches with 2^12 registers (Spark's hll_sketch_agg), 4 kB for each key.
+    """
+    sketch = Part(lambda: F.hll_sketch_agg(F.col(column).cast("string")), F.hll_union_agg)
+    return Aggregate((sketch,), lambda s: F.coalesce(F.hll_sketch_estimate(s), F.lit(0)))
+
+
+def approx_percentile(column: str, fraction: float) -> Aggregate:
+    """The value below which that fraction of the values lies, within about 1.3 percent of their ranks: double.
+
+    A KLL sketch of Apache DataSketches (Spark's kll_sketch_agg_double), which Spark has from 4.1 on: UsageError before.
+    """
+    if not 0 <= fraction <= 1:
+        raise UsageError(f"got the fraction {fraction}, expected a number from 0 to 1, for example 0.95")
+    if not hasattr(F, "kll_merge_agg_double"):
+        raise UsageError("approx_percentile needs the KLL sketches of a newer Spark: upgrade, or use max and mean")
+    sketch = Part(lambda: F.kll_sketch_agg_double(F.col(column).cast("double")), F.kll_merge_agg_double)
+    return Aggregate(
+        (sketch, _counted(lambda: F.count(column))),
+        lambda s, n: F.when(n > 0, F.kll_sketch_get_quantile_double(s, F.lit(fraction))),
+    )
+
+
+def collect_set(column: str, limit: int) -> Aggregate:
+    """Different values, sorted, at most `limit` of them, the smallest ones: array of the column's type."""
+    if limit < 1:
+        raise UsageError(f"got the limit {limit}, expected at least 1")
+
+    def smallest(values: Column) -> Column:
+        return F.slice(F.array_sort(F.array_distinct(values)), 1, limit)
+
+    some = Part(lambda: smallest(F.collect_set(column)), lambda part: smallest(F.flatten(F.collect_list(part))))
+    return Aggregate((some,), lambda values: values)
+
+
+def top_k(column: str, k: int) -> Aggregate:
+    """The k most frequent values, most frequent first: array of struct(item: the column's type, count: bigint).
+
+    A frequent-items sketch of Apache DataSketches (Spark's approx_top_k, from 4.1 on) that tracks 1,000 values or more:
+    exact while a key has fewer different values than that, beyond it counts are bounds.
+    """
+    if k < 1:
+        raise UsageError(f"got k = {k}, expected at least 1")
+    tracked = builtins.max(1_000, 20 * k)
+    sketch = Part(
+        lambda: F.call_function("approx_top_k_accumulate", F.col(column), F.lit(tracked)),
+        lambda part: F.call_function("approx_top_k_combine", part, F.lit(tracked)),
+    )
+
+    def best(part: Column) -> Column:
+        # one more than asked for: the sketch also tracks null
+        items = F.call_function("approx_top_k_estimate", part, F.lit(k + 1))
+        return F.slice(F.filter(items, lambda item: item["item"].isNotNull()), 1, k)
+
+    return Aggregate((sketch,), best)
+
+
+# --- applying them to frames
+
+
 def partial(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
     """One row for each key with the parts of all aggregates: columns keys, then `<name>`, `<name>_1`, ..."""
-    parts = [
-        make().alias(part)
-        for name, aggregate in aggregates.items()
-        for part, make in zip(_parts(name, aggregate), aggregate.partial, strict=True)
-    ]
-    return frame.groupBy(*key_list(keys)).agg(*parts)
+    return frame.groupBy(*key_list(keys)).agg(*(part.make().alias(name) for name, part in named_parts(aggregates)))
 
 
 def merge(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
     """Partial rows, several for a key, merged to one row for each key; same columns."""
-    parts = [
-        how(F.col(part)).alias(part)
-        for name, aggregate in aggregates.items()
-        for part, how in zip(_parts(name, aggregate), aggregate.merge, strict=True)
-    ]
-    return frame.groupBy(*key_list(keys)).agg(*parts)
+    merged = (part.merge(F.col(name)).alias(name) for name, part in named_parts(aggregates))
+    return frame.groupBy(*key_list(keys)).agg(*merged)
 
 
 def result(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
     """Merged parts turned into results: columns keys, then one for each aggregate."""
-    results = [
-        aggregate.result(*map(F.col, _parts(name, aggregate))).alias(name) for name, aggregate in aggregates.items()
-    ]
+    results = [a.result(*map(F.col, _part_names(name, a))).alias(name) for name, a in aggregates.items()]
     return frame.select(*key_list(keys), *results)
+
+
+def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
+    """The columns that are kept: `<name>` for the first part of an aggregate, then `<name>_1`, ..."""
+    return [named for name, a in aggregates.items() for named in zip(_part_names(name, a), a.parts, strict=True)]
 
 
 def key_list(keys: Keys) -> list[str]:
@@ -88,5 +190,25 @@ def key_list(keys: Keys) -> list[str]:
     return [keys] if isinstance(keys, str) else list(keys)
 
 
-def _parts(name: str, aggregate: Aggregate) -> list[str]:
-    return [name, *(f"{name}_{i}" for i in range(1, len(aggregate.partial)))]
+def _part_names(name: str, aggregate: Aggregate) -> list[str]:
+    return [name, *(f"{name}_{i}" for i in range(1, len(aggregate.parts)))]
+
+
+def _counted(make: Callable[[], Column]) -> Part:
+    return Part(make, F.sum, additive=True)
+
+
+def _squares(column: str) -> Column:
+    """Sum of squared differences from the mean."""
+    return F.coalesce(F.var_pop(column) * F.count(column), F.lit(0.0))
+
+
+def _pair(a: Column, b: Column) -> Column:
+    n = a["n"] + b["n"]
+    apart = b["mean"] - a["mean"]
+    share = F.when(n > 0, b["n"] / n).otherwise(0.0)
+    return F.struct(
+        n.alias("n"),
+        (a["mean"] + apart * share).alias("mean"),
+        (a["m2"] + b["m2"] + apart * apart * a["n"] * share).alias("m2"),
+    )

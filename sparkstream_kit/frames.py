@@ -7,26 +7,24 @@ It speaks DStream in snake_case. Every operation is a node of the job's graph: a
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from pyspark import RDD
 from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
 from . import aggregates as agg
 from . import bridge, durations
 from .aggregates import Aggregates, Keys
+from .carried import AggregatedWindow, Carried, Window, expiring
 from .durations import Duration
 from .errors import UsageError
 from .graph import Batch, Compute, Graph, Moment, Output, Source, Write, free_name, graph_of
-from .recovery import landing, saved_state
-
-log = logging.getLogger(__name__)
+from .recovery import landing
 
 
 def each_frame(
@@ -154,6 +152,45 @@ class FrameStream:
         """Columns or expressions of each row: DStream's map."""
         return self.transform(lambda frame: frame.select(*columns))
 
+    def flat_map(self, values: Column, name: str) -> FrameStream:
+        """One row for each element of an array: DStream's flatMap. Column: the name given, of the element's type."""
+        return self.transform(lambda frame: frame.select(F.explode(values).alias(name)))
+
+    def map_python(self, function: Callable[[Row], Any], schema: StructType | str) -> FrameStream:
+        """Apply a Python function to each row, in Python workers: for what no column expression can say.
+
+        The function gets a Row and returns a tuple, Row or dict that fits the schema. Other steps stay in the JVM; this
+        one costs what every row costs that goes to Python and back.
+        """
+
+        def compute(frame: DataFrame) -> DataFrame:
+            return frame.sparkSession.createDataFrame(frame.rdd.map(function), schema)
+
+        return self.transform(compute)
+
+    def sql(self, query: str, **others: FrameStream) -> FrameStream:
+        """A SQL query over the batch, which is the table `batch`; other streams are tables of the names given.
+
+        requests.sql("select status, count(*) as hits from batch group by status")
+        """
+        names = ["batch", *others]
+
+        def compute(*frames: DataFrame) -> DataFrame:
+            for name, frame in zip(names, frames, strict=True):
+                frame.createOrReplaceTempView(name)
+            return frames[0].sparkSession.sql(query)
+
+        return self._with(tuple(others.values()), compute)
+
+    def repartition(self, partitions: int, *columns: str) -> FrameStream:
+        """The same rows in so many partitions, those with equal columns together."""
+        return self.transform(lambda frame: frame.repartition(partitions, *columns))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self._graph.empty(self._compute).columns
+
     def count(self) -> FrameStream:
         """Number of rows of each batch. Column: count: bigint."""
         return self.reduce_by_key([], {"count": agg.count()})
@@ -163,6 +200,20 @@ class FrameStream:
 
         def compute(frame: DataFrame) -> DataFrame:
             return agg.result(agg.partial(frame, keys, aggregates), keys, aggregates)
+
+        return self.transform(compute)
+
+    def count_by_value(self) -> FrameStream:
+        """How often each row is in the batch. Columns: its own, then count: bigint."""
+        return self.reduce_by_key(self.columns, {"count": agg.count()})
+
+    def group_by_key(self, keys: Keys) -> FrameStream:
+        """The rows of each key together. Columns: the keys, then values: array of struct of the other columns."""
+        names = agg.key_list(keys)
+
+        def compute(frame: DataFrame) -> DataFrame:
+            rest = F.struct(*(column for column in frame.columns if column not in names))
+            return frame.groupBy(*names).agg(F.collect_list(rest).alias("values"))
 
         return self.transform(compute)
 
@@ -191,6 +242,21 @@ class FrameStream:
             return self.transform(lambda frame: frame.join(other, on, how))
         return self._with((other,), lambda left, right: left.join(right, on, how))
 
+    def cogroup(self, other: FrameStream, keys: Keys) -> FrameStream:
+        """The rows of both streams for each key: keys, left and right: array of struct, empty where one has none."""
+        left, right = self.group_by_key(keys), other.group_by_key(keys)
+
+        def together(a: DataFrame, b: DataFrame) -> DataFrame:
+            both = a.withColumnRenamed("values", "left").join(
+                b.withColumnRenamed("values", "right"), agg.key_list(keys), "full"
+            )
+            filled = (
+                F.coalesce(side, F.array().cast(both.schema[side].dataType)).alias(side) for side in ("left", "right")
+            )
+            return both.select(*agg.key_list(keys), *filled)
+
+        return left._with((right,), together)
+
     def _with(self, others: tuple[FrameStream, ...], function: Callable[..., DataFrame]) -> FrameStream:
         streams = (self, *others)
         computes = [stream._compute for stream in streams]
@@ -208,12 +274,9 @@ class FrameStream:
 
         They are read again from the source; where only aggregates are needed, `reduce_by_key_and_window` keeps those.
         """
-        node = self._window(window, slide, lambda frame: frame, keep=False)
-
-        def compute(moment: Moment) -> DataFrame | None:
-            return functools.reduce(DataFrame.union, node.frames(moment)) if moment.fires(node.slide) else None
-
-        return FrameStream(self._graph, compute)
+        node = Window(self._graph, self._compute, *self._window(window, slide))
+        self._graph.windows.append(node)
+        return FrameStream(self._graph, lambda moment: node.rows(moment) if moment.fires(node.slide) else None)
 
     def reduce_by_key_and_window(
         self, keys: Keys, aggregates: Aggregates, window: Duration, slide: Duration | None = None
@@ -221,45 +284,84 @@ class FrameStream:
         """Aggregates for each key over the batches in (T - window, T], at every slide.
 
         Columns: the keys, then one for each aggregate. Each batch is aggregated once and kept in that form; a key
-        without rows in the window is not there.
+        without rows in the window is not there. Counts, and sums and means of whole numbers, cost what came and went
+        with the slide, others what is in the window.
         """
-        node = self._window(window, slide, lambda frame: agg.partial(frame, keys, aggregates), keep=True)
+        node = AggregatedWindow(self._graph, self._compute, *self._window(window, slide), keys, aggregates)
+        self._graph.windows.append(node)
+        return FrameStream(self._graph, node.result)
 
-        def compute(moment: Moment) -> DataFrame | None:
-            parts = node.frames(moment)  # also between slides: the batch is aggregated while it is at hand
-            if not moment.fires(node.slide):
-                return None
-            merged = agg.merge(functools.reduce(DataFrame.union, parts), keys, aggregates)
-            return agg.result(merged, keys, aggregates)
+    def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
+        """Aggregates over all rows of the batches in (T - window, T], at every slide: one row."""
+        return self.reduce_by_key_and_window([], aggregates, window, slide)
 
-        return FrameStream(self._graph, compute)
+    def count_by_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
+        """Number of rows of the batches in (T - window, T], at every slide. Column: count: bigint."""
+        return self.reduce_by_window({"count": agg.count()}, window, slide)
 
-    def update_state_by_key(self, keys: Keys, aggregates: Aggregates, *, name: str | None = None) -> FrameStream:
+    def count_by_value_and_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
+        """How often each row is in the batches in (T - window, T], at every slide. Columns: its own, count: bigint."""
+        return self.reduce_by_key_and_window(self.columns, {"count": agg.count()}, window, slide)
+
+    def update_state_by_key(
+        self,
+        keys: Keys,
+        aggregates: Aggregates,
+        *,
+        expire_after: Duration | None = None,
+        initial: DataFrame | None = None,
+        name: str | None = None,
+    ) -> StateStream:
         """Aggregates for each key over everything since the first batch: all keys, every batch.
 
         Columns: the keys, then one for each aggregate. The name is the key of the saved state and must stay the same
         when the job changes; without one it is made from the keys.
-        """
-        graph = self._graph
-        name = name or free_name("by-" + ("-".join(agg.key_list(keys)) or "nothing"), graph.states)
-        if name in graph.states:
-            raise UsageError(f"two states are named {name!r}: give one of them another name=")
-        node = graph.states[name] = _State(graph, self._compute, keys, aggregates, name)
-        return FrameStream(graph, node.result, carried=True)
 
-    def _window(
-        self, window: Duration, slide: Duration | None, make: Callable[[DataFrame], DataFrame], *, keep: bool
-    ) -> _Window:
+        `expire_after` forgets a key at the first batch at which it was not seen for that long; while nothing arrives
+        that is looked at ten times within the span. `expired()` of the result gives the rows that went. `initial` has
+        rows like those of the stream, which count as if they had come before the first batch.
+        """
+        span = None if expire_after is None else self._multiple("expire_after", expire_after)
+        parts = expiring(aggregates) if span else aggregates
+        before_all = self._timed(initial, 0, span) if initial is not None else None
+
+        def empty(frame: DataFrame) -> DataFrame:
+            nothing = agg.partial(self._timed(frame, 0, span), keys, parts)
+            return nothing if before_all is None else agg.partial(before_all, keys, parts)
+
+        def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
+            fresh = agg.partial(self._timed(new, moment.entry.time, span), keys, parts)
+            return agg.merge(kept.union(fresh), keys, parts)
+
+        def keep(rows: DataFrame, time: int) -> DataFrame:
+            return rows if span is None else rows.filter(F.col("__seen") > time - span)
+
+        def expired(moment: Moment) -> DataFrame:
+            rows = node.at(moment)
+            gone = rows.filter(F.lit(False) if span is None else F.col("__seen") <= moment.entry.time - span)
+            return agg.result(gone, keys, aggregates)
+
+        name = name or free_name("by-" + ("-".join(agg.key_list(keys)) or "nothing"), self._graph.states)
+        node = Carried(self._graph, self._compute, name, keys, empty, advance, keep)
+        if span is not None:
+            step = max(self._graph.interval, span // 10 // self._graph.interval * self._graph.interval)
+            self._graph.windows.append(Window(self._graph, self._compute, span + step, step))
+        return StateStream(self._graph, lambda moment: agg.result(node.kept(moment), keys, aggregates), expired)
+
+    @staticmethod
+    def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:
+        return frame if span is None else frame.withColumn("__time", F.lit(time).cast("bigint"))
+
+    def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
         if self._carried:
             raise UsageError(
                 "a window over a running state cannot be rebuilt after a restart: put the window first, the state after"
             )
-        interval = self._graph.interval
-        length = durations.multiple("window", window, interval)
-        step = interval if slide is None else durations.multiple("slide", slide, interval)
-        node = _Window(self._graph, self._compute, length, step, make, keep)
-        self._graph.windows.append(node)
-        return node
+        length = self._multiple("window", window)
+        return length, self._graph.interval if slide is None else self._multiple("slide", slide)
+
+    def _multiple(self, name: str, duration: Duration) -> int:
+        return durations.multiple(name, duration, self._graph.interval)
 
     # --- outputs
 
@@ -281,107 +383,13 @@ class FrameStream:
         self.for_each_batch(lambda frame, _: write(frame.rdd), name=name)
 
 
-@dataclass
-class _Window:
-    """The frames of the batches in a window, each made by one function and, if `keep`, made once."""
+class StateStream(FrameStream):
+    """A running state as a stream: in each batch the rows of all keys."""
 
-    graph: Graph
-    source: Compute
-    length: int
-    slide: int
-    make: Callable[[DataFrame], DataFrame]
-    keep: bool
-    kept: dict[int, DataFrame] = field(default_factory=dict)
+    def __init__(self, graph: Graph, compute: Compute, expired: Compute):
+        super().__init__(graph, compute, carried=True)
+        self._expired = expired
 
-    def frames(self, moment: Moment) -> list[DataFrame]:
-        empty = self.make(self.graph.empty(self.source))
-        if moment.is_check:
-            return [empty]
-        inside = self.graph.moments(moment.entry.time - self.length, moment.entry.time)
-        for n in set(self.kept) - {m.entry.n for m in inside}:
-            bridge.free(self.kept.pop(n))
-        frames = (self._frame(m) for m in inside)
-        return [frame for frame in frames if frame is not None] or [empty]
-
-    def forget(self) -> None:
-        self.kept.clear()
-
-    def _frame(self, moment: Moment) -> DataFrame | None:
-        n = moment.entry.n
-        if n in self.kept:
-            return self.kept[n]
-        frame = moment.frame(self.source)
-        if frame is None or not self.keep:
-            return None if frame is None else self.make(frame)
-        self.kept[n] = self.make(frame).localCheckpoint()
-        return self.kept[n]
-
-
-class _State:
-    """Merged parts for each key, carried from batch to batch in the memory of the executors.
-
-    `localCheckpoint` keeps rows as Spark's own binary rows and their partitioning by key, so only the new rows of a
-    batch are shuffled.
-    """
-
-    def __init__(self, graph: Graph, source: Compute, keys: Keys, aggregates: Aggregates, name: str):
-        self._graph, self._source, self._keys, self._aggregates = graph, source, keys, aggregates
-        self._name = name
-        self._frame: DataFrame | None = None
-        self._n = 0
-
-    def result(self, moment: Moment) -> DataFrame:
-        return agg.result(self.at(moment), self._keys, self._aggregates)
-
-    def at(self, moment: Moment) -> DataFrame:
-        if moment.is_check:
-            return self._empty()
-        if self._frame is None or self._n > moment.entry.n:
-            self._load(moment.entry.n)
-        for entry in self._graph.log.after(self._n):
-            if entry.n > moment.entry.n:
-                break
-            self._advance(self._graph.moment(entry))
-        assert self._frame is not None
-        return self._frame
-
-    def save(self, n: int) -> None:
-        assert self._frame is not None and self._n == n
-        saved_state.save(self._frame, self._directory, n)
-
-    def oldest_save(self) -> int:
-        saves = saved_state.saves(self._directory)
-        return saves[0] if len(saves) > 1 else 0
-
-    def forget(self) -> None:
-        self._frame = None
-
-    @property
-    def _directory(self) -> str:
-        return self._graph.home / f"state/{self._name}"
-
-    def _empty(self) -> DataFrame:
-        return agg.partial(self._graph.empty(self._source), self._keys, self._aggregates)
-
-    def _load(self, newest: int) -> None:
-        n, frame = saved_state.load(self._graph.session, self._directory, newest, self._empty())
-        keys = agg.key_list(self._keys)
-        self._frame = (frame.repartition(*keys) if keys else frame.coalesce(1)).localCheckpoint()
-        floor = self._graph.log.floor.n
-        if 0 < n < floor:
-            raise UsageError(
-                f"the state {self._name!r} was last saved after batch {n}, but the log only goes back to batch "
-                f"{floor}: give the state another name= to start it anew"
-            )
-        if n < floor:
-            log.warning("the state %r starts empty after batch %d: its earlier input is not kept", self._name, floor)
-        self._n = max(n, floor)
-
-    def _advance(self, moment: Moment) -> None:
-        before, new = self._frame, moment.frame(self._source) if moment.entry.data else None
-        assert before is not None
-        if new is not None:
-            parts = before.union(agg.partial(new, self._keys, self._aggregates))
-            self._frame = agg.merge(parts, self._keys, self._aggregates).localCheckpoint()
-            bridge.free(before)
-        self._n = moment.entry.n
+    def expired(self) -> FrameStream:
+        """The rows of the keys that expired with the batch, as they were last."""
+        return FrameStream(self._graph, self._expired, carried=True)

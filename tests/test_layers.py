@@ -22,6 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"checks"},
     {"recovery"},
     {"aggregates", "graph"},
+    {"carried"},
     {"frames"},
     {"batches"},
     {"checkpoints"},
