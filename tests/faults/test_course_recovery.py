@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "jobs" / "course" / "p07_running_count.py"
 SAMPLE = (ROOT / "jobs" / "data" / "access_2000.log").read_text().splitlines()
 STATUS = re.compile(r'" (\d{3}) (?:\d+|-) "')
-DEADLINE = 180  # seconds, for a machine with other things to do
+BATCH_INTERVAL = "5s"  # long enough to catch up after the restart on a machine with other things to do
+DEADLINE = 300  # seconds
 
 
 class Job:
@@ -32,7 +33,7 @@ class Job:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(self.arriving), str(self.home)],
+            [sys.executable, str(PROGRAM), str(self.arriving), str(self.home), BATCH_INTERVAL],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             start_new_session=True,  # kill() takes the JVM along
         )
@@ -52,8 +53,8 @@ class Job:
         deadline = time.monotonic() + DEADLINE
         while not condition():
             assert self._process.poll() is None, "the job ended by itself"
-            assert time.monotonic() < deadline, f"waited in vain, {len(self.history())} batches are written"
-            time.sleep(0.1)
+            assert time.monotonic() < deadline, f"waited in vain, {self.counted()} lines are counted"
+            time.sleep(0.2)
 
     def arrive(self, number: int) -> None:
         """File `number` of 20, a hundred lines each: Spark wants it complete at once, and new."""
@@ -63,14 +64,16 @@ class Job:
 
     def history(self) -> list[Counter[str]]:
         """The counts of each batch, oldest first."""
-        found = (self.home / "counts").glob("batch-*.tsv")
-        return [self._counts(path) for path in sorted(found, key=lambda path: int(path.name[6:-4]))]
+        return [self._counts(batch) for batch in self._batches()]
 
     def counted(self) -> int:
-        """Lines counted so far; 0 while a batch that runs again takes the place of its first attempt."""
-        with contextlib.suppress(FileNotFoundError):
-            return max((counts.total() for counts in self.history()), default=0)
+        """Lines counted in the newest batch; 0 while one that runs again takes the place of its first attempt."""
+        with contextlib.suppress(IndexError, FileNotFoundError):
+            return self._counts(self._batches()[-1]).total()
         return 0
+
+    def _batches(self) -> list[Path]:
+        return sorted((self.home / "counts").glob("batch-*.tsv"), key=lambda path: int(path.name[6:-4]))
 
     @staticmethod
     def _counts(batch: Path) -> Counter[str]:
