@@ -68,6 +68,8 @@ class Engine:
         """Be the engine that callbacks find, on the context that will be started, and keep the lease."""
         global _live
         _live, self._ssc = self, ssc
+        if not self._drain:
+            self.graph.log.reached_ends()  # of a drain that was cut off
         self._lease.keep(self._lost)
 
     def _lost(self, error: BaseException) -> None:

@@ -207,7 +207,7 @@ class Graph:
     def window_due(self, time: int) -> bool:
         """Whether a window has to move on at this time although nothing arrived: it was not seen empty yet."""
         last = self.log.last
-        return any(
+        return last.last_data > 0 and any(
             time // w.slide > last.time // w.slide and last.last_data > last.time // w.slide * w.slide - w.length
             for w in self.windows
         )

@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from pyspark.sql import DataFrame
-from rich.console import Console, Group
+from rich.columns import Columns
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -62,7 +63,7 @@ class _Screen:
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        self._live.update(Group(*self._tables.values()), refresh=True)
+        self._live.update(Columns(self._tables.values()), refresh=True)
 
 
 _screen = _Screen()

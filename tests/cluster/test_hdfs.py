@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from sparkstream_kit import bridge
+from sparkstream_kit.recovery import storage
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "jobs" / "data" / "access_2000.log"
+PATIENCE = 120  # seconds
+
+
+def test_of_many_writers_of_a_new_file_exactly_one_wins(spark: SparkSession, hdfs: str) -> None:
+    path = f"{hdfs}/race/1"
+
+    def write(n: int) -> bool:
+        try:
+            storage.write_new(path, f"writer {n}")
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(24)))
+    assert won.count(True) == 1
+    assert storage.read(path) == f"writer {won.index(True)}"
+    assert storage.names(f"{hdfs}/race") == ["1"], "the losers' temporary files are gone"
+
+
+def test_a_file_is_replaced_in_one_step_and_a_missing_one_is_told(spark: SparkSession, hdfs: str) -> None:
+    storage.write(f"{hdfs}/beat", "1")
+    storage.write(f"{hdfs}/beat", "2")
+    assert storage.read(f"{hdfs}/beat") == "2"
+    storage.delete(f"{hdfs}/beat")
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{hdfs}/beat")
+    assert storage.names(f"{hdfs}/nowhere") == []
+
+
+def test_a_directory_is_never_published_into_the_one_that_is_there(spark: SparkSession, hdfs: str) -> None:
+    for attempt in ("a", "b"):
+        spark.range(3).write.parquet(f"{hdfs}/out/.{attempt}")
+    assert storage.publish(f"{hdfs}/out/.a", f"{hdfs}/out/batch=1")
+    assert not storage.publish(f"{hdfs}/out/.b", f"{hdfs}/out/batch=1")
+    assert storage.names(f"{hdfs}/out") == ["batch=1"]
+    assert spark.read.parquet(f"{hdfs}/out/batch=1").count() == 3
+
+
+def test_a_job_at_home_on_hdfs_goes_on_after_kill_9_and_loses_and_doubles_nothing(
+    spark: SparkSession, hdfs: str, tmp_path: Path
+) -> None:
+    lines = SAMPLE.read_text().splitlines(keepends=True)
+    (tmp_path / "logs").mkdir()
+    for i in range(0, len(lines), 100):
+        (tmp_path / "logs" / f"{i:04d}.log").write_text("".join(lines[i : i + 100]))
+    _copy_to_hdfs(spark, tmp_path / "logs", f"{hdfs}/job/logs")
+    command = [sys.executable, str(ROOT / "jobs" / "running_status_counts.py")]
+    command += ["--source", f"files:{hdfs}/job/logs", "--output", f"json:{hdfs}/job/out", "--home", f"{hdfs}/job/home"]
+    command += ["--max-per-batch", "2", "--batch-interval", "500ms"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    with (tmp_path / "first.log").open("wb") as log:
+        first = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + PATIENCE
+        while not bridge.path_exists(f"{hdfs}/job/home/progress/3.done"):
+            assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert not bridge.path_exists(f"{hdfs}/job/home/progress/10.done"), "it was killed in the middle"
+    second = subprocess.run([*command, "--drain"], env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert second.returncode == 0, second.stderr
+
+    batches = [name for name in bridge.names(f"{hdfs}/job/out/statuses") if name.startswith("batch=")]
+    last = max(batches, key=lambda name: int(name.removeprefix("batch=")))
+    got = {row.status: row["count"] for row in spark.read.json(f"{hdfs}/job/out/statuses/{last}").collect()}
+    assert got == Counter(int(line.split('" ')[1].split()[0]) for line in lines)
+    assert len(batches) == len(lines) // 100 // 2, json.dumps(batches)
+
+
+def _copy_to_hdfs(spark: SparkSession, source: Path, target: str) -> None:
+    """File by file, as they are."""
+    bridge.make_directory(target)
+    for file in sorted(source.iterdir()):
+        storage.write_new(f"{target}/{file.name}", file.read_text())
