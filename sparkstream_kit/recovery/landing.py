@@ -41,11 +41,13 @@ def read(session: SparkSession, directory: str, start: Position, end: Position) 
 
 
 def forget(directory: str, position: Position) -> None:
-    """Remove what was landed up to the position, but for the last few."""
+    """Remove what was landed up to the position, but for the last few, and what drivers that died were landing."""
     landed = sorted(_landed(directory).items())
     for p, tick in landed[:-_KEPT_TICKS]:
         if p <= (position or 0):
             storage.delete(f"{directory}/{p:010d}-{tick}")
+    for unfinished in storage.hidden(directory):
+        storage.delete(f"{directory}/{unfinished}")
 
 
 def _landed(directory: str) -> dict[int, int]:

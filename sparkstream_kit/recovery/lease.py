@@ -83,7 +83,11 @@ def acquire(root: str, application: str = "") -> Lease:
     """
     while True:
         newest = _newest(root)
-        if newest and not _is_free(root, newest, application):
+        try:
+            free = not newest or _is_free(root, newest, application)
+        except FileNotFoundError:  # forgotten since: there is a newer one
+            continue
+        if not free:
             raise UsageError(
                 f"the home is in use by {_holder(root, newest)}: stop that job first, or give this one another home"
             )

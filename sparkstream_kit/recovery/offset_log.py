@@ -3,10 +3,10 @@
     progress/<n>        entry n: its recorded time, the range of each source, the epoch of the lease that wrote it
     progress/<n>.done   everything of batch n is out
     progress/drain      how far a drain goes, from its start until it is there
-    progress/floor      the newest entry that was removed, with the positions and the time it had
+    progress/<n>.floor  a copy of entry n, made before it and those before it are removed; the highest counts
 
 At most the newest entry is without its done mark. An entry is never overwritten: a second driver that writes n finds
-it there. Where n was removed since, the floor, which is written before entries go, tells.
+it there. Where n was removed since, the floor tells; a driver that was paused in a compaction cannot lower it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import Fenced
+from ..errors import Fenced, UsageError
 from . import storage
 
 Position = Any
@@ -44,17 +44,37 @@ class OffsetLog:
 
     def __init__(self, root: str, epoch: int = 0):
         self._root, self._epoch = root, epoch
-        floor, names = self._floor(), storage.names(root)
-        newer = sorted(int(name) for name in names if name.isdigit() and int(name) > floor.n)
-        self._entries = {floor.n: floor} | {n: _decode(storage.read(f"{root}/{n}")) for n in newer}
-        self._first, self._last = floor.n, max(self._entries)
+        while True:
+            names = storage.names(root)
+            try:
+                return self._load(names)
+            except UsageError:
+                if self._floor(storage.names(root)) == self._floor(names):
+                    raise
+                # compacted while it was read, by the driver whose status is asked for
+
+    def _load(self, names: list[str]) -> None:
+        self._first = self._floor(names)
+        floor = self._read(f"{self._first}.floor") if self._first else Entry(0, 0, data=False)
+        self._last = max([floor.n, *(int(name) for name in names if name.isdigit())])
+        self._entries = {floor.n: floor} | {n: self._read(str(n)) for n in range(floor.n + 1, self._last + 1)}
         self._done = {floor.n} | {int(name[:-5]) for name in names if name.endswith(".done")}
 
-    def _floor(self) -> Entry:
+    def _floor(self, names: list[str]) -> int:
+        return max((int(name[:-6]) for name in names if name.endswith(".floor") and name[:-6].isdigit()), default=0)
+
+    def _read(self, name: str) -> Entry:
+        """An entry; UsageError where somebody removed or changed it, since nobody but this module may."""
+        path = f"{self._root}/{name}"
         try:
-            return _decode(storage.read(f"{self._root}/floor"))
-        except FileNotFoundError:
-            return Entry(0, 0, data=False)
+            fields = json.loads(storage.read(path))
+            fields["ranges"] = {source: (start, end) for source, (start, end) in fields["ranges"].items()}
+            return Entry(**fields)
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"the entry {path} of the offset log cannot be read ({type(error).__name__}: {error}): restore the home "
+                "from a copy, or start with a new home"
+            ) from None
 
     @property
     def last(self) -> Entry:
@@ -92,7 +112,7 @@ class OffsetLog:
             storage.write_new(f"{self._root}/{entry.n}", json.dumps(asdict(entry)))
         except FileExistsError:
             raise Fenced(f"another driver has written batch {entry.n}: this one must not go on") from None
-        if self._floor().n >= entry.n:
+        if self._floor(storage.names(self._root)) >= entry.n:
             storage.delete(f"{self._root}/{entry.n}")
             raise Fenced(f"other drivers have gone on beyond batch {entry.n}: this one must not go on")
         self._entries[entry.n] = entry
@@ -117,20 +137,18 @@ class OffsetLog:
 
     def compact(self, floor: int) -> None:
         """Remove the entries up to n = floor, which must be done; how far their sources were read stays known."""
-        gone = [n for n in sorted(self._entries) if n < floor]
-        if not gone or not self.is_done(floor):
+        if floor <= self._first or not self.is_done(floor):
             return
-        storage.write(f"{self._root}/floor", json.dumps(asdict(self._entries[floor])))
-        for n in [*gone, floor]:
-            storage.delete(f"{self._root}/{n}")
-            storage.delete(f"{self._root}/{n}.done")
-        for n in gone:
-            del self._entries[n]
-            self._done.discard(n)
+        storage.write(f"{self._root}/{floor}.floor", json.dumps(asdict(self._entries[floor])))
+        unneeded = [name for name in storage.names(self._root) if _is_covered(name, floor)]
+        for name in unneeded + storage.hidden(self._root):
+            storage.delete(f"{self._root}/{name}")
+        self._entries = {n: entry for n, entry in self._entries.items() if n >= floor}
+        self._done = {n for n in self._done if n >= floor}
         self._first = floor
 
 
-def _decode(text: str) -> Entry:
-    fields = json.loads(text)
-    fields["ranges"] = {source: (start, end) for source, (start, end) in fields["ranges"].items()}
-    return Entry(**fields)
+def _is_covered(name: str, floor: int) -> bool:
+    """Whether the floor makes a file unnecessary; also what a compaction that was cut off has left."""
+    number, _, kind = name.partition(".")
+    return number.isdigit() and (int(number) < floor or (int(number) == floor and kind != "floor"))

@@ -30,7 +30,7 @@ def save(frame: DataFrame, directory: str, n: int) -> None:
     temporary = f"{directory}/.{n}-{uuid.uuid4().hex}"
     frame.write.parquet(temporary)
     storage.publish(temporary, f"{directory}/{n}")
-    for old in saves(directory)[:-2]:
+    for old in [str(n) for n in saves(directory)[:-2]] + storage.hidden(directory):
         storage.delete(f"{directory}/{old}")
 
 
@@ -44,7 +44,8 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
         path = f"{directory}/{n}"
         try:
             frame = session.read.parquet(path)
-            frame.count()  # a damaged file is found here and not in the middle of a batch
+            # every column of every row: a damaged file is found here and not in the middle of a batch
+            frame.write.format("noop").mode("overwrite").save()
         except Exception as error:
             log.warning("the saved state %s cannot be read and is set aside: %s", path, bridge.reason(error))
             storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")

@@ -51,6 +51,11 @@ def names(path: str) -> list[str]:
         return []
 
 
+def hidden(path: str) -> list[str]:
+    """The names of what writers have not finished: of a directory with one writer, left by those that died."""
+    return [name for name in names(path) if name.startswith(".")]
+
+
 def make_directory(path: str) -> None:
     """Make a directory and those above it, for this user only; fine if it is there."""
     here = local(path)
@@ -129,10 +134,14 @@ def publish(temporary: str, target: str) -> bool:
 def _write_beside(here: Path, text: str) -> Path:
     here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = here.with_name(f".{here.name}.{uuid.uuid4().hex}")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # on a full disk, what is left of it would only fill it more
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 

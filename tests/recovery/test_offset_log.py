@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparkstream_kit.errors import Fenced, UsageError
+from sparkstream_kit.recovery import storage
+from sparkstream_kit.recovery.offset_log import Entry, OffsetLog
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return f"file:{tmp_path}"
+
+
+def batches(log: OffsetLog, number: int) -> None:
+    """Claim and finish batches of ten records and one second each."""
+    for _ in range(number):
+        start = log.last.positions.get("lines")
+        entry = log.append(log.last.time + 1000, {"lines": (start, (start or 0) + 10)}, data=True)
+        log.mark_done(entry.n)
+
+
+def same(one: OffsetLog, other: OffsetLog) -> bool:
+    return (one.floor, one.after(0), one.is_done(one.last.n)) == (
+        other.floor,
+        other.after(0),
+        other.is_done(one.last.n),
+    )
+
+
+def test_a_new_log_starts_at_entry_0_which_is_done(root: str) -> None:
+    log = OffsetLog(root)
+    assert log.last == log.floor == Entry(0, 0, data=False)
+    assert log.is_done(0)
+    assert log.after(0) == log.since(0) == []
+
+
+def test_an_entry_has_its_ranges_and_how_far_every_source_was_read(root: str) -> None:
+    log = OffsetLog(root, epoch=3)
+    log.append(1000, {"a": (None, 5), "b": (None, {"0": 7})}, data=True)
+    log.mark_done(1)
+    second = log.append(2000, {"a": (5, 9)}, data=True)
+    assert second == Entry(2, 2000, {"a": (5, 9)}, {"a": 9, "b": {"0": 7}}, True, 2000, 3)
+    assert log.is_done(1)
+    assert not log.is_done(2)
+
+
+def test_an_entry_without_data_keeps_the_time_of_the_last_data(root: str) -> None:
+    log = OffsetLog(root)
+    batches(log, 1)
+    assert log.append(5000, {}, data=False).last_data == 1000
+
+
+def test_entries_are_found_by_number_and_by_time(root: str) -> None:
+    log = OffsetLog(root)
+    batches(log, 5)
+    assert [e.n for e in log.after(3)] == [4, 5]
+    assert [e.n for e in log.since(3000)] == [4, 5]
+    log.compact(3)
+    assert [e.n for e in log.after(0)] == [4, 5], "the floor is none of them"
+    assert [e.n for e in log.since(0)] == [4, 5]
+
+
+STEPS = st.lists(st.sampled_from(("claim", "done", "compact", "reload")), max_size=30)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS)
+def test_a_log_read_again_is_the_log_that_was_written(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
+) -> None:
+    root = f"file:{tmp_path_factory.mktemp('log')}"
+    log, written = OffsetLog(root), 0
+    for step in steps:
+        if step == "claim" and log.is_done(log.last.n):
+            log.append(log.last.time + 1000, {"lines": (written or None, written + 10)}, data=True)
+            written += 10
+        elif step == "done":
+            log.mark_done(log.last.n)
+        elif step == "compact":
+            log.compact(max(0, log.last.n - 2))
+        elif step == "reload":
+            again = OffsetLog(root)
+            assert same(log, again)
+            log = again
+    assert same(log, OffsetLog(root))
+    assert log.last.positions.get("lines", 0) == written
+
+
+def test_a_second_writer_of_a_batch_is_fenced(root: str) -> None:
+    paused = OffsetLog(root)
+    batches(OffsetLog(root), 1)
+    with pytest.raises(Fenced, match="another driver has written batch 1"):
+        batches(paused, 1)
+
+
+def test_a_writer_below_the_floor_is_fenced_and_leaves_nothing(root: str) -> None:
+    paused, other = OffsetLog(root), OffsetLog(root)
+    batches(other, 5)
+    other.compact(5)
+    with pytest.raises(Fenced, match="other drivers have gone on beyond batch 1"):
+        batches(paused, 1)
+    assert same(other, OffsetLog(root))
+    assert not storage.exists(f"{root}/1")
+
+
+def test_a_writer_that_was_paused_in_a_compaction_does_not_lower_the_floor(root: str) -> None:
+    paused = OffsetLog(root)
+    batches(paused, 4)
+    other = OffsetLog(root)
+    batches(other, 6)
+    other.compact(8)
+    paused.compact(4)
+    assert same(other, OffsetLog(root))
+
+
+def test_compaction_keeps_the_positions_and_the_time_and_removes_the_files(root: str) -> None:
+    log = OffsetLog(root)
+    batches(log, 40)
+    for floor in (10, 38):
+        log.compact(floor)
+        assert same(log, OffsetLog(root))
+    assert storage.names(root) == ["38.floor", "39", "39.done", "40", "40.done"]
+    assert log.floor.positions == {"lines": 380}
+    assert log.floor.time == 38_000
+    log.compact(40)
+    assert log.last.positions == {"lines": 400}
+    batches(log, 1)
+    assert log.last.n == 41
+    assert log.last.ranges == {"lines": (400, 410)}
+
+
+def test_a_batch_that_is_not_done_is_not_compacted(root: str) -> None:
+    log = OffsetLog(root)
+    log.append(1000, {"lines": (None, 10)}, data=True)
+    log.compact(1)
+    assert storage.names(root) == ["1"]
+
+
+def cut_off(root: str, writes: int) -> None:
+    """Compact, and be killed after so many files were written or removed."""
+    delete = storage.delete
+
+    def counted(path: str) -> None:
+        nonlocal writes
+        if not writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        writes -= 1
+        delete(path)
+
+    with mock.patch.object(storage, "delete", counted):
+        OffsetLog(root).compact(8)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 9])
+def test_a_compaction_that_was_cut_off_changes_nothing_and_the_next_one_removes_the_rest(
+    tmp_path: Path, writes: int
+) -> None:
+    root = f"file:{tmp_path}"
+    log = OffsetLog(root)
+    batches(log, 10)
+    killed = multiprocessing.get_context("fork").Process(target=cut_off, args=(root, writes))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    (tmp_path / ".7.left-by-a-writer-that-died").touch()
+    again = OffsetLog(root)
+    assert again.after(8) == log.after(8)
+    batches(again, 1)
+    again.compact(9)
+    assert storage.names(root) == ["10", "10.done", "11", "11.done", "9.floor"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"n": 2}', "[]", '{"n": 2, "time": 1, "ranges": {}, "other": 0}'])
+def test_a_damaged_entry_is_named_with_what_to_do(root: str, text: str) -> None:
+    batches(OffsetLog(root), 3)
+    storage.write(f"{root}/2", text)
+    with pytest.raises(UsageError, match=r"the entry file:.*/2 of the offset log cannot be read .*restore the home"):
+        OffsetLog(root)
+
+
+def test_an_entry_that_somebody_removed_is_named(root: str) -> None:
+    batches(OffsetLog(root), 3)
+    storage.delete(f"{root}/2")
+    with pytest.raises(UsageError, match=r"/2 of the offset log cannot be read"):
+        OffsetLog(root)
+
+
+def test_the_ends_of_a_drain_stay_fixed_until_they_are_reached(root: str) -> None:
+    assert OffsetLog(root).fixed_ends({"lines": 100}) == {"lines": 100}
+    again = OffsetLog(root)
+    assert again.fixed_ends({"lines": 200}) == {"lines": 100}
+    again.reached_ends()
+    assert OffsetLog(root).fixed_ends({"lines": 200}) == {"lines": 200}
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Files in memory instead of on a disk, path by path."""
+    files: dict[str, str] = {}
+    monkeypatch.setattr(storage, "write", files.__setitem__)
+    monkeypatch.setattr(storage, "write_new", files.__setitem__)
+    monkeypatch.setattr(storage, "read", files.__getitem__)
+    monkeypatch.setattr(storage, "delete", lambda path: files.pop(path, None))
+    monkeypatch.setattr(storage, "names", lambda root: [path.rpartition("/")[2] for path in files])
+    return files
+
+
+def test_what_a_start_has_to_read_is_bounded_after_100_000_batches(memory: dict[str, str]) -> None:
+    log = OffsetLog("root")
+    for _ in range(5000):
+        batches(log, 20)
+        log.compact(log.last.n - 20)
+    assert len(memory) == 1 + 2 * 20
+    assert same(log, OffsetLog("root"))
+    assert log.last.n == 100_000
+    assert log.last.positions == {"lines": 1_000_000}
