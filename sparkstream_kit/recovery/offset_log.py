@@ -72,8 +72,8 @@ class OffsetLog:
             return Entry(**fields)
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
-                f"the entry {path} of the offset log cannot be read ({type(error).__name__}: {error}): restore the home "
-                "from a copy, or start with a new home"
+                f"the entry {path} of the offset log cannot be read ({type(error).__name__}: {error}): restore the "
+                "home from a copy, or start with a new home"
             ) from None
 
     @property

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.recovery import storage
+from sparkstream_kit.recovery.home import Home
+
+
+@pytest.fixture(autouse=True)
+def _without_spark(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(storage, "qualify", lambda path: f"file:{path}")
+    yield
+
+
+def test_a_home_keeps_its_id_and_belongs_to_its_user(tmp_path: Path) -> None:
+    founded = Home.open(str(tmp_path / "apps" / "served"))
+    assert Home.open(str(tmp_path / "apps" / "served")) == founded
+    assert Home.open(str(tmp_path / "apps" / "other")).id != founded.id
+    assert stat.S_IMODE((tmp_path / "apps" / "served").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_home_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(UsageError, match="other users can write to the home .*: chmod go-w it"):
+        Home.open(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write the home .*: name a directory that this user can write"):
+        Home.open(str(tmp_path / "file" / "home"))
+
+
+def test_a_new_home_runs(tmp_path: Path) -> None:
+    home = Home.open(str(tmp_path / "home"))
+    assert not home.asked_to_stop()
+    assert not home.must_stay_stopped()
+
+
+def test_a_marker_deleted_while_the_job_is_down_after_a_crash_means_stay_stopped(tmp_path: Path) -> None:
+    home = Home.open(str(tmp_path / "home"))
+    home.mark_running()
+    storage.delete(home / "RUNNING")
+    assert Home.open(str(tmp_path / "home")).must_stay_stopped()
+
+
+def test_a_stop_that_was_carried_out_does_not_hold_for_the_next_start(tmp_path: Path) -> None:
+    home = Home.open(str(tmp_path / "home"))
+    storage.delete(home / "RUNNING")
+    assert home.asked_to_stop()
+    home.mark_stopped()
+    assert not home.must_stay_stopped()
+    home.mark_running()
+    assert not home.asked_to_stop()
+    storage.delete(home / "RUNNING")
+    assert home.must_stay_stopped(), "the stop of an earlier run is forgotten once the job runs again"
+
+
+def test_a_home_that_was_being_founded_when_its_maker_died_runs(tmp_path: Path) -> None:
+    Home.open(str(tmp_path / "home"))
+    (tmp_path / "home" / "id").unlink()
+    (tmp_path / "home" / "RUNNING").unlink()
+    assert not Home.open(str(tmp_path / "home")).must_stay_stopped()

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparkstream_kit.errors import Fenced, UsageError
+from sparkstream_kit.recovery import lease, storage
+
+ROOT = Path(__file__).parents[2]
+SPAWN = multiprocessing.get_context("spawn")  # a forked child would share the JVM of other tests
+HOLDER = """
+import sys, threading
+from sparkstream_kit.errors import KitError
+from sparkstream_kit.recovery import lease
+
+lease.TTL, lease.BEAT = float(sys.argv[2]), 0.1
+held = lease.acquire(sys.argv[1], "app-1")
+held.keep(lambda error: None)
+print("held", flush=True)
+for line in sys.stdin:
+    try:
+        held.release() if line == "release\\n" else held.check()
+        print("fine", flush=True)
+    except KitError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "TTL", 1.0)
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return f"file:{tmp_path}"
+
+
+class Holder:
+    """Another process that holds the lease."""
+
+    def __init__(self, root: str, ttl: float = 1.0):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, root, str(ttl)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._heard() == "held"
+
+    def _heard(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def told(self, word: str) -> str:
+        assert self.process.stdin is not None
+        print(word, file=self.process.stdin, flush=True)
+        return self._heard()
+
+
+@pytest.fixture
+def holder(root: str) -> Iterator[Holder]:
+    started = Holder(root)
+    yield started
+    started.process.kill()
+    started.process.communicate()
+
+
+def claim(root: str, ready: Any, results: Any, over: Any) -> None:
+    lease.BEAT = 0.1
+    ready.wait()
+    try:
+        held = lease.acquire(root)
+        held.keep(lambda error: None)
+        results.put((os.getpid(), "holds"))
+    except UsageError as error:
+        results.put((os.getpid(), str(error)))
+    over.wait()
+
+
+def test_of_ten_processes_at_once_one_holds_the_lease_and_the_others_are_told_which(root: str) -> None:
+    ready, results, over = SPAWN.Barrier(10), SPAWN.Queue(), SPAWN.Event()
+    processes = [SPAWN.Process(target=claim, args=(root, ready, results, over)) for _ in range(10)]
+    for process in processes:
+        process.start()
+    answers = dict(results.get(timeout=120) for _ in processes)
+    over.set()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    (holder,) = [pid for pid, answer in answers.items() if answer == "holds"]
+    del answers[holder]
+    assert all(f"the home is in use by process {holder} on " in answer for answer in answers.values())
+    assert len(answers) == 9
+
+
+def test_the_refused_one_is_told_who_holds_it_and_what_to_do(root: str, holder: Holder) -> None:
+    expected = f"in use by process {holder.process.pid} on .*, application app-1: stop that job first, or give this one"
+    with pytest.raises(UsageError, match=expected):
+        lease.acquire(root, "app-2")
+    assert f"process {holder.process.pid} on " in lease.holder(root)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a holder to fall silent would take for ever."""
+    monkeypatch.setattr(lease, "TTL", float("inf"))
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_lease_of_a_process_that_died_is_free_at_once(root: str, holder: Holder) -> None:
+    holder.process.kill()
+    holder.process.wait()
+    assert lease.holder(root) == ""
+    assert lease.acquire(root).epoch == 2
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_lease_of_a_process_that_was_killed_and_not_yet_waited_for_is_free_at_once(
+    root: str, holder: Holder
+) -> None:
+    holder.process.kill()
+    os.waitid(os.P_PID, holder.process.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
+    assert lease.acquire(root).epoch == 2
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_lease_that_was_released_is_free_at_once(root: str, holder: Holder) -> None:
+    assert holder.told("release") == "fine"
+    assert lease.holder(root) == ""
+    assert lease.acquire(root).epoch == 2
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_process_id_that_another_process_has_now_is_not_the_holder(root: str, holder: Holder) -> None:
+    note = json.loads(storage.read(f"{root}/1"))
+    storage.write(f"{root}/1", json.dumps({**note, "start": "1"}))
+    assert lease.acquire(root).epoch == 2
+
+
+@pytest.fixture
+def foreign(root: str, holder: Holder) -> Holder:
+    """A holder of which nothing is known but its beats, as one on another machine is."""
+    note = json.loads(storage.read(f"{root}/1"))
+    storage.write(f"{root}/1", json.dumps({**note, "host": "elsewhere"}))
+    return holder
+
+
+def test_a_holder_on_another_machine_is_refused_by_while_it_beats_and_free_once_it_falls_silent(
+    root: str, foreign: Holder
+) -> None:
+    with pytest.raises(UsageError, match="in use"):
+        lease.acquire(root)
+    foreign.process.kill()
+    assert lease.acquire(root).epoch == 2
+
+
+def test_the_next_attempt_of_the_same_application_waits_for_the_one_before(root: str, foreign: Holder) -> None:
+    beats = f"{root}/1.beat"
+    held: list[lease.Lease] = []
+    waiting = threading.Thread(target=lambda: held.append(lease.acquire(root, "app-1")))
+    seen = storage.read(beats)
+    waiting.start()
+    while int(storage.read(beats)) < int(seen) + 15:  # longer than the TTL
+        assert waiting.is_alive()
+    foreign.process.kill()
+    waiting.join(60)
+    assert held[0].epoch == 2
+
+
+def test_one_that_was_paused_longer_than_the_lease_is_fenced_when_it_wakes_up(root: str, holder: Holder) -> None:
+    assert holder.told("check") == "fine"
+    holder.process.send_signal(signal.SIGSTOP)
+    held = lease.acquire(root)
+    assert held.epoch == 2
+    holder.process.send_signal(signal.SIGCONT)
+    answer = holder.told("check")
+    assert answer.startswith(f"Fenced: another driver took the lease: process {os.getpid()} on ")
+    held.check()
+
+
+def test_one_that_was_paused_and_not_replaced_goes_on(root: str, holder: Holder) -> None:
+    holder.process.send_signal(signal.SIGSTOP)
+    holder.process.send_signal(signal.SIGCONT)
+    assert holder.told("check") == "fine"
+
+
+def test_a_clock_that_is_set_back_changes_nothing(root: str, holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    for file in storage.names(root):
+        os.utime(storage.local(f"{root}/{file}") or "", (0, 0))
+    with pytest.raises(UsageError, match="in use"):
+        lease.acquire(root)
+    assert holder.told("check") == "fine"
+
+
+def test_who_comes_late_to_an_epoch_that_is_forgotten_is_fenced(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for epoch in (1, 2, 3):
+        taken = lease.acquire(root)
+        assert taken.epoch == epoch
+        taken.release()
+    assert "1" not in storage.names(root)
+    newest = iter((0, 3))  # what it saw before it was paused, and what there is now
+    monkeypatch.setattr(lease, "_newest", lambda root: next(newest, 3))
+    with pytest.raises(Fenced, match="another driver took the lease"):
+        lease.acquire(root)
+
+
+def test_a_holder_hears_in_the_background_that_it_was_replaced(root: str) -> None:
+    held, errors = lease.acquire(root), threading.Event()
+    held.keep(lambda error: errors.set())
+    storage.write_new(f"{root}/2", storage.read(f"{root}/1"))
+    assert errors.wait(60)
+    held.release()

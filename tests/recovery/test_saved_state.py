@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from chispa import assert_df_equality
+from pyspark.sql import DataFrame, SparkSession
+
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.recovery import saved_state, storage
+
+COLUMNS = "status string, count bigint"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    return f"file:{tmp_path}/state/by-status"
+
+
+def counts(spark: SparkSession, n: int) -> DataFrame:
+    return spark.createDataFrame([("200", n), ("404", 1)], COLUMNS)
+
+
+def saved(spark: SparkSession, directory: str, *batches: int) -> None:
+    for n in batches:
+        saved_state.save(counts(spark, n), directory, n)
+
+
+def part(directory: str, n: int) -> Path:
+    folder = storage.local(f"{directory}/{n}")
+    assert folder is not None
+    return max(folder.glob("part-*"), key=lambda file: file.stat().st_size)
+
+
+def test_the_newest_save_comes_back(spark: SparkSession, directory: str) -> None:
+    saved(spark, directory, 20, 40)
+    n, frame = saved_state.load(spark, directory, 45, counts(spark, 0))
+    assert n == 40
+    assert_df_equality(frame, counts(spark, 40), ignore_row_order=True)
+
+
+def test_a_save_of_a_later_batch_is_passed_over(spark: SparkSession, directory: str) -> None:
+    saved(spark, directory, 20, 40)
+    assert saved_state.load(spark, directory, 39, counts(spark, 0))[0] == 20
+
+
+def test_without_a_save_it_is_empty_after_batch_0(spark: SparkSession, directory: str) -> None:
+    n, frame = saved_state.load(spark, directory, 39, counts(spark, 0).limit(0))
+    assert n == 0
+    assert frame.isEmpty()
+
+
+def test_the_two_newest_saves_are_kept_and_nothing_else(spark: SparkSession, directory: str) -> None:
+    saved(spark, directory, 20, 40)
+    storage.make_directory(f"{directory}/.40-left-by-a-driver-that-died")
+    saved(spark, directory, 60)
+    assert storage.names(directory) == ["40", "60"]
+
+
+def test_a_batch_is_saved_once(spark: SparkSession, directory: str) -> None:
+    saved(spark, directory, 20)
+    saved_state.save(counts(spark, 7), directory, 20)
+    assert_df_equality(
+        saved_state.load(spark, directory, 20, counts(spark, 0))[1], counts(spark, 20), ignore_row_order=True
+    )
+
+
+@pytest.mark.parametrize("how", ["cut short", "a byte in the middle", "empty", "gone"])
+def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(spark: SparkSession, directory: str, how: str) -> None:
+    saved(spark, directory, 20, 40)
+    file = part(directory, 40)
+    content = bytearray(file.read_bytes())
+    storage.delete(f"{directory}/40/.{file.name}.crc")  # as where the file system keeps no sums
+    if how == "gone":
+        storage.delete(f"{directory}/40")
+        storage.make_directory(f"{directory}/40")
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "cut short":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[10:30] = bytes(20)
+        file.write_bytes(content)
+    n, frame = saved_state.load(spark, directory, 45, counts(spark, 0))
+    assert n == 20
+    assert_df_equality(frame, counts(spark, 20), ignore_row_order=True)
+    assert saved_state.saves(directory) == [20]
+    assert [name.rpartition("-")[0] for name in storage.names(directory)] == ["", "damaged-40"]
+
+
+def test_a_column_that_was_added_is_null_in_what_was_saved(spark: SparkSession, directory: str) -> None:
+    saved(spark, directory, 20)
+    like = spark.createDataFrame([], "status string, bytes bigint, count bigint")
+    _, frame = saved_state.load(spark, directory, 20, like)
+    expected = spark.createDataFrame([("200", None, 20), ("404", None, 1)], like.schema)
+    assert_df_equality(frame, expected, ignore_row_order=True)
+
+
+@pytest.mark.parametrize(
+    "columns, complaint",
+    [
+        ("status string", "count is gone"),
+        ("status int, count bigint", "status was string and is int now"),
+        ("status string, count double, hits bigint", "count was bigint and is double now"),
+    ],
+)
+def test_a_column_that_was_removed_or_has_another_type_is_refused(
+    spark: SparkSession, directory: str, columns: str, complaint: str
+) -> None:
+    saved(spark, directory, 20)
+    with pytest.raises(UsageError, match=rf"does not fit the job any more \({complaint}\): give the changed state"):
+        saved_state.load(spark, directory, 20, spark.createDataFrame([], columns))
+    assert saved_state.saves(directory) == [20], "it is whole, and stays"
