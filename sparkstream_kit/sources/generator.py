@@ -117,10 +117,9 @@ def generator(
     lines_of = functools.cache(lambda: line_column(seed, F.col("id")).alias("value"))  # its columns are built once
 
     def latest(now: int | None) -> Position:
-        if now is None:
-            return count
-        made = rate * (now - first_start(now)) // 1000
-        return (made if count is None else min(made, count)) or None
+        made = count or 0 if now is None else rate * (now - first_start(now)) // 1000
+        read = graph.log.last.positions.get(name) or 0  # with a lower rate or count than before: wait, never go back
+        return max(read, made if count is None else min(made, count)) or None
 
     def first_start(now: int) -> int:
         note = graph.home / f"sources/{name}"

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparkstream_kit import batches
+from sparkstream_kit.graph import Source
+from sparkstream_kit.recovery.offset_log import OffsetLog
+
+
+class Job:
+    """Engines one after the other on one log, over a source of numbers that can be read up to `made`."""
+
+    def __init__(self, root: str):
+        self.root, self.made, self.batches = root, 0, []
+
+    def engine(self, **options: Any) -> batches.Engine:
+        source = Source(lambda now: self.made, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
+        moment = SimpleNamespace(frame=lambda compute: object())
+        graph: Any = SimpleNamespace(
+            log=OffsetLog(self.root),
+            sources={"numbers": source},
+            states={},
+            outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
+            batch=lambda entry: entry.ranges["numbers"],
+            moment=lambda entry: moment,
+            forget_moments=lambda: None,
+            window_due=lambda time: False,
+        )
+        lease: Any = SimpleNamespace(check=lambda: None, keep=lambda lost: None)
+        engine = batches.Engine(None, graph, lease, **options)  # type: ignore[arg-type]
+        engine.go_on(None)  # type: ignore[arg-type]
+        return engine
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setattr(batches, "_live", None)
+    monkeypatch.setattr(batches.bridge, "newer_tick_waits", lambda ssc, time: False)
+    return Job(f"file:{tmp_path}")
+
+
+def test_each_tick_claims_what_is_new_and_an_idle_one_writes_nothing(job: Job) -> None:
+    engine = job.engine()
+    for time, job.made in [(1000, 10), (2000, 10), (3000, 25)]:
+        engine.tick(time)
+    assert job.batches == [(None, 10), (10, 25)]
+    assert [e.time for e in engine.graph.log.after(0)] == [1000, 3000]
+
+
+def test_recorded_time_rises_although_the_clock_is_set_back(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    engine = job.engine()
+    for time, job.made in [(5000, 10), (2000, 20), (6000, 30)]:
+        engine.tick(time)
+    assert [e.time for e in engine.graph.log.after(0)] == [5000, 5001, 6000]
+    assert "the clock went back by 3000 ms" in caplog.text
+
+
+def test_a_batch_is_no_bigger_than_the_limit(job: Job) -> None:
+    engine, job.made = job.engine(max_per_batch=4), 10
+    for time in (1, 2, 3, 4):
+        engine.tick(time)
+    assert job.batches == [(None, 4), (4, 8), (8, 10)]
+
+
+def test_nothing_is_claimed_once_a_stop_was_asked_for_but_what_is_owed_is_finished(job: Job) -> None:
+    job.engine().graph.log.append(500, {"numbers": (None, 5)}, data=True)
+    engine, job.made = job.engine(), 10
+    engine.stopping.set()
+    engine.tick(1000)
+    assert job.batches == [(None, 5)]
+    assert engine.graph.log.is_done(1)
+
+
+def test_a_drain_goes_to_the_end_that_it_found_first_although_it_was_cut_off(job: Job) -> None:
+    job.engine(drain=True).graph.log.fixed_ends({"numbers": 10})
+    job.made = 99
+    engine = job.engine(drain=True, max_per_batch=6)
+    engine.tick(1000)
+    assert job.batches == [(None, 6), (6, 10)]
+    assert engine.drained.is_set()
+    job.engine(drain=True).tick(2000)
+    assert job.batches[2:] == [(10, 99)], "the next drain has an end of its own"
+
+
+def test_a_drain_after_one_that_was_given_up_never_goes_back(job: Job) -> None:
+    job.engine(drain=True).graph.log.fixed_ends({"numbers": 10})
+    job.made = 20
+    job.engine().tick(1000)
+    job.made = 30
+    job.engine(drain=True).tick(2000)
+    assert job.batches == [(None, 20), (20, 30)]
+
+
+def test_a_failure_is_raised_again_by_everything_that_comes_after_it(job: Job) -> None:
+    engine = job.engine()
+
+    def fail() -> None:
+        raise ValueError("cannot")
+
+    for step in (fail, lambda: engine.tick(1000)):
+        with pytest.raises(ValueError, match="cannot"):
+            engine.guarded(step)
+    assert engine.graph.log.last.n == 0
