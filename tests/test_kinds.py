@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from sparkstream_kit import kinds
+from sparkstream_kit.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("files:/logs", {"path": "/logs"}),
+        (
+            "files:hdfs://nn:8020/logs?glob=*.log&min_age=5s",
+            {"path": "hdfs://nn:8020/logs", "glob": "*.log", "min_age": "5s"},
+        ),
+        ("generator:", {}),
+        ("generator:?rate=5000&count=150000&seed=7", {"rate": 5000, "count": 150000, "seed": 7}),
+        ("socket:localhost:9999", {"host": "localhost", "port": 9999}),
+    ],
+)
+def test_a_source_is_spelled_as_its_function_is_called(text: str, arguments: dict[str, object]) -> None:
+    spec = kinds.parse(text, kinds.SOURCES)
+    assert (spec.name, spec.arguments) == ("", arguments)
+    assert spec.make.__name__ == spec.kind
+
+
+def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
+    spec = kinds.parse("clicks=json:file:///out", kinds.OUTPUTS)
+    assert (spec.name, spec.kind, spec.arguments) == ("clicks", "json", {"directory": "file:///out"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("logs", r"got 'logs', expected \[NAME=\]KIND:REST, where KIND is files, "),
+        ("file:/logs", "got the kind 'file' in 'file:/logs', expected files, "),
+        ("files:", "got files:, expected files:PATH"),
+        ("files:/logs?globb=x", "got the option 'globb' for files, expected glob or min_age"),
+        ("socket:localhost", "got socket:localhost, expected socket:HOST:PORT"),
+        ("socket:localhost:http", "got port=http for socket, expected a number"),
+        ("generator:rate=5", "got generator:rate%3D5, expected generator: and nothing behind it but"),
+        ("generator:?rate=fast", "got rate=fast for generator, expected a number"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_what_is_expected(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        kinds.parse(text, kinds.SOURCES)
+
+
+def test_a_password_in_a_wrong_word_is_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        kinds.parse("sqll:postgresql://kit:geheim@db/logs", kinds.OUTPUTS)
+    assert "geheim" not in str(caught.value)
+    assert "kit:***@db" in str(caught.value)
+
+
+@pytest.mark.parametrize("table", [kinds.SOURCES, kinds.OUTPUTS], ids=["sources", "outputs"])
+def test_every_kind_is_a_function_of_a_context_or_stream_with_a_name(table: dict[str, str]) -> None:
+    for path in table.values():
+        assert "name" in kinds.load(path).__kwdefaults__

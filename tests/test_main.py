@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit.main import OutputTo, SourceOf, main
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    """Lines and characters of each batch."""
+    lines = source(ssc)
+    output(lines.count(), "lines")
+    output(lines.select(F.length("value").alias("length")), "lengths")
+
+
+@pytest.fixture
+def run(spark: SparkSession, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[object]:
+    """Run the job in this process; gives the exit code and what it said on stderr."""
+
+    def call(*words: str) -> tuple[int, str]:
+        code = main(build, words)
+        return code, capfd.readouterr().err
+
+    yield call
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    files = sorted(folder.glob("batch=*/part-*.json"), key=lambda f: int(f.parent.name.removeprefix("batch=")))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_a_drain_processes_all_that_is_there_in_batches_of_the_size_asked_for(run, tmp_path: Path) -> None:
+    code, _ = run(
+        *("--source", "generator:?count=250&seed=3", "--output", f"json:{tmp_path}/out", "--home", f"{tmp_path}/home"),
+        *("--max-per-batch", "100", "--batch-interval", "200ms", "--drain"),
+    )
+    assert code == 0
+    assert rows(tmp_path / "out" / "lines") == [{"count": 100}, {"count": 100}, {"count": 50}]
+    assert len(rows(tmp_path / "out" / "lengths")) == 250
+
+
+def test_an_output_with_a_name_takes_only_the_stream_of_that_name(run, tmp_path: Path) -> None:
+    code, _ = run(
+        *("--source", "generator:?count=5", "--output", f"lines=json:{tmp_path}/out", "--batch-interval", "200ms"),
+        "--drain",
+    )
+    assert code == 0
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["lines"]
+
+
+def test_it_ends_in_order_after_the_batches_asked_for(run, tmp_path: Path) -> None:
+    home = ("--home", f"{tmp_path}/home", "--output", f"json:{tmp_path}/out")
+    code, _ = run("--source", "generator:?rate=100", *home, "--batch-interval", "200ms", "--stop-after", "2batches")
+    assert code == 0
+    assert len(rows(tmp_path / "out" / "lines")) >= 2
+    assert (tmp_path / "home" / "STOPPED").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--source", "files:/nowhere/at/all"], "error: '/nowhere/at/all' is not a directory"),
+        (["--source", "socket:127.0.0.1:1"], "error: nobody listens on 127.0.0.1:1"),
+        (["--source", "generator:?count=1", "--batch-interval", "fast"], "error: 'fast' is no duration"),
+        (["--source", "generator:?count=1", "--home", "/proc/home"], "error: cannot write the home '/proc/home'"),
+        (["--source", "generator:", "--drain"], "error: a drain needs sources with an end, and 'generator' has none"),
+        (["--source", "generator:?count=1", "--stop-after", "soon"], "error: 'soon' is no duration"),
+        (["--source", "generator:?count=1", "--conf", "spark.x"], "error: got --conf spark.x, expected"),
+        ([], "error: the job wants one --source, and got 0 sources: none"),
+        (["--source", "a=generator:", "--source", "b=generator:"], "error: the job wants one --source, and got 2"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_sentence_and_exits_with_2(run, words: list[str], said: str) -> None:
+    code, error = run(*words)
+    (sentence,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert sentence.startswith(said)
+    assert "Traceback" not in error
+    assert "\tat " not in error
+
+
+def test_help_shows_what_the_job_says_of_itself_and_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.modules[__name__].__doc__ = "Counts lines."
+    with pytest.raises(SystemExit) as ended:
+        main(build, ["--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    for words in (
+        "Counts lines.",
+        "files:PATH?glob=...",
+        "generator:",
+        "socket:HOST:PORT",
+        "json:DIRECTORY",
+        "console:",
+    ):
+        assert words in shown
