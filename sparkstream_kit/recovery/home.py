@@ -47,7 +47,7 @@ class Home:
             for part in ("progress", "sources", "received", "state", "lease", "ticks"):
                 storage.make_directory(f"{root}/{part}")
             if not storage.exists(f"{root}/id"):
-                cls(root, "").mark_running()  # before the id: a home with an id has had its marker
+                cls(root, "").mark_stopped()  # before the id: nobody can have asked a new home to stop
                 with contextlib.suppress(FileExistsError):
                     storage.write_new(f"{root}/id", uuid.uuid4().hex)
             return cls(root, storage.read(f"{root}/id"))
@@ -64,9 +64,10 @@ class Home:
         return self.asked_to_stop() and not storage.exists(self / "STOPPED")
 
     def mark_running(self) -> None:
-        """The job runs from here on, until RUNNING is deleted."""
-        storage.write(self / "RUNNING", "delete this file to stop the job in order\n")
-        storage.delete(self / "STOPPED")
+        """The job runs from here on, until RUNNING is deleted; if the last run was cut off, it may be deleted already."""
+        if storage.exists(self / "STOPPED"):
+            storage.write(self / "RUNNING", "delete this file to stop the job in order\n")
+            storage.delete(self / "STOPPED")
 
     def mark_stopped(self) -> None:
         """The job ended in order: the next start goes on, whatever the marker says."""

@@ -38,23 +38,35 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Home.open(str(tmp_path / "file" / "home"))
 
 
-def test_a_new_home_runs(tmp_path: Path) -> None:
-    home = Home.open(str(tmp_path / "home"))
-    assert not home.asked_to_stop()
-    assert not home.must_stay_stopped()
-
-
-def test_a_marker_deleted_while_the_job_is_down_after_a_crash_means_stay_stopped(tmp_path: Path) -> None:
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home whose job runs, or was cut off."""
     home = Home.open(str(tmp_path / "home"))
     home.mark_running()
-    storage.delete(home / "RUNNING")
-    assert Home.open(str(tmp_path / "home")).must_stay_stopped()
+    return home
 
 
-def test_a_stop_that_was_carried_out_does_not_hold_for_the_next_start(tmp_path: Path) -> None:
+def test_a_new_home_runs(tmp_path: Path) -> None:
     home = Home.open(str(tmp_path / "home"))
+    assert not home.must_stay_stopped()
+    home.mark_running()
+    assert not home.asked_to_stop()
+
+
+def test_a_marker_deleted_while_the_job_is_down_after_a_crash_means_stay_stopped(home: Home) -> None:
+    assert not home.must_stay_stopped()
     storage.delete(home / "RUNNING")
+    assert home.must_stay_stopped()
+
+
+def test_a_marker_deleted_while_a_job_starts_again_after_a_crash_still_means_stop(home: Home) -> None:
+    storage.delete(home / "RUNNING")
+    home.mark_running()
     assert home.asked_to_stop()
+
+
+def test_a_stop_that_was_carried_out_does_not_hold_for_the_next_start(home: Home) -> None:
+    storage.delete(home / "RUNNING")
     home.mark_stopped()
     assert not home.must_stay_stopped()
     home.mark_running()
@@ -63,8 +75,7 @@ def test_a_stop_that_was_carried_out_does_not_hold_for_the_next_start(tmp_path: 
     assert home.must_stay_stopped(), "the stop of an earlier run is forgotten once the job runs again"
 
 
-def test_a_home_that_was_being_founded_when_its_maker_died_runs(tmp_path: Path) -> None:
+def test_a_home_whose_maker_died_while_it_was_founded_runs(tmp_path: Path) -> None:
     Home.open(str(tmp_path / "home"))
     (tmp_path / "home" / "id").unlink()
-    (tmp_path / "home" / "RUNNING").unlink()
     assert not Home.open(str(tmp_path / "home")).must_stay_stopped()
