@@ -64,7 +64,7 @@ class Home:
         return self.asked_to_stop() and not storage.exists(self / "STOPPED")
 
     def mark_running(self) -> None:
-        """The job runs from here on, until RUNNING is deleted; if the last run was cut off, it may be deleted already."""
+        """The job runs from here on, until RUNNING is deleted; where the last run was cut off, it may be already."""
         if storage.exists(self / "STOPPED"):
             storage.write(self / "RUNNING", "delete this file to stop the job in order\n")
             storage.delete(self / "STOPPED")
