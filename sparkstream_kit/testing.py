@@ -92,6 +92,26 @@ def run_batches(
     return tuple(results.values()) if isinstance(made, tuple) or made is None else results[0]
 
 
+def run_job(build: Callable[..., Any], batches: Sequence[Sequence[str]], batch_interval: Duration = "1s") -> Any:
+    """Run the `build(ssc, source, output)` of a job on batches of lines; a list of batches of rows for each output.
+
+        from jobs import bytes_served
+
+        seen = run_job(bytes_served.build, [["203.0.113.9 - - [...] ..."], []])
+        assert seen["served"] == [[Row(lines=1, bytes=512)], None]
+
+    A batch in which nothing arrives is None unless a window has to move on: it is not in the job's log, either.
+    """
+
+    def program(lines: DStream[str]) -> dict[str, FrameStream]:
+        outputs: dict[str, FrameStream] = {}
+        source = FrameStream.of(lines)
+        build(lines.context(), lambda ssc, name="": source, lambda stream, name: outputs.update({name: stream}))
+        return outputs
+
+    return run_batches(program, batches, batch_interval=batch_interval)
+
+
 def _stream(ssc: StreamingContext, given: Sequence[Sequence[Any]]) -> DStream[Any]:
     parallelize = ssc.sparkContext.parallelize
     return ssc.queueStream([parallelize(list(batch), 2) for batch in given], default=parallelize([], 1))

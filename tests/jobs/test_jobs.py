@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jobs import access_log, bytes_served, count_by_client, feed, lines_in_window, running_status_counts
+from sparkstream_kit.testing import run_job
+
+LINES = (Path(__file__).parents[2] / "jobs" / "data" / "access_2000.log").read_text().splitlines()
+BATCHES = [LINES[:120], [], [*LINES[120:200], "no log line"], LINES[200:210]]
+SAID = re.compile(r'(\S+) .*?\[.*?\] "\S+ (\S+) [^"]*" (\d+) (\d+|-)')  # another way to read the sample than the kit's
+
+
+def read(lines: list[str]) -> list[tuple[str, str, int, int]]:
+    """Client, path, status and bytes of the lines that are requests."""
+    found = (SAID.match(line) for line in lines)
+    return [(m[1], m[2], int(m[3]), 0 if m[4] == "-" else int(m[4])) for m in found if m]
+
+
+def test_the_sample_has_what_the_tests_look_for() -> None:
+    assert len(read(LINES)) == len(LINES) == 2000
+    assert len({status for _, _, status, _ in read(LINES[:210])}) > 3
+
+
+def test_bytes_served_in_each_batch(spark: object) -> None:
+    (first, idle, third, fourth) = run_job(bytes_served.build, BATCHES)["served"]
+    assert idle is None
+    for batch, lines in ((first, BATCHES[0]), (third, BATCHES[2]), (fourth, BATCHES[3])):
+        assert [tuple(row) for row in batch] == [(len(read(lines)), sum(size for *_, size in read(lines)))]
+
+
+def test_running_counts_of_each_status(spark: object) -> None:
+    batches = run_job(running_status_counts.build, BATCHES)["statuses"]
+    before: Counter[int] = Counter()
+    for rows, lines in zip(batches, BATCHES, strict=True):
+        before.update(status for _, _, status, _ in read(lines))
+        assert rows is None if not lines else {row.status: row["count"] for row in rows} == before
+
+
+def test_requests_and_bytes_of_each_client(spark: object) -> None:
+    rows = run_job(count_by_client.build, BATCHES[:1])["clients"][0]
+    requests = Counter(client for client, *_ in read(BATCHES[0]))
+    assert {row.client_ip: row.requests for row in rows} == requests
+    assert sum(row.bytes for row in rows) == sum(size for *_, size in read(BATCHES[0]))
+
+
+def test_lines_of_the_last_5_seconds_every_2_seconds(spark: object) -> None:
+    batches = [["a"], ["b", "c"], [], ["d"], [], [], [], [], []]
+    seen = run_job(lines_in_window.build, batches)["lines"]
+    expected = [sum(len(b) for b in batches[max(0, t - 5) : t]) for t in range(1, len(batches) + 1)]
+    assert [seen[t - 1][0].lines for t in (2, 4, 6, 8)] == [expected[t - 1] for t in (2, 4, 6, 8)]
+    assert all(seen[t - 1] is None for t in (1, 3, 5, 7, 9))
+
+
+def test_the_main_job_tells_totals_statuses_top_paths_and_what_is_no_log_line(spark: object) -> None:
+    seen = run_job(access_log.build, [LINES[:120], [*LINES[120:200], "no log line"]], batch_interval="5s")
+    (first,), (second,) = seen["totals"]
+    assert tuple(first) == (120, sum(size for *_, size in read(LINES[:120])), 0)
+    assert tuple(second) == (81, sum(size for *_, size in read(LINES[120:200])), 1)
+    assert [(row.status, row["count"]) for row in seen["statuses"][1]] == sorted(
+        Counter(status for _, _, status, _ in read(LINES[:200])).items()
+    )
+    paths = Counter(path for _, path, _, _ in read(LINES[:200]))
+    top = sorted(paths.items(), key=lambda item: (-item[1], item[0]))[:10]
+    assert seen["paths"][0] is None, "the slide of 10 s has not passed"
+    assert [tuple(row) for row in seen["paths"][1]] == top
+    clients = Counter(client for client, *_ in read(LINES[:200]))
+    assert [(row.client_ip, row.hits) for row in seen["clients"][1]] == sorted(
+        clients.items(), key=lambda item: (-item[1], item[0])
+    )[:10]
+    assert [row.line for row in seen["rejected"][1]] == ["no log line"]
+    assert seen["rejected"][1][0].reason
+
+
+def test_the_feed_writes_every_line_once_and_never_shows_half_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[set[str]] = []
+    monkeypatch.setattr(feed.time, "sleep", lambda _: shown.append({f.name for f in tmp_path.iterdir()}))
+    feed.main(str(tmp_path), "300", "1")
+    files = sorted(tmp_path.iterdir())
+    assert "".join(file.read_text() for file in files).splitlines() == LINES
+    assert len(files) == 7
+    assert not any(name.startswith(".") for names in shown for name in names)
