@@ -75,7 +75,7 @@ def get_or_create(
     active = StreamingContext.getActive()
     if active is not None:
         return active
-    presets = () if checkpoint is not None else (settings.FRAMES, settings.WRITE_AHEAD_LOG)
+    presets = (settings.FRAMES, settings.WRITE_AHEAD_LOG) if home is not None else ()
     session = live_session(conf, *presets)
 
     def create() -> StreamingContext:

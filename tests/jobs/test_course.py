@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -282,3 +284,27 @@ def test_2_gives_the_running_context_again_and_ends_at_ctrl_c() -> None:
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 0
+
+
+def test_5_counts_what_a_sender_sends() -> None:
+    def send(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed at the end of the test
+            while True:  # the first to connect is check_port, which hangs up
+                client, _ = listening.accept()
+                open_clients.append(client)
+                with contextlib.suppress(OSError):
+                    client.sendall("".join(f"{line}\n" for line in SAMPLE).encode())
+
+    open_clients: list[socket.socket] = []
+    counted = 0
+    with socket.create_server(("127.0.0.1", 0)) as sender:
+        threading.Thread(target=send, args=(sender,), daemon=True).start()
+        process = start("p05_lines_per_batch.py", "127.0.0.1", sender.getsockname()[1])
+        assert process.stdout is not None
+        for line in process.stdout:
+            counted += int(line) if line.strip().isdecimal() else 0
+            if counted >= len(SAMPLE):
+                break
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert (process.returncode, counted) == (0, len(SAMPLE))
