@@ -45,6 +45,11 @@ def start_jvm(conf: SparkConf | None = None) -> None:
     SparkContext._ensure_initialized(conf=conf)
 
 
+def jvm_process() -> int | None:
+    """Process id of the JVM, which outlives a Python that is killed for a moment; None if there is none."""
+    return int(_jvm().java.lang.ProcessHandle.current().pid()) if is_running() else None
+
+
 def batch_interval_ms(ssc: StreamingContext) -> int:
     """Batch interval of a context, also of a recovered one (DStreamGraph.batchDuration)."""
     return int(ssc._jssc.ssc().graph().batchDuration().milliseconds())

@@ -1,12 +1,13 @@
 """One driver for each home: a lease with epochs.
 
-    lease/<epoch>        who took it: host, process, application; written once, never over another
+    lease/<epoch>        who took it: host, processes, application; written once, never over another
     lease/<epoch>.beat   rewritten every few seconds while the holder lives
     lease/<epoch>.free   the holder ended in order
 
-The highest epoch holds the lease. It is free when the holder ended in order, when its process is gone (seen from the
-same machine), or when its beat has not changed for `TTL` seconds of the observer's own monotonic clock - no two clocks
-are ever compared. A holder that was paused longer than that finds a higher epoch and is fenced.
+The highest epoch holds the lease. It is free when the holder ended in order, when its processes are gone (seen from the
+same machine; the JVM goes on storing what it receives for a moment after its Python was killed), or when its beat has
+not changed for `TTL` seconds of the observer's own monotonic clock - no two clocks are ever compared. A holder that was
+paused longer than that finds a higher epoch and is fenced.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from .. import bridge
 from ..errors import Fenced, UsageError
 from . import storage
 
@@ -91,11 +94,11 @@ def acquire(root: str, application: str = "") -> Lease:
             raise UsageError(
                 f"the home is in use by {_holder(root, newest)}: stop that job first, or give this one another home"
             )
+        processes = [pid for pid in (os.getpid(), bridge.jvm_process()) if pid is not None]
         me = {
             "host": _machine(),
             "name": socket.gethostname(),
-            "pid": os.getpid(),
-            "start": _process_start(os.getpid()),
+            "processes": [(pid, _process_start(pid)) for pid in processes],
             "application": application,
         }
         try:
@@ -127,7 +130,7 @@ def _forget_before(root: str, epoch: int) -> None:
             storage.delete(f"{root}/{name}")
 
 
-def _read(root: str, epoch: int) -> dict[str, object]:
+def _read(root: str, epoch: int) -> dict[str, Any]:
     content = json.loads(storage.read(f"{root}/{epoch}"))
     assert isinstance(content, dict)
     return content
@@ -137,7 +140,7 @@ def _holder(root: str, epoch: int) -> str:
     with suppress(Exception):
         who = _read(root, epoch)
         application = f", application {who['application']}" if who["application"] else ""
-        return f"process {who['pid']} on {who['name']}{application}"
+        return f"process {who['processes'][0][0]} on {who['name']}{application}"
     return f"the driver of epoch {epoch}"
 
 
@@ -151,7 +154,7 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
     seen, since = _beat(root, epoch), time.monotonic()
     while time.monotonic() - since < TTL:
         time.sleep(0.2)
-        if storage.exists(f"{root}/{epoch}.free"):
+        if storage.exists(f"{root}/{epoch}.free") or _is_gone(who):
             return True
         now = _beat(root, epoch)
         if now != seen:
@@ -161,9 +164,9 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
     return True
 
 
-def _is_gone(who: dict[str, object]) -> bool:
-    """Whether the process is known to be gone: it ran on this machine and is not there any more."""
-    return who["host"] == _machine() and _process_start(int(str(who["pid"]))) != who["start"]
+def _is_gone(who: dict[str, Any]) -> bool:
+    """Whether the processes are known to be gone: they ran on this machine and are not there any more."""
+    return who["host"] == _machine() and all(_process_start(pid) != start for pid, start in who["processes"])
 
 
 def _beat(root: str, epoch: int) -> str:

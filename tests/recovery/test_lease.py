@@ -147,8 +147,26 @@ def test_a_lease_that_was_released_is_free_at_once(root: str, holder: Holder) ->
 @pytest.mark.usefixtures("patient")
 def test_a_process_id_that_another_process_has_now_is_not_the_holder(root: str, holder: Holder) -> None:
     note = json.loads(storage.read(f"{root}/1"))
-    storage.write(f"{root}/1", json.dumps({**note, "start": "1"}))
+    storage.write(f"{root}/1", json.dumps({**note, "processes": [(holder.process.pid, "1")]}))
     assert lease.acquire(root).epoch == 2
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_jvm_that_outlives_its_python_is_waited_for(root: str, holder: Holder) -> None:
+    jvm = subprocess.Popen(["sleep", "infinity"])
+    note = json.loads(storage.read(f"{root}/1"))
+    processes = [*note["processes"], (jvm.pid, lease._process_start(jvm.pid))]
+    storage.write(f"{root}/1", json.dumps({**note, "processes": processes}))
+    holder.process.kill()
+    held: list[lease.Lease] = []
+    waiting = threading.Thread(target=lambda: held.append(lease.acquire(root)), daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert not held
+    jvm.kill()
+    waiting.join(60)
+    assert held[0].epoch == 2
+    jvm.wait()
 
 
 @pytest.fixture
