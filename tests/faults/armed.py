@@ -1,0 +1,140 @@
+"""Runs a job that is to die, or to suffer, at a named point: python armed.py OPTIONS JOB [ARGUMENT ...]
+
+OPTIONS is a JSON object:
+    copies          keep a copy of every entry of the offset log in this directory, since compaction removes them
+    kill            [point, k, "before" or "after"]: kill -9 the process group at the k-th call of a function in POINTS
+    fail            fail every write of these outputs while this file is there
+    failing         the names of those outputs
+    hold            land nothing of what was received while this file is there
+    retry_for       seconds that a failing output is tried again
+    save_every      batches between two saves of state
+    ttl, beat       seconds of the lease
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparkstream_kit import batches, bridge
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.recovery import landing, lease, offset_log, saved_state, storage
+from sparkstream_kit.recovery.home import Home
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "claim": (offset_log.OffsetLog, "append"),
+    "done": (offset_log.OffsetLog, "mark_done"),
+    "compact": (offset_log.OffsetLog, "compact"),
+    "save": (saved_state, "save"),
+    "load": (saved_state, "load"),
+    "publish": (storage, "publish"),
+    "write": (storage, "write"),
+    "write_new": (storage, "write_new"),
+    "delete": (storage, "delete"),
+    "land": (landing, "land"),
+    "forget": (landing, "forget"),
+    "renew": (lease.Lease, "renew"),
+    "stopped": (Home, "mark_stopped"),
+    "free": (bridge, "free"),
+    "hidden": (storage, "hidden"),
+}
+
+
+def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, lambda *args, **kwargs: around(original, *args, **kwargs))
+
+
+def kill_at(point: str, k: int, when: str) -> None:
+    calls = 0
+
+    def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        due = calls == k
+        if due and when == "before":
+            os.killpg(0, signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if due:
+            os.killpg(0, signal.SIGKILL)
+        return result
+
+    wrap(*POINTS[point], around)
+
+
+def copy_entries(directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+
+    def copy(entries: Path) -> None:
+        for entry in entries.iterdir():
+            if entry.name.isdigit() and not (directory / entry.name).exists():
+                shutil.copy(entry, directory / f".{entry.name}")
+                os.rename(directory / f".{entry.name}", directory / entry.name)
+
+    def opened(original: Callable[..., Any], self: Any, root: str, *args: Any) -> None:
+        original(self, root, *args)
+        copy(storage.local(root) or Path())
+
+    def appended(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        entry = original(self, *args, **kwargs)
+        copy(storage.local(self._root) or Path())
+        return entry
+
+    wrap(offset_log.OffsetLog, "__init__", opened)
+    wrap(offset_log.OffsetLog, "append", appended)
+
+
+def fail_while(there: Path, names: list[str]) -> None:
+    def for_each_batch(
+        original: Callable[..., Any], self: Any, write: Any, *, name: str = "output", **more: Any
+    ) -> None:
+        def failing(frame: Any, batch: Any) -> None:
+            if there.exists() and name in names:
+                raise ConnectionError(f"{name} is away")
+            write(frame, batch)
+
+        original(self, failing, name=name, **more)
+
+    wrap(FrameStream, "for_each_batch", for_each_batch)
+
+
+def hold_while(there: Path) -> None:
+    def land(original: Callable[..., Any], *args: Any) -> Any:
+        while there.exists():
+            time.sleep(0.01)
+        return original(*args)
+
+    wrap(landing, "land", land)
+
+
+def arm(options: dict[str, Any]) -> None:
+    batches.SAVE_EVERY = options.get("save_every", batches.SAVE_EVERY)
+    lease.TTL, lease.BEAT = options.get("ttl", lease.TTL), options.get("beat", lease.BEAT)
+    if "retry_for" in options:
+        wrap(
+            batches.Engine,
+            "__init__",
+            lambda original, *args, **kwargs: original(*args, **{**kwargs, "retry_for": options["retry_for"]}),
+        )
+    if "copies" in options:
+        copy_entries(Path(options["copies"]))
+    if "fail" in options:
+        fail_while(Path(options["fail"]), options["failing"])
+    if "hold" in options:
+        hold_while(Path(options["hold"]))
+    if "kill" in options:
+        kill_at(*options["kill"])
+
+
+if __name__ == "__main__":
+    arm(json.loads(sys.argv[1]))
+    sys.argv = sys.argv[2:]
+    runpy.run_path(sys.argv[0], run_name="__main__")

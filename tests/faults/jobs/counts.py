@@ -1,0 +1,28 @@
+"""The job that is killed: a stateless, a running and a windowed count of one read of the lines, and the lines."""
+
+import sys
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit import aggregates
+from sparkstream_kit.main import OutputTo, SourceOf, main
+
+COUNT = {"count": aggregates.count()}
+
+
+def with_status(lines: DataFrame) -> DataFrame:
+    return lines.select("value", F.split("value", " ")[8].alias("status"))
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    requests = source(ssc).transform(with_status)
+    output(requests.select("value"), name="lines")
+    output(requests.reduce_by_key("status", COUNT), name="each")
+    output(requests.update_state_by_key("status", COUNT), name="running")
+    output(requests.reduce_by_key_and_window("status", COUNT, "2s", "1s"), name="window")
+
+
+if __name__ == "__main__":
+    sys.exit(main(build))

@@ -1,0 +1,15 @@
+"""Every line that comes in, as it is."""
+
+import sys
+
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit.main import OutputTo, SourceOf, main
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    output(source(ssc), name="lines")
+
+
+if __name__ == "__main__":
+    sys.exit(main(build))

@@ -1,0 +1,308 @@
+"""Starts jobs as process groups of their own, kills them, and recounts by itself what should have come out.
+
+    python -m tests.faults.supervisor [--kills N] [--seed S]
+
+What is expected follows from the recorded times and ranges of the offset log, whose entries `armed.py` copies, since
+killed and clean runs cut batches differently. The recount shares no code with the kit but the generator's Python twin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from sparkstream_kit.sources import generator
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+PATIENCE = 120  # seconds, far more than any step takes
+INTERVAL, WINDOW, SLIDE = 200, 2000, 1000  # ms, as jobs/counts.py has them
+VICTIMS = ("both", "python", "jvm")
+
+Point = tuple[str, int, str]
+POINTS: list[Point] = [
+    ("write_new", 1, "after"),  # the lease is taken, and has not beaten yet
+    ("claim", 1, "before"),
+    ("claim", 2, "after"),
+    ("publish", 1, "before"),  # the first output is written, but not under its name
+    ("publish", 2, "after"),  # some outputs are out
+    ("free", 1, "before"),  # the state has moved on
+    ("load", 1, "after"),
+    ("save", 1, "before"),
+    ("hidden", 1, "before"),  # the save is there, and those before it, too
+    ("save", 1, "after"),
+    ("done", 1, "before"),
+    ("done", 2, "after"),
+    ("compact", 1, "before"),
+    ("hidden", 2, "before"),  # the floor is there, and what is below it, too
+    ("compact", 1, "after"),
+]
+"""Where `armed.py` kills a job, in the order of a tick: around each step, and within those that take several."""
+
+REPORTS: list[str] = []
+"""What was found, a line for each supervised job; conftest.py shows them at the end."""
+
+
+def wait_until(holds: Callable[[], object], what: str) -> None:
+    """Wait for something that happens outside of this process."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.01)
+
+
+class Run:
+    """One process of a job with the JVM it starts, in a session of their own."""
+
+    def __init__(self, command: list[str], log: Path, env: dict[str, str]):
+        self._log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait_until(self, holds: Callable[[], object], what: str) -> None:
+        """Wait for something that the job brings about while it runs."""
+        wait_until(lambda: self.process.poll() is not None or holds(), f"{what}:\n{self.said()}")
+        assert holds(), f"the job ended ({self.process.returncode}) before {what}:\n{self.said()}"
+
+    def wait_to_say(self, words: str) -> None:
+        self.wait_until(lambda: words in self.said(), f"it said {words!r}")
+
+    def end(self) -> int:
+        """The exit code, once neither Python nor the JVM is there any more."""
+        code = self.process.wait(PATIENCE)
+        wait_until(lambda: not self._members(), "all processes of the job have ended")
+        return code
+
+    def kill(self, victim: str = "both") -> int:
+        """kill -9 of Python, of the JVM or of both; the other one must not live on."""
+        if victim == "both":
+            os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            for pid, name in self._members().items():
+                if (name == "java") == (victim == "jvm"):
+                    os.kill(pid, signal.SIGKILL)
+        return self.end()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def sweep(self) -> None:
+        for pid in self._members():
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _members(self) -> dict[int, str]:
+        """The living processes of the session, with their names."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+            except OSError:
+                continue
+            state, _, _, session = rest.split()[:4]
+            if int(session) == self.process.pid and state not in "ZX":
+                found[int(folder.name)] = name
+        return found
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An entry of the offset log, as it was found on disk."""
+
+    n: int
+    time: int
+    data: bool
+    ranges: dict[str, list[Any]]
+
+
+class Job:
+    """One home and one directory of outputs, and the runs of the job one after the other."""
+
+    def __init__(self, work: Path, *, script: str = "counts.py", **options: Any):
+        self.work, self.home, self.out = work, work / "home", work / "out"
+        self.copies = work / "copies"
+        self.runs: list[Run] = []
+        self.kills = 0
+        self._script, self._options = script, {"copies": str(self.copies), **options}
+
+    def start(self, *arguments: str, script: str | None = None, **options: Any) -> Run:
+        """Start the job with these arguments beside the home and the outputs."""
+        options = {**self._options, **options}
+        command = [sys.executable, str(HERE / "armed.py"), json.dumps(options)]
+        command += [str(HERE / "jobs" / (script or self._script)), "--home", str(self.home), *arguments]
+        command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=1"]
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYSPARK_PYTHON": sys.executable,
+            "SPARK_CONF_DIR": str(ROOT / "conf"),
+            "SPARK_LOCAL_DIRS": str(self.work / "local"),
+            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # starts sooner
+        }
+        run = Run(command, self.work / f"run-{len(self.runs)}.log", env)
+        self.runs.append(run)
+        return run
+
+    def claims(self) -> list[Claim]:
+        """Every entry that was ever written, oldest first."""
+        entries = (json.loads((self.copies / str(n)).read_text()) for n in range(1, self.claimed() + 1))
+        return [Claim(e["n"], e["time"], e["data"], e["ranges"]) for e in entries]
+
+    def claimed(self) -> int:
+        """How many batches were ever claimed."""
+        return max((int(p.name) for p in self.copies.glob("[0-9]*")), default=0)
+
+    def rows(self, kind: str, output: str) -> dict[int, Counter[Any]]:
+        """What an output wrote, batch by batch: lines, or pairs of (key, count)."""
+        return {
+            int(folder.name.partition("=")[2]): Counter(_rows(kind, folder))
+            for folder in (self.out / output).glob("batch=*")
+        }
+
+    def report(self, title: str, records: int, missing: int, doubled: int) -> None:
+        """Note the figures of this job; missing and doubled records are what must never be."""
+        line = (
+            f"{title}: {self.kills} kills, {len(self.runs) - 1} restarts, {self.claimed()} batches, "
+            f"{records} records, {missing} missing, {doubled} doubled"
+        )
+        REPORTS.append(line)
+        assert (missing, doubled) == (0, 0), line
+
+    def close(self) -> None:
+        for run in self.runs:
+            run.sweep()
+
+
+def _rows(kind: str, folder: Path) -> list[Any]:
+    files = [p for p in folder.iterdir() if not p.name.startswith((".", "_"))]
+    if kind == "parquet":
+        frames = [pyarrow.parquet.read_table(p, partitioning=None).to_pylist() for p in files]
+        return [tuple(row.values()) for rows in frames for row in rows]
+    lines = [line for p in files for line in p.read_text().splitlines()]
+    return lines if kind == "text" else [tuple(json.loads(line).values()) for line in lines]
+
+
+# --- jobs/counts.py on generated lines: arguments, kills, and what must come out
+
+
+def counts(job: Job, *, count: int, seed: int) -> list[str]:
+    """Arguments of the job: all outputs, one of them as Parquet and one as text."""
+    return [
+        *("--source", f"generator:?rate=100000&seed={seed}&count={count}", "--batch-interval", f"{INTERVAL}ms"),
+        *(
+            "--output",
+            f"lines=text:{job.out}",
+            "--output",
+            f"each=json:{job.out}",
+            "--output",
+            f"running=json:{job.out}",
+        ),
+        *("--output", f"window=parquet:{job.out}", "--output", f"methods=json:{job.out}"),
+    ]
+
+
+def recount(job: Job, title: str, *, count: int, seed: int) -> None:
+    """Hold every batch of every output against what its recorded time and range say."""
+    claims = job.claims()
+    lines = {c.n: generator.lines(seed, *_range(c)) for c in claims}
+    statuses = {n: Counter(re.findall(r'" (\d{3}) ', "\n".join(batch))) for n, batch in lines.items()}
+    running: Counter[str] = Counter()
+    expected: dict[str, dict[int, Any]] = {"lines": {}, "each": {}, "running": {}, "window": {}}
+    before = claims[0].time - INTERVAL
+    for c in claims:
+        running += statuses[c.n]
+        expected["lines"][c.n] = Counter(lines[c.n])
+        expected["each"][c.n] = Counter(statuses[c.n].items())
+        expected["running"][c.n] = Counter(running.items())
+        if c.time // SLIDE > before // SLIDE:
+            inside = (statuses[d.n] for d in claims if c.time - WINDOW < d.time <= c.time)
+            expected["window"][c.n] = Counter(sum(inside, Counter[str]()).items())
+        before = c.time
+    found = {"lines": job.rows("text", "lines"), "window": job.rows("parquet", "window")}
+    found |= {name: job.rows("json", name) for name in ("each", "running")}
+    whole, came = Counter(generator.lines(seed, 0, count)), sum(found["lines"].values(), Counter[str]())
+    job.report(title, count, (whole - came).total(), (came - whole).total())
+    assert running == Counter(re.findall(r'" (\d{3}) ', "\n".join(whole.elements())))
+    for name, batches in expected.items():
+        assert found[name] == batches, name
+    methods = job.rows("json", "methods")
+    assert methods == {n: Counter(Counter(line.split('"')[1].split()[0] for line in lines[n]).items()) for n in methods}
+
+
+def _range(claim: Claim) -> tuple[int, int]:
+    (start, end), *_ = claim.ranges.values() or [(0, 0)]
+    return start or 0, end
+
+
+def kill_at_random(job: Job, arguments: list[str], victim: str, chance: random.Random, **options: Any) -> None:
+    """Start the job and kill it: once it holds the lease, or after some batches, and then a part of a second later."""
+    claimed = job.claimed() + chance.choice((0, 1, 2, 4, 6))
+    leases = set((job.home / "lease").glob("*"))
+    run = job.start(*arguments, "--max-per-batch", str(chance.randint(100, 900)), **options)
+    run.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
+    run.wait_until(lambda: job.claimed() >= claimed, f"batch {claimed} was claimed")
+    time.sleep(chance.random() * 0.6)  # not waiting for anything: the moment of death
+    assert run.kill(victim) != 0
+    job.kills += 1
+
+
+def kill_at_point(job: Job, arguments: list[str], point: Point, **options: Any) -> None:
+    """Start the job, which kills itself at a point."""
+    run = job.start(*arguments, "--max-per-batch", "200", "--stop-after", "12batches", kill=point, **options)
+    assert run.end() == -signal.SIGKILL, f"it never came to {point}:\n{run.said()}"
+    job.kills += 1
+
+
+def finish(job: Job, arguments: list[str], **options: Any) -> Run:
+    """Let the job process all that is there."""
+    run = job.start(*arguments, "--drain", "--max-per-batch", "20000", **options)
+    assert run.end() == 0, run.said()
+    return run
+
+
+def main() -> None:
+    """Kill one job many times, at random moments and at the points by turns, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="how often the job is killed (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the lines, and of when to kill what")
+    options = parser.parse_args()
+    chance, count = random.Random(options.seed), 1000 * options.kills + 20_000
+    with tempfile.TemporaryDirectory() as work:
+        job = Job(Path(work), save_every=3)
+        arguments = counts(job, count=count, seed=options.seed)
+        try:
+            for number in range(options.kills):
+                script = chance.choice(("counts.py", "counts_changed.py"))
+                if number % 4 == 3:
+                    kill_at_point(job, arguments, chance.choice(POINTS), script=script)
+                else:
+                    kill_at_random(job, arguments, VICTIMS[number % 4], chance, script=script)
+                print(f"{job.kills} kills, {job.claimed()} batches", file=sys.stderr)
+            finish(job, arguments)
+            recount(job, "running counts", count=count, seed=options.seed)
+        finally:
+            job.close()
+            print(*REPORTS, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
