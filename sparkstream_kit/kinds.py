@@ -24,6 +24,7 @@ OUTPUTS = {
     "console": "outputs.console:console",
     "json": "outputs.files:json",
     "parquet": "outputs.files:parquet",
+    "sql": "outputs.sql:sql",
     "text": "outputs.files:text",
 }
 

@@ -37,12 +37,12 @@ LAYERS: tuple[set[str], ...] = (
 )
 HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
-# The one library besides PySpark that a module may import, always an extra of pyproject.toml.
+# What a module may import besides PySpark: the libraries of one extra of pyproject.toml.
 EXTRAS = {
     "sparkstream_kit.outputs.console": "rich",
-    "sparkstream_kit.outputs.delta": "deltalake",
     "sparkstream_kit.outputs.redis": "redis",
-    "sparkstream_kit.outputs.sql": "sqlalchemy",
+    "sparkstream_kit.outputs.sql": "sqlalchemy psycopg",
+    "sparkstream_kit.outputs.tables": "deltalake",
     "sparkstream_kit.pytest_plugin": "pytest",
 }
 
@@ -129,7 +129,7 @@ def only_the_bridge_touches_the_jvm(module: Module) -> Iterator[str]:
 
 
 def the_core_imports_pyspark_alone(module: Module) -> Iterator[str]:
-    allowed = sys.stdlib_module_names | {"pyspark", PACKAGE, EXTRAS.get(module.name, "pyspark")}
+    allowed = sys.stdlib_module_names | {"pyspark", PACKAGE, *EXTRAS.get(module.name, "").split()}
     # py4j is PySpark's own dependency; where it may be imported is another rule's question.
     if module.name == f"{PACKAGE}.bridge":
         allowed |= {"py4j"}

@@ -1,0 +1,458 @@
+"""SQL tables: every batch is in them once, whatever is run again, killed or written by whom.
+
+On SQLite here; tests/servers runs the same on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.streaming import DStream
+
+from sparkstream_kit.aggregates import count
+from sparkstream_kit.errors import BatchFailed, UsageError
+from sparkstream_kit.frames import FrameStream, each_batch
+from sparkstream_kit.graph import Batch
+from sparkstream_kit.outputs import sql
+from sparkstream_kit.outputs.sql import sql_table
+from sparkstream_kit.testing import run_batches
+
+ROOT = Path(__file__).parents[2]
+COUNTS = "host string, n bigint"
+Frame = Callable[..., DataFrame]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture(autouse=True)
+def each_test_starts_like_a_process() -> Iterator[None]:
+    yield
+    restart()
+
+
+def restart() -> None:
+    """Forget what a process remembers of its tables."""
+    sql._prepared.cache_clear()
+
+
+@pytest.fixture
+def frame(spark: SparkSession) -> Frame:
+    return lambda *rows, schema=COUNTS: spark.createDataFrame(list(rows), schema).repartition(2)
+
+
+@pytest.fixture(params=[sql.DRIVER_ROWS, 0], ids=["small", "large"])
+def either_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs twice: as if its batches were small, and as if they were too large for the driver."""
+    monkeypatch.setattr(sql, "DRIVER_ROWS", request.param)
+
+
+def batch(n: int, home: str = "home-a") -> Batch:
+    return Batch(n, datetime.datetime.fromtimestamp(n, timezone.utc), home, {"lines": (n - 1, n)})
+
+
+def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
+    engine = sa.create_engine(sql._url(url), poolclass=sa.NullPool)
+    found = sa.Table(table, sa.MetaData(), autoload_with=engine)
+    chosen = [found.c[name] for name in columns or found.c.keys()]
+    with engine.connect() as connection:
+        return sorted(map(tuple, connection.execute(sa.select(*chosen))))
+
+
+def tables_of(url: str) -> set[str]:
+    return set(sa.inspect(sa.create_engine(sql._url(url), poolclass=sa.NullPool)).get_table_names())
+
+
+def execute(url: str, *statements: str) -> None:
+    with sa.create_engine(sql._url(url), poolclass=sa.NullPool).begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+# --- each batch once
+
+
+def test_a_batch_that_is_run_again_is_in_the_table_once(url: str, frame: Frame, either_size: None) -> None:
+    table = sql_table(url, "seen")
+    first = frame(("a", 1), ("a", 1), ("b", None))
+    assert [table.write(first, batch(n)) for n in (1, 1, 2)] == [3, 0, 3]
+    restart()
+    assert table.write(first, batch(2)) == 0
+    assert rows_of(url, "seen", "host") == [("a",)] * 4 + [("b",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("upsert", [("a", 1), ("b", 5), ("c", 7)]), ("accumulate", [("a", 1), ("b", 7), ("c", 7)])]
+)
+def test_rows_with_a_known_key_are_replaced_or_added_to_once(
+    mode: str, expected: list[tuple[Any, ...]], url: str, frame: Frame, either_size: None
+) -> None:
+    table = sql_table(url, "hits", mode=mode, key="host")
+    second = frame(("b", 5), ("c", 7))
+    assert table.write(frame(("a", 1), ("b", 2)), batch(1)) == 2
+    assert [table.write(second, batch(2)), table.write(second, batch(2))] == [2, 0]
+    assert rows_of(url, "hits") == expected
+    assert rows_of(url, "sparkstream_ledger", "home", "output", "batch", "table", "ranges", "rows") == [
+        ("home-a", "sql", 1, "hits", '{"lines": [0, 1]}', 2),
+        ("home-a", "sql", 2, "hits", '{"lines": [1, 2]}', 2),
+    ]
+
+
+def test_two_rows_for_one_key_add_up(url: str, frame: Frame, either_size: None) -> None:
+    sql_table(url, "hits", mode="accumulate", key="host").write(frame(("a", 1), ("a", 2), ("b", None)), batch(1))
+    table = sql_table(url, "hits", mode="accumulate", key="host")
+    table.write(frame(("a", 4), ("a", None), ("b", 3)), batch(2))
+    assert rows_of(url, "hits") == [("a", 7), ("b", 3)]
+
+
+def test_two_rows_for_one_key_cannot_both_be_kept(url: str, frame: Frame, either_size: None) -> None:
+    table = sql_table(url, "hits", mode="upsert", key="host")
+    table.write(frame(("a", 1)), batch(1))
+    with pytest.raises(BatchFailed, match="batch 2 of the output 'sql' has several rows for one key of 'hits'"):
+        table.write(frame(("a", 2), ("a", 3)), batch(2))
+    assert rows_of(url, "hits") == [("a", 1)]
+
+
+def test_a_key_of_several_columns_names_a_row(url: str, frame: Frame, either_size: None) -> None:
+    table = sql_table(url, "hits", mode="accumulate", key="host, path")
+    for n in (1, 2):
+        table.write(frame(("a", "/", 1), ("a", "/b", 2), schema="host string, path string, n int"), batch(n))
+    assert rows_of(url, "hits") == [("a", "/", 2), ("a", "/b", 4)]
+
+
+def test_a_frame_of_keys_alone_is_a_set(url: str, frame: Frame, either_size: None) -> None:
+    table = sql_table(url, "hosts", mode="upsert", key="host")
+    for n in (1, 2):
+        table.write(frame(("a",), (f"b{n}",), schema="host string"), batch(n))
+    assert rows_of(url, "hosts") == [("a",), ("b1",), ("b2",)]
+
+
+def test_an_empty_batch_creates_the_table(url: str, frame: Frame, either_size: None) -> None:
+    assert sql_table(url, "hits").write(frame(), batch(1)) == 0
+    assert rows_of(url, "hits") == []
+
+
+def test_two_drivers_that_write_one_batch_at_once_write_it_once(url: str, frame: Frame) -> None:
+    given, table, written = frame(("a", 1)), sql_table(url, "hits"), []
+    table.check(given, batch(0))
+    together = threading.Barrier(2)
+
+    def drive() -> None:
+        together.wait(60)
+        written.append(table.write(given, batch(1)))
+
+    drivers = [threading.Thread(target=drive) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(60)
+    assert sorted(written) == [0, 1]
+    assert rows_of(url, "hits") == [("a", 1)]
+
+
+def test_the_ledger_keeps_the_newest_batches_of_each_output(
+    url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "KEPT_BATCHES", 2)
+    for name in ("one", "two"):
+        for n in range(1, 5):
+            sql_table(url, "hits", name=name).write(frame(), batch(n))
+    kept = rows_of(url, "sparkstream_ledger", "output", "batch")
+    assert kept == [("one", 3), ("one", 4), ("two", 3), ("two", 4)]
+
+
+# --- what a column holds
+
+
+def test_every_simple_type_comes_back_as_it_was_and_fits_the_table_at_the_next_start(
+    url: str, spark: SparkSession, either_size: None
+) -> None:
+    given = spark.sql(
+        """select true as bool, 1y as byte, 2s as short, 3 as int, 4L as long, float(0.5) as float, 2.5d as double,
+        cast(12.25 as decimal(10, 2)) as decimal, 'müller\n' as string, X'00ff27' as binary, date'2026-02-28' as date,
+        timestamp'2026-10-25 00:30:00.123456Z' as summer, timestamp'2026-10-25 01:30:00Z' as winter,
+        timestamp_ntz'2026-10-25 02:30:00' as plain"""
+    )
+    nothing = given.selectExpr(*(f"cast(null as {kind}) as {name}" for name, kind in given.dtypes))
+    table = sql_table(url, "types")
+    table.write(given, batch(1))
+    table.write(nothing, batch(2))
+    restart()
+    table.check(given, batch(1))
+    execute(url, "delete from types where int is null")
+    (found,) = rows_of(url, "types")
+    utc = [t if t.tzinfo is None else t.astimezone(timezone.utc).replace(tzinfo=None) for t in found[-3:]]
+    assert found[:-3] == (
+        True, 1, 2, 3, 4, 0.5, 2.5, Decimal("12.25"), "müller\n", b"\x00\xff'", datetime.date(2026, 2, 28),
+    )  # fmt: skip
+    assert utc == [
+        datetime.datetime(2026, 10, 25, 0, 30, 0, 123456),
+        datetime.datetime(2026, 10, 25, 1, 30),
+        datetime.datetime(2026, 10, 25, 2, 30),
+    ]
+
+
+HOSTILE = """x"; drop table "victim"; -- %s :c0 ' \\ `[{$1}] . ü %(c0)s"""
+
+
+def test_names_and_values_cannot_become_statements(url: str, spark: SparkSession, either_size: None) -> None:
+    execute(url, "create table victim (n integer)")
+    column = HOSTILE[:-7]
+    given = spark.createDataFrame([(HOSTILE, HOSTILE, 1)], f"k string, `{column.replace('`', '``')}` string, n int")
+    for mode, key in (("append", ()), ("upsert", "k"), ("accumulate", ["k", column])):
+        table = sql_table(url, f"{mode} {column}", mode=mode, key=key, name=f"{mode} {HOSTILE}")
+        for n in (1, 2, 2):
+            table.write(given, batch(n, home=HOSTILE))
+    assert rows_of(url, f"append {column}") == [(HOSTILE, HOSTILE, 1)] * 2
+    assert rows_of(url, f"upsert {column}") == [(HOSTILE, HOSTILE, 1)]
+    assert rows_of(url, f"accumulate {column}") == [(HOSTILE, HOSTILE, 2)]
+    assert "victim" in tables_of(url)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("existing", "why"),
+    [
+        ("host text", "it has no column 'n'"),
+        ("host text, n text", "its column 'n' is TEXT, the frame's BIGINT"),
+        ("host text, n bigint, day text not null", "its column 'day' must not be null, and the frame has none"),
+        ("host text, n bigint", "it has no unique key \\(host\\)"),
+        ("host text, n bigint, unique (host, n)", "it has no unique key \\(host\\)"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_its_columns(existing: str, why: str, url: str, frame: Frame) -> None:
+    execute(url, f"create table hits ({existing})")
+    with pytest.raises(UsageError, match=f"the table 'hits' does not fit: .*{why}"):
+        sql_table(url, "hits", mode="upsert", key="host").check(frame(), batch(0))
+
+
+@pytest.mark.parametrize(
+    "existing",
+    [
+        "host text primary key, n bigint",
+        "n numeric(20), host varchar(9) unique, day date default current_date not null, note text",
+    ],
+)
+def test_a_table_that_fits_is_used_as_it_is(existing: str, url: str, frame: Frame, either_size: None) -> None:
+    execute(url, f"create table hits ({existing})")
+    table = sql_table(url, "hits", mode="accumulate", key="host")
+    for n in (1, 2):
+        table.write(frame(("a", n)), batch(n))
+    assert rows_of(url, "hits", "host", "n") == [("a", 3)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ("host string, tags array<string>", "the column 'tags' for the table 'hits' is array<string>"),
+        ("host string, n string", "the column 'n' for the table 'hits' is TEXT, and accumulate adds numbers"),
+        ("path string, n int", "has no column 'host', which is its key: its columns are path, n"),
+        ("host string, n int, N int", "has several columns named 'N'"),
+        (f"host string, {'n' * 200} int", "is longer than the"),
+        ("host string, `%(c0)s` int", r"'%\(c0\)s' holds %\(, which SQLAlchemy takes for a parameter"),
+    ],
+)
+def test_a_frame_that_no_table_can_hold_is_refused(schema: str, why: str, url: str, frame: Frame) -> None:
+    if "longer" in why and url.startswith("sqlite"):
+        schema = f"host string, {'n' * 10_000} int"
+    with pytest.raises(UsageError, match=why):
+        sql_table(url, "hits", mode="accumulate", key="host").check(frame(schema=schema), batch(0))
+
+
+def test_another_home_is_refused_by_name_instead_of_being_skipped(url: str, frame: Frame) -> None:
+    sql_table(url, "hits").write(frame(("a", 1)), batch(1, "home-a"))
+    restart()
+    with pytest.raises(UsageError, match="'hits' holds rows of the home home-a, and this is the home home-b: go on"):
+        sql_table(url, "hits").check(frame(), batch(0, "home-b"))
+    sql_table(url, "hits of b").write(frame(("b", 1)), batch(1, "home-b"))
+    assert rows_of(url, "hits of b") == [("b", 1)]
+
+
+def test_a_home_that_is_an_older_copy_of_itself_is_refused(url: str, frame: Frame) -> None:
+    table, other = sql_table(url, "hits"), Batch(1, batch(1).time, "home-a", {"lines": (0, 9)})
+    table.write(frame(("a", 1)), batch(1))
+    with pytest.raises(UsageError, match=r'batch 1 .* made of {"lines": \[0, 1\]}, and this is {"lines": \[0, 9\]}'):
+        table.write(frame(("a", 1)), other)
+
+
+def test_a_row_that_breaks_a_constraint_fails_the_batch_by_its_name(url: str, frame: Frame, either_size: None) -> None:
+    execute(url, "create table hits (host text, n bigint constraint few check (n < 10), unique (host))")
+    table = sql_table(url, "hits")
+    table.write(frame(("a", 1)), batch(1))
+    with pytest.raises(BatchFailed, match="refuses batch 2 of the output 'sql' for the table 'hits': .*(few|CHECK)"):
+        table.write(frame(("b", 1), ("c", 99)), batch(2))
+    with pytest.raises(BatchFailed, match="refuses batch 3 .*(hits_host_key|UNIQUE constraint failed: hits.host)"):
+        table.write(frame(("b", 1), ("a", 2)), batch(3))
+    assert rows_of(url, "hits") == [("a", 1)], "no row of a batch that failed"
+
+
+@pytest.mark.parametrize("kind", ["string", "int"])
+def test_a_null_key_fails_the_batch(kind: str, url: str, frame: Frame, either_size: None) -> None:
+    table = sql_table(url, "hits", mode="upsert", key="host")
+    with pytest.raises(BatchFailed, match="(?i)not.null"):
+        table.write(frame((None, 1), schema=f"host {kind}, n int"), batch(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"url": "oracle://kit:secret@db/x"}, r"got the database oracle://kit:\*\*\*@db/x, expected sqlite:///FILE or"),
+        ({"url": "secret"}, "the address of the database is no URL"),
+        ({"url": "sqlite://"}, "got the database sqlite://, expected sqlite:///FILE"),
+        ({"mode": "replace"}, "got the mode 'replace' for the table 'hits', expected append, upsert or accumulate"),
+        ({"mode": "upsert"}, "the mode upsert of the table 'hits' needs key="),
+        ({"key": "host"}, "the mode append of the table 'hits' takes no key"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_at_once(arguments: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why) as refused:
+        sql_table(**{"url": "sqlite:///x.db", "table": "hits", **arguments})
+    assert "secret" not in str(refused.value)
+
+
+# --- in jobs
+
+
+def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(url: str) -> None:
+    def job(lines: DStream[tuple[str]]) -> None:
+        hosts = FrameStream.of(lines, "host string")
+        sql.sql(hosts.reduce_by_key("host", {"n": count()}), url, mode="accumulate", key="host", name="hits")
+
+    run_batches(job, [[("a",), ("b",)], [("a",)], []])
+    assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
+    restart()
+    with pytest.raises(UsageError, match="'hits' holds rows of the home [0-9a-f]{32}, and this is the home [0-9a-f]"):
+        run_batches(job, [[("a",)]])
+    assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
+
+
+def test_a_bare_dstream_writes_each_batch_time_once(url: str) -> None:
+    def job(hosts: DStream[str]) -> None:
+        counts = hosts.countByValue()
+        table = sql_table(url, "hits", mode="accumulate", key="host")
+        for _ in range(2):  # the second stands for Spark's second run of a batch
+            counts.foreachRDD(each_batch(table.write, "hits of the test", COUNTS))
+
+    run_batches(job, [["a", "b"], ["a"]], batch_interval="1s")
+    assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
+    assert rows_of(url, "sparkstream_ledger", "home", "batch") == [
+        ("hits of the test", 1000),
+        ("hits of the test", 2000),
+    ]
+
+
+# --- kill -9
+
+KILLS = """
+import os, signal, sys
+from datetime import datetime, timezone
+import sqlalchemy as sa
+from pyspark.sql import Row
+from pyspark.sql.types import LongType, StringType, StructType
+from sparkstream_kit.graph import Batch
+from sparkstream_kit.outputs import sql
+
+url, driver_rows = sys.argv[1], int(sys.argv[2])
+steps, deadly = 0, None
+
+def step(*_, **__):
+    global steps
+    steps += 1
+    if steps == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Frame:
+    "As much of a DataFrame as the output needs; the process under test is the driver's, without a JVM."
+    schema = StructType().add("host", StringType()).add("n", LongType())
+    def __init__(self, rows): self.rows = rows
+    def limit(self, n): return Frame(self.rows[:n])
+    def coalesce(self, n): return self
+    def collect(self): return self.rows
+    def toLocalIterator(self):
+        for row in self.rows:
+            step()
+            yield row
+    rdd = property(lambda self: self)
+    def mapPartitionsWithIndex(self, function):
+        return Frame([*function(0, self.toLocalIterator()), *function(1, iter(self.rows[:0]))])
+
+def run():
+    for mode, key, n, rows in (
+        ("accumulate", "host", 1, [("a", 1), ("b", 2)]),
+        ("accumulate", "host", 2, [("b", 3), ("c", 4)]),
+        ("append", "", 2, [("b", 3), ("c", 4)]),
+    ):
+        batch = Batch(n, datetime.fromtimestamp(n, timezone.utc), "home", {"x": (n - 1, n)})
+        sql.sql_table(url, mode, mode=mode, key=key, name=mode).write(Frame([Row(*row) for row in rows]), batch)
+
+def found():
+    engine = sa.create_engine(sql._url(url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        tables = {}
+        for name in sorted(sa.inspect(connection).get_table_names()):
+            if name != "sparkstream_ledger":
+                tables[name] = sorted(map(tuple, connection.exec_driver_sql(f"select * from {name}")))
+            connection.exec_driver_sql(f"drop table {name}")
+    return tables
+
+def run_in_a_process(dies_at=None):
+    global steps, deadly
+    pid = os.fork()
+    if pid == 0:
+        try:
+            steps, deadly = 0, dies_at
+            run()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+sql.DRIVER_ROWS = driver_rows
+for moment in ("before_cursor_execute", "commit"):
+    sa.event.listen(sa.Engine, moment, step)
+sa.event.listen(sa.Pool, "checkin", step)  # right after a commit
+assert run_in_a_process() == 0
+expected, kills = found(), 0
+while (code := run_in_a_process(dies_at=kills + 1)) != 0:
+    assert code == -signal.SIGKILL, code
+    assert run_in_a_process() == 0
+    got, kills = found(), kills + 1
+    assert got == expected, (kills, got, expected)
+print(kills, "kills")
+print(expected)
+"""
+
+
+@pytest.mark.parametrize("driver_rows", [sql.DRIVER_ROWS, 0], ids=["small", "large"])
+def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str, driver_rows: int) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", KILLS, url, str(driver_rows)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    kills, found = run.stdout.splitlines()
+    assert int(kills.split()[0]) > 30, "every statement, commit and row of three writes"
+    assert found == str(
+        {
+            "accumulate": [("a", 1), ("b", 5), ("c", 4)],
+            "append": [("b", 3), ("c", 4)],
+        }
+    )

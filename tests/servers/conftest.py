@@ -1,0 +1,105 @@
+"""Real servers, started once for the run on free ports; their data is gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def postgres_program(name: str) -> str:
+    """Debian keeps them out of PATH, one folder for each version."""
+    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[4]))
+    found = str(installed[-1]) if installed else shutil.which(name)
+    assert found, f"{name} is not installed: scripts/test says how"
+    return found
+
+
+class Server:
+    """A server in a process group of its own, which counts as started when it says so."""
+
+    def __init__(self, *command: str, ready: str, **options: Any):
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+        )
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if ready in line:
+                threading.Thread(target=self.process.stdout.read, daemon=True).start()  # or it would block one day
+                return
+        raise AssertionError(f"{command[0]} did not start: {''.join(said)}")
+
+    def kill(self) -> None:
+        """kill -9 of the server and all of its processes, as when its machine is switched off."""
+        for pid in (self.process.pid, *_descendants(self.process.pid)):
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [*map(int, children), *(d for child in children for d in _descendants(int(child)))]
+
+
+class Postgres:
+    """A PostgreSQL of its own, which refuses to run as root."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.port = folder, free_port()
+        self._options: dict[str, Any] = {"cwd": "/"}
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+            self._options |= {"user": "postgres", "group": "postgres", "extra_groups": []}
+        initdb = (postgres_program("initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "kit", "--no-sync")
+        subprocess.run(
+            [*initdb, "--encoding=UTF8", "--wal-segsize=1"], check=True, capture_output=True, **self._options
+        )
+        self.start()
+
+    def start(self) -> None:
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        options = [f"--{name}={value}" for name, value in {"port": self.port, **settings}.items()]
+        command = (postgres_program("postgres"), "-D", f"{self.folder}/data", *options)
+        self._server = Server(*command, ready="ready to accept connections", **self._options)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that all others descend from."""
+        return self._server.process.pid
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def create_database(self) -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(f"postgresql://kit@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+            connection.execute(f"create database {name}")  # type: ignore[arg-type]
+        return f"postgresql://kit:s3cret@127.0.0.1:{self.port}/{name}?application_name=hidden"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    server = Postgres(folder)
+    yield server
+    server.kill()
+    shutil.rmtree(folder)

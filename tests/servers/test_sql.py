@@ -1,0 +1,209 @@
+"""SQL tables on a real PostgreSQL: what is promised for SQLite, and what only a server can do wrong."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+from pyspark.streaming import DStream
+
+from sparkstream_kit import context, testing
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.outputs import sql
+from sparkstream_kit.outputs.sql import sql_table
+from tests.outputs.test_sql import *  # noqa: F403 - all of them, with the url below
+from tests.outputs.test_sql import COUNTS, Frame, batch, execute, rows_of, tables_of
+
+Act = Callable[[], object]
+
+
+@pytest.fixture
+def url(postgres: Any) -> Iterator[str]:
+    yield postgres.create_database()
+    sql._engine.cache_clear()
+
+
+@pytest.fixture
+def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
+    """What is done once when an output of a job has failed, before it is tried again."""
+    actions: list[Act] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "trying again" in record.msg and actions:
+                actions.pop()()
+
+    # a test's job fails at the first error; here it goes on as jobs do
+    monkeypatch.setattr(testing, "at_home", lambda ssc, home, **_: context.at_home(ssc, home, retry_for=60))
+    listener = Listener()
+    logging.getLogger("sparkstream_kit.batches").addHandler(listener)
+    yield actions
+    logging.getLogger("sparkstream_kit.batches").removeHandler(listener)
+    assert not actions, "nothing was ever tried again"
+
+
+def once(act: Act, condition: Callable[[str], bool]) -> Callable[..., None]:
+    """A listener to statements that acts at the first one for which the condition holds."""
+    todo = [act]
+
+    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if todo and condition(statement):
+            todo.pop()()
+
+    return listen
+
+
+def count_hosts(url: str) -> None:
+    """A job of two batches, one after the other into the same table."""
+
+    def job(lines: DStream[tuple[str, int]]) -> None:
+        sql.sql(FrameStream.of(lines, COUNTS), url, mode="accumulate", key="host", name="hits")
+
+    testing.run_batches(job, [[("a", 1), ("b", 2)], [("a", 10), ("c", 5)]])
+
+
+@pytest.mark.parametrize(
+    ("driver_rows", "moment"),
+    [
+        (sql.DRIVER_ROWS, "SELECT sparkstream_ledger.ranges"),
+        (sql.DRIVER_ROWS, "INSERT INTO sparkstream_ledger"),
+        (sql.DRIVER_ROWS, "INSERT INTO hits"),
+        (sql.DRIVER_ROWS, "UPDATE sparkstream_ledger"),
+        (0, "CREATE UNLOGGED TABLE"),
+        (0, "SELECT count(*)"),
+        (0, "INSERT INTO hits"),
+        (0, "DROP TABLE"),
+    ],
+)
+def test_a_server_that_is_killed_and_comes_back_has_each_batch_once(
+    driver_rows: int, moment: str, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "DRIVER_ROWS", driver_rows)
+    on_retry.append(postgres.start)
+    dies = once(postgres.kill, lambda statement: statement.strip().startswith(moment))
+    sa.event.listen(sql._engine(url), "before_cursor_execute", dies)
+    count_hosts(url)
+    assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]
+    assert tables_of(url) == {"hits", "sparkstream_ledger"}
+
+
+@pytest.mark.parametrize("driver_rows", [sql.DRIVER_ROWS, 0])
+def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
+    driver_rows: int, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "DRIVER_ROWS", driver_rows)
+    dialect = sql._engine(url).dialect
+    commit, ledger_rows = dialect.do_commit, [0]
+
+    def commit_and_die(connection: Any) -> None:
+        ledger_rows[0] += "sparkstream_ledger" in tables_of(url) and len(rows_of(url, "sparkstream_ledger"))
+        commit(connection)
+        if not ledger_rows[0] and "hits" in tables_of(url) and rows_of(url, "hits"):
+            postgres.kill()
+            raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(dialect, "do_commit", commit_and_die)
+    on_retry.append(postgres.start)
+    count_hosts(url)
+    assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]
+
+
+def test_a_full_disk_is_waited_for(url: str, postgres: Any, on_retry: list[Act]) -> None:
+    table_file = 2 * 1024 * 1024  # more than a segment of this server's log, less than the batch
+
+    def fill() -> None:
+        resource.prlimit(postgres.pid, resource.RLIMIT_FSIZE, (table_file, resource.RLIM_INFINITY))
+        sql._engine(url).dispose()  # processes of the server inherit what it may write
+
+    def make_room() -> None:
+        resource.prlimit(postgres.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        sql._engine(url).dispose()
+
+    def job(lines: DStream[tuple[str]]) -> None:
+        long = FrameStream.of(lines, "host string").select("host", F.expr("repeat(host, 1000) as text"))
+        sql.sql(long, url, name="hits")
+
+    # neither compressed nor moved elsewhere
+    execute(url, "create table hits (host text, text text)", "alter table hits alter column text set storage plain")
+    on_retry.append(make_room)
+    fill()
+    testing.run_batches(job, [[(f"{i:04}",) for i in range(3000)]])
+    assert rows_of(url, "hits", "host") == [(f"{i:04}",) for i in range(3000)]
+
+
+class TwiceRun:
+    """A frame whose partitions are run twice, as under speculation: the first attempts are lost after their commit."""
+
+    def __init__(self, frame: DataFrame):
+        self.schema, self._rows = frame.schema, frame.collect()
+
+    def limit(self, _: int) -> TwiceRun:
+        return self
+
+    def coalesce(self, _: int) -> TwiceRun:
+        return self
+
+    def collect(self) -> list[Row]:
+        return self._rows
+
+    @property
+    def rdd(self) -> TwiceRun:
+        return self
+
+    def mapPartitionsWithIndex(self, task: Callable[[int, Iterable[Row]], Iterator[Any]]) -> Any:
+        attempts = [list(task(0, iter(self._rows))) for _ in range(2)]
+        return type("Results", (), {"collect": lambda _: attempts[1]})()
+
+
+@pytest.mark.parametrize(("mode", "key"), [("append", ""), ("upsert", "host"), ("accumulate", "host")])
+def test_only_the_attempts_that_spark_counts_are_moved(
+    mode: str, key: str, url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "DRIVER_ROWS", 0)
+    table = sql_table(url, "hits", mode=mode, key=key)
+    table.write(TwiceRun(frame(("a", 1), ("b", 2))), batch(1))  # type: ignore[arg-type]
+    assert rows_of(url, "hits") == [("a", 1), ("b", 2)]
+
+
+def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
+    url: str, frame: Frame, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = sql_table("postgresql://kit:s3cret@127.0.0.1:1/db?password=s3cret", "hits")
+    with pytest.raises(
+        UsageError, match=r"'sql' cannot use postgresql://kit:\*\*\*@127.0.0.1:1/db .*refused"
+    ) as refused:
+        away.check(frame(), batch(0))
+    away.check(frame(), batch(7))
+    with pytest.raises(sa.exc.OperationalError) as failed:
+        away.write(frame(("a", 1)), batch(8))
+    assert "the output 'sql' waits for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
+    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(sql._engine(away.url))])
+    assert "s3cret" not in shown
+
+
+def test_a_user_without_rights_is_told_so_at_the_start(url: str, frame: Frame) -> None:
+    execute(url, "create table hits (host text, n bigint)", "drop role if exists guest", "create role guest login")
+    try:
+        with pytest.raises(UsageError, match="'sql' cannot use postgresql://guest.* .permission denied"):
+            sql_table(url.replace("kit:s3cret", "guest"), "hits").check(frame(), batch(3))
+    finally:
+        execute(url, "drop role guest")
+
+
+def test_an_integer_that_may_outgrow_its_column_is_refused(url: str, frame: Frame) -> None:
+    execute(url, "create table hits (host text, n integer)")
+    with pytest.raises(UsageError, match="its column 'n' is INTEGER, the frame's BIGINT"):
+        sql_table(url, "hits").check(frame(), batch(0))
+
+
+def test_a_nul_in_a_text_does_not_stop_the_job(url: str, frame: Frame, either_size: None) -> None:
+    sql_table(url, "hits").write(frame(("a\0b", 1)), batch(1))
+    assert rows_of(url, "hits") == [("a\N{REPLACEMENT CHARACTER}b", 1)]
