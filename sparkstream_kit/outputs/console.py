@@ -29,7 +29,7 @@ def console(stream: FrameStream, *, name: str = "console", rows: int = 20) -> No
 
 
 def _table(frame: DataFrame, title: str, rows: int) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=len(title))
     for field in frame.schema:
         table.add_column(field.name, justify="left" if field.dataType.simpleString() == "string" else "right")
     for row in frame.limit(rows).collect():
