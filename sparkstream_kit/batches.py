@@ -63,6 +63,8 @@ class Engine:
         self._ssc, self._lease = ssc, lease
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._failure: BaseException | None = None
+        self._left = 0
+        """Ticks in a row that left the claim to a newer one."""
 
     def go_on(self, ssc: StreamingContext) -> None:
         """Be the engine that callbacks find, on the context that will be started, and keep the lease."""
@@ -108,10 +110,18 @@ class Engine:
             if not self.drained.is_set():
                 self._run_to_the_end(time)
                 self.drained.set()
-        elif not self.stopping.is_set() and not bridge.newer_tick_waits(self._ssc, time):
+        elif not self.stopping.is_set() and not self._leave_to_a_newer_tick(time):
             entry = self._claim(time)
             if entry is not None:
                 self._run(entry)
+
+    def _leave_to_a_newer_tick(self, time: int) -> bool:
+        """Whether a newer tick waits and may claim for this one too; the tenth in a row claims all the same.
+
+        So a slow patch makes one big batch of many ticks, and where ticks are always late batches still come.
+        """
+        self._left = (self._left + 1) % 10 if bridge.newer_tick_waits(self._ssc, time) else 0
+        return self._left > 0
 
     def land(self, name: str, time: int, rdd: RDD[Any]) -> None:
         """Keep what was received in a tick, so that it can be read like any other source."""

@@ -66,6 +66,16 @@ def test_a_batch_is_no_bigger_than_the_limit(job: Job) -> None:
     assert job.batches == [(None, 4), (4, 8), (8, 10)]
 
 
+def test_ticks_behind_which_a_newer_one_waits_leave_the_claim_to_it_but_not_for_ever(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, late = job.engine(), {*range(1, 4), *range(10, 40)}
+    monkeypatch.setattr(batches.bridge, "newer_tick_waits", lambda ssc, time: time in late)
+    for job.made in range(1, 40):
+        engine.tick(job.made)
+    assert [end for _, end in job.batches] == [4, 5, 6, 7, 8, 9, 19, 29, 39]
+
+
 def test_nothing_is_claimed_once_a_stop_was_asked_for_but_what_is_owed_is_finished(job: Job) -> None:
     job.engine().graph.log.append(500, {"numbers": (None, 5)}, data=True)
     engine, job.made = job.engine(), 10
