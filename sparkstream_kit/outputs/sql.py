@@ -170,8 +170,8 @@ class SqlTable:
             return rows
         except _Ambiguous:
             raise BatchFailed(
-                f"batch {batch.n} of the output {self.name!r} has several rows for one key of {self.table!r}, and which "
-                "of them should stay is not said: aggregate them by the key"
+                f"batch {batch.n} of the output {self.name!r} has several rows for one key of {self.table!r}, and "
+                "which of them should stay is not said: aggregate them by the key"
             ) from None
         except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError) as error:
             raise BatchFailed(

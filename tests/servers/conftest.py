@@ -75,16 +75,13 @@ class Postgres:
         )
         self.start()
 
-    def start(self) -> None:
+    def start(self, largest_file: str = "unlimited") -> None:
+        """Start it; a file cannot grow beyond so many blocks of 512 bytes, which is how a full disk looks to it."""
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.folder), "fsync": "off"}
         options = [f"--{name}={value}" for name, value in {"port": self.port, **settings}.items()]
-        command = (postgres_program("postgres"), "-D", f"{self.folder}/data", *options)
+        limited = ("sh", "-c", f'ulimit -f {largest_file}; exec "$@"', "sh")
+        command = (*limited, postgres_program("postgres"), "-D", f"{self.folder}/data", *options)
         self._server = Server(*command, ready="ready to accept connections", **self._options)
-
-    @property
-    def pid(self) -> int:
-        """Of the process that all others descend from."""
-        return self._server.process.pid
 
     def kill(self) -> None:
         self._server.kill()

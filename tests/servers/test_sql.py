@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -117,15 +116,9 @@ def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
 
 
 def test_a_full_disk_is_waited_for(url: str, postgres: Any, on_retry: list[Act]) -> None:
-    table_file = 2 * 1024 * 1024  # more than a segment of this server's log, less than the batch
-
-    def fill() -> None:
-        resource.prlimit(postgres.pid, resource.RLIMIT_FSIZE, (table_file, resource.RLIM_INFINITY))
-        sql._engine(url).dispose()  # processes of the server inherit what it may write
-
     def make_room() -> None:
-        resource.prlimit(postgres.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        sql._engine(url).dispose()
+        postgres.kill()
+        postgres.start()
 
     def job(lines: DStream[tuple[str]]) -> None:
         long = FrameStream.of(lines, "host string").select("host", F.expr("repeat(host, 1000) as text"))
@@ -134,7 +127,8 @@ def test_a_full_disk_is_waited_for(url: str, postgres: Any, on_retry: list[Act])
     # neither compressed nor moved elsewhere
     execute(url, "create table hits (host text, text text)", "alter table hits alter column text set storage plain")
     on_retry.append(make_room)
-    fill()
+    postgres.kill()
+    postgres.start(largest_file="4096")  # 2 MiB, of which the batch needs more, the server's own files less
     testing.run_batches(job, [[(f"{i:04}",) for i in range(3000)]])
     assert rows_of(url, "hits", "host") == [(f"{i:04}",) for i in range(3000)]
 
