@@ -33,6 +33,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "claim": (offset_log.OffsetLog, "append"),
     "done": (offset_log.OffsetLog, "mark_done"),
     "compact": (offset_log.OffsetLog, "compact"),
+    "floor": (offset_log, "_is_covered"),
     "save": (saved_state, "save"),
     "load": (saved_state, "load"),
     "publish": (storage, "publish"),

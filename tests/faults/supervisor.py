@@ -49,7 +49,7 @@ POINTS: list[Point] = [
     ("done", 1, "before"),
     ("done", 2, "after"),
     ("compact", 1, "before"),
-    ("hidden", 2, "before"),  # the floor is there, and what is below it, too
+    ("floor", 1, "before"),  # the floor is there, and what is below it, too
     ("compact", 1, "after"),
 ]
 """Where `armed.py` kills a job, in the order of a tick: around each step, and within those that take several."""

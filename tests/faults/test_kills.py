@@ -6,7 +6,9 @@ import random
 import signal
 from collections.abc import Callable
 
-from tests.faults.supervisor import POINTS, VICTIMS, Job, counts, finish, kill_at_point, kill_at_random, recount
+import pytest
+
+from tests.faults.supervisor import POINTS, VICTIMS, Job, Point, counts, finish, kill_at_point, kill_at_random, recount
 
 NewJob = Callable[..., Job]
 
@@ -23,13 +25,14 @@ def test_killed_at_random_moments_and_changed_in_between(new_job: NewJob) -> Non
     recount(job, "killed at random", count=count, seed=7)
 
 
-def test_killed_at_every_step_of_a_tick(new_job: NewJob) -> None:
-    job, count = new_job(save_every=3), 12_000
+@pytest.mark.parametrize("points", [POINTS[:6], POINTS[6:11], POINTS[11:]], ids=["outputs", "state", "done"])
+def test_killed_at_every_step_of_a_tick(new_job: NewJob, points: list[Point]) -> None:
+    job, count = new_job(save_every=3), 6000
     arguments = counts(job, count=count, seed=8)
-    for point in POINTS:
+    for point in points:
         kill_at_point(job, arguments, point)
     finish(job, arguments)
-    recount(job, "killed at every step", count=count, seed=8)
+    recount(job, f"killed at {', '.join(f'{name} {k} {when}' for name, k, when in points)}", count=count, seed=8)
 
 
 def test_killed_in_a_drain_which_still_ends_where_it_was_to_end(new_job: NewJob) -> None:
