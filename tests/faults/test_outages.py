@@ -1,0 +1,97 @@
+"""Outputs that fail, disks that are full: nothing is lost, and nothing is written twice."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.supervisor import Job, counts, finish, recount
+
+NewJob = Callable[..., Job]
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Path:
+    """The outputs fail while this file is there."""
+    file = tmp_path / "away"
+    file.touch()
+    return file
+
+
+def test_an_output_that_fails_for_a_while_is_tried_again_until_it_works(new_job: NewJob, away: Path) -> None:
+    job, count = new_job(fail=str(away), failing=["text:lines"]), 1000
+    run = job.start(*counts(job, count=count, seed=1), "--drain", "--max-per-batch", "400")
+    complaint = "batch 1: the output 'text:lines' failed (ConnectionError: text:lines is away); trying again in "
+    run.wait_until(lambda: run.said().count(complaint) >= 3, "it has tried three times")
+    assert (job.out / "each" / "batch=1").exists(), "an output that works is not kept waiting"
+    assert job.claimed() == 1, "nothing runs past the batch"
+    away.unlink()
+    assert run.end() == 0, run.said()
+    recount(job, "an output away", count=count, seed=1)
+
+
+def test_a_job_ends_when_an_output_never_works_and_the_next_start_finishes_the_batch(
+    new_job: NewJob, away: Path
+) -> None:
+    job, count = new_job(fail=str(away), failing=["text:lines", "json:each"], retry_for=1), 1000
+    arguments = counts(job, count=count, seed=2)
+    run = job.start(*arguments, "--max-per-batch", "300")
+    assert run.end() == 1
+    assert "batch 1: the output 'text:lines' still fails" in run.said()
+    assert "the batch is owed and the next start finishes it" in run.said()
+    assert (job.out / "running" / "batch=1").exists()
+    assert job.claimed() == 1
+
+    away.unlink()
+    run = finish(job, arguments)
+    assert "finishing batch 1 of an earlier run" in run.said()
+    recount(job, "an output that never works", count=count, seed=2)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on the disk."""
+    filler = disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+def test_a_job_waits_while_the_disk_of_its_output_is_full(new_job: NewJob, disk: Path) -> None:
+    job, count = new_job(), 1000
+    job.out = disk / "out"
+    filler = fill(disk)
+    run = job.start(*counts(job, count=count, seed=3), "--drain")
+    run.wait_until(lambda: run.said().count("trying again in") >= 5, "it has tried again")
+    filler.unlink()
+    assert run.end() == 0, run.said()
+    recount(job, "a full disk under the output", count=count, seed=3)
+
+
+def test_a_job_ends_when_the_disk_of_its_home_is_full_and_goes_on_when_there_is_room(
+    new_job: NewJob, disk: Path
+) -> None:
+    job, count = new_job(save_every=3), 12_000
+    job.home = disk / "home"
+    arguments = counts(job, count=count, seed=4)
+    run = job.start(*arguments, "--max-per-batch", "100")
+    run.wait_until(lambda: job.claimed() >= 2, "two batches were claimed")
+    filler = fill(disk)
+    assert run.end() == 1
+    assert "No space left on device" in run.said()
+    filler.unlink()
+    finish(job, arguments)
+    recount(job, "a full disk under the home", count=count, seed=4)
