@@ -1,5 +1,8 @@
 r"""Access-log lines in Apache's common and combined formats, and nginx's combined one, which is the same.
 
+`parse` and `split` read frames of lines inside Spark, `parse_line` one line in plain Python. They share no code and
+agree on every line, which is how each of them is tested.
+
 The fields are those of Apache's mod_log_config, `%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-agent}i"`;
 common ends after `%b`. Parsers differ about some lines. Here:
 
@@ -18,9 +21,18 @@ common ends after `%b`. Parsers differ about some lines. Here:
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime, timedelta, timezone
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from ..frames import FrameStream
+from .log_formats import reader
+
+Lines = TypeVar("Lines", DataFrame, FrameStream)
 
 _MAX_BYTES = 2**63 - 1  # Spark's BIGINT
 
@@ -173,9 +185,7 @@ def _timestamp(stamp: str) -> datetime:
     day, month, year, hour, minute, second, sign, offset_hours, offset_minutes = match.groups()
     offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
     try:
-        local = datetime(
-            int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=timezone.utc
-        )
+        local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=timezone.utc)
         return local - offset if sign == "+" else local + offset
     except (KeyError, ValueError, OverflowError):
         raise _Malformed("timestamp is not a date that exists") from None
@@ -235,3 +245,103 @@ def _quoted_or_dash(tail: str, start: int, name: str) -> tuple[str, int]:
 
 def _known(field: str) -> str | None:
     return None if field in ("", "-") else field
+
+
+# --- in Spark ----------------------------------------------------------------------------------------------------
+
+
+def parse(frame: DataFrame, format: str = "combined") -> DataFrame:
+    r"""Read the lines in the column `value` as requests; lines that are none are left out.
+
+    >>> spark = getfixture("spark")
+    >>> line = '::1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a?b=1 HTTP/1.0" 200 2326 "-" "curl/8.5"'
+    >>> requests = parse(spark.createDataFrame([(line,), ("not a log line",)], "value string"))
+    >>> requests.select("client_ip", "user", "path", "status", "bytes").collect()
+    [Row(client_ip='::1', user='frank', path='/a?b=1', status=200, bytes=2326)]
+
+    Columns in: value: string; null is no line. Columns out: client_ip, identity, user: string; timestamp: timestamp;
+    method, path, protocol: string; status: int; bytes: bigint; referrer, user_agent: string. They mean what the
+    fields of `Request` mean, and null is a field that was logged as `-` or empty. Other columns of the frame stay,
+    in front; one that has the name of a field is replaced.
+
+    The format is `combined` or `common`, which both accept either; `vhost_combined`, with `%v:%p` first; or any
+    string of Apache's LogFormat, `%h %l %u %t "%r" %>s %b %D` say. Such a string is matched by one regular expression,
+    which takes about twice the time. A field that it lacks is null, `%v` and `%V` become the column virtual_host:
+    string, and other directives must be there but become no column. UsageError if it holds no directive, or a time
+    in a format of its own.
+
+    Which lines are requests never depends on the columns used, but only columns that are used are computed.
+    """
+    rules = reader(frame.sparkSession.sparkContext, format)
+    kept = _others(frame, "value", *rules.columns)
+    texts = [text.alias(name) for name, text in rules.texts.items()]
+    columns = [column.alias(name) for name, column in rules.columns.items()]
+    return frame.select(*kept, rules.parts).filter(rules.valid).select(*kept, *texts).select(*kept, *columns)
+
+
+def rejected(frame: DataFrame, format: str = "combined") -> DataFrame:
+    r"""The lines that `parse` leaves out, each with the first reason found from left to right.
+
+    >>> spark = getfixture("spark")
+    >>> rejected(spark.createDataFrame([("not a log line",)], "value string")).collect()
+    [Row(line='not a log line', reason='timestamp is not in brackets')]
+
+    Columns in: value: string. Columns out: line: string, unchanged; reason: string, as `parse_line` gives it, or for a
+    LogFormat the directive at which the line stops to match. Other columns of the frame, such as the file the line is
+    from, stay in front.
+    """
+    rules = reader(frame.sparkSession.sparkContext, format)
+    kept = _others(frame, "value", "line", "reason")
+    lines = frame.select(*kept, "value", rules.parts).filter(~rules.valid & F.col("value").isNotNull())
+    return lines.select(*kept, F.col("value").alias("line"), rules.reason.alias("reason"))
+
+
+def split(lines: Lines, format: str = "combined") -> tuple[Lines, Lines]:
+    """Requests and rejected lines of a frame or a FrameStream: what `parse` gives, and what `rejected` gives.
+
+    >>> spark = getfixture("spark")
+    >>> requests, rest = split(spark.createDataFrame([("not a log line",)], "value string"))
+    >>> requests.count(), rest.count()
+    (0, 1)
+
+    The two are read separately: where both are used and reading is slow, `cache` the lines.
+    """
+    return (
+        lines.transform(functools.partial(parse, format=format)),
+        lines.transform(functools.partial(rejected, format=format)),
+    )
+
+
+def split_query(path: Column) -> tuple[Column, Column]:
+    """A request target as two columns: the path, and what follows the first `?`, or null without one (RFC 3986, 3.4).
+
+    >>> frame = getfixture("spark").createDataFrame([("/a?b=1?2",), ("/a?",), ("/a",)], "path string")
+    >>> path, query = split_query(frame.path)
+    >>> [tuple(row) for row in frame.select(path, query).collect()]
+    [('/a', 'b=1?2'), ('/a', ''), ('/a', None)]
+    """
+    before = F.substring_index(path, "?", 1)
+    return before, F.when(path.contains("?"), F.substr(path, F.char_length(before) + 2))
+
+
+def unescaped(text: Column) -> Column:
+    r"""`unescape` as a column expression.
+
+    >>> frame = getfixture("spark").createDataFrame([(r'say \"hi\" \\ caf\xc3\xa9 100%',)], "text string")
+    >>> print(frame.select(unescaped(frame.text)).first()[0])
+    say "hi" \ café 100%
+
+    The two differ in how many U+FFFD stand for bytes that are not UTF-8.
+    """
+    # As a URL, which has an escape for bytes. Backslashes pair from the left, so pairs go first.
+    url = text
+    for plain, encoded in {"%": "%25", "+": "%2B", "\\\\": "%5C"}.items():
+        url = F.replace(url, F.lit(plain), F.lit(encoded))
+    url = F.regexp_replace(url, r"\\x([0-9A-Fa-f]{2})", "%$1")
+    for letter in '"bfnrtv':
+        url = F.replace(url, F.lit(f"\\{letter}"), F.lit(_ESCAPED[letter]))
+    return F.when(text.contains("\\"), F.url_decode(url)).otherwise(text)
+
+
+def _others(frame: DataFrame, *names: str) -> list[str]:
+    return ["`{}`".format(name.replace("`", "``")) for name in frame.columns if name not in names]

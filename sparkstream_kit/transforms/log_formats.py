@@ -1,0 +1,379 @@
+"""Formats of access logs as Spark expressions: what `access_log` applies to a frame.
+
+Every format is read in the same steps. The line is cut into parts, once; whether it is valid is decided on the parts;
+then each field is cut out as it was logged, and given its type. Quotes that are escaped are put out of the way first,
+so that from then on a quote is the border of a field and the steps are cuts at quotes and spaces. These cost a
+fraction of a regular expression over the line, of which the usual formats need none.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+from pyspark import SparkContext
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from ..errors import UsageError
+
+PARTS = "_log_parts"
+_VHOST_COMBINED = '%v:%p %h %l %u %t "%r" %>s %O "%{Referer}i" "%{User-Agent}i"'
+_NOTHING = ("", "-")
+
+
+class Reader(NamedTuple):
+    """The expressions that read one format."""
+
+    parts: Column  # of value: the line cut up, array<string>, named PARTS
+    valid: Column  # of PARTS
+    texts: dict[str, Column]  # of PARTS: what was logged, by names that no column of a frame has
+    columns: dict[str, Column]  # of the texts: each field with its type
+    reason: Column  # of value and PARTS, where not valid
+
+
+@functools.lru_cache(maxsize=16)
+def reader(_: SparkContext, format: str) -> Reader:
+    """The expressions for a format, built once for each context: they hold objects of its JVM."""
+    if format in ("combined", "common"):
+        return _combined()
+    return _log_format(_VHOST_COMBINED if format == "vhost_combined" else format)
+
+
+# --- patterns ----------------------------------------------------------------------------------------------------
+#
+# In time linear in the line: [^"]* in front of a quote can stop in one place only, what could stop in several is
+# possessive. A group that repeats must be possessive too: Java repeats those in a loop and others by recursion.
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_OF_31_DAYS = "Jan|Mar|May|Jul|Aug|Oct|Dec"
+_LEAP_YEAR = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
+_DATE = (
+    f"(?:(?:0[1-9]|1[0-9]|2[0-8])/(?:{'|'.join(_MONTHS)})/(?!0000)[0-9]{{4}}"
+    f"|(?:29|30)/(?:{_OF_31_DAYS}|Apr|Jun|Sep|Nov)/(?!0000)[0-9]{{4}}"
+    f"|31/(?:{_OF_31_DAYS})/(?!0000)[0-9]{{4}}|29/Feb/(?!0000){_LEAP_YEAR})"
+)
+_OFFSET = "[+-](?:[01][0-9]|2[0-3])[0-5][0-9]"
+_ANY_STAMP = f"[0-9]{{2}}/[A-Z][a-z]{{2}}/[0-9]{{4}}(?::[0-9]{{2}}){{3}} {_OFFSET}"
+_STAMP = f"{_DATE}:(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){{2}} {_OFFSET}"
+
+_CLIENT = '[^ "]*+(?:(?<=,) [^ "]*+)*+'  # a token that ends in a comma goes on with the next
+_IDENTITY = '[^ "]*+'
+_TEXT = '"[^"]*"'
+_STATUS = "(?:[1-9][0-9]{2}|-)"
+_BIGINT = str(2**63 - 1)
+_BYTES = "(?:[0-9]{{1,18}}|{}|{}|-)(?![^ ])".format(
+    "|".join(f"{_BIGINT[:i]}[0-{int(d) - 1}][0-9]{{{18 - i}}}" for i, d in enumerate(_BIGINT) if d != "0"), _BIGINT
+)
+
+_BEFORE = f'\\A{_CLIENT} {_IDENTITY} (?!- [^"]* \\[)[^"]* \\['
+_REQUEST = f'\\A[^"]*{_TEXT}'
+_NUMBERS = f"{_REQUEST} {_STATUS} {_BYTES}"
+_REFERRER = f"{_NUMBERS}(?:\\z| {_TEXT}| -(?![^ ]))"
+_USER_AGENT = f"{_NUMBERS}(?:\\z| (?:{_TEXT}|-) (?:{_TEXT}|-(?![^ ])))"
+_LINE = f"{_BEFORE}{_STAMP}\\] {_TEXT} {_STATUS} {_BYTES}(?: (?:{_TEXT}|-) (?:{_TEXT}|-))?\\z"
+
+# Each reason with the pattern of a line that is right up to there.
+_UP_TO_TIMESTAMP = {
+    "timestamp is not in brackets": '\\A[^"]* \\[',
+    "request is not in quotes after the timestamp": '\\A[^"]*\\] "',
+    "user is missing: fewer than three fields before the timestamp": f'\\A{_CLIENT} {_IDENTITY} [^"]* \\[',
+    "user starts with '- ': more than three fields before the timestamp": _BEFORE,
+    "timestamp is not dd/Mon/yyyy:hh:mm:ss +hhmm": f'\\A[^"]* \\[{_ANY_STAMP}\\] "',
+    "timestamp is not a date that exists": f'\\A[^"]* \\[{_STAMP}\\] "',
+}
+_FROM_REQUEST = {
+    "request has no closing quote": _REQUEST,
+    "status and bytes do not follow the request": f"{_REQUEST} [^ ]* ",
+    "status is not a number from 100 to 999": f"{_REQUEST} {_STATUS} ",
+    "bytes is not a number from 0 to 2**63 - 1": _NUMBERS,
+    "referrer is not in quotes": f'{_NUMBERS}(?:\\z| "| -(?![^ ]))',
+    "referrer has no closing quote": _REFERRER,
+    "user agent is not in quotes": f'{_NUMBERS}(?:\\z| (?:{_TEXT}|-) (?:"|-(?![^ ])))',
+    "user agent has no closing quote": _USER_AGENT,
+}
+
+
+# --- common and combined -----------------------------------------------------------------------------------------
+
+
+def _combined() -> Reader:
+    line = _masked(F.col("value"))
+    # An array of one, exploded: the optimizer computes it once, where it would copy a plain expression into the filter.
+    parts = F.explode(F.array(F.split(line, '"'))).alias(PARTS)
+    head, request, numbers, third, fourth, fifth, sixth = (F.get(PARTS, F.lit(i)) for i in range(7))
+    stamp = F.substring(head, -28, 26)
+    # The line without what its quotes hold. A quote more would make the number of parts even.
+    outline = F.concat_ws('"', head, numbers, fourth, sixth)
+    shape = outline.rlike(_LINE.replace(_TEXT, '"')) & F.size(PARTS).isin(3, 5, 7)
+    whole = F.array_join(PARTS, '"')
+    texts = {
+        "who": _unmasked(head.substr(F.lit(1), F.char_length(head) - 30)),
+        "stamp": stamp,
+        "request": _unmasked(request),
+        "status": _word(numbers, 2),
+        "bytes": _word(numbers, 3),
+        # `"r" "a"` leaves seven parts; `"r" -` leaves five, the last one ` -`; `- "a"` five, the last one empty.
+        "referrer": _unmasked(F.when(fourth != "", third)),
+        "user_agent": _unmasked(F.when(fourth == "", third).otherwise(fifth)),
+    }
+    texts = {f"_log_{name}": text for name, text in texts.items()}
+    who = F.col("_log_who")
+    columns = {
+        **_client_identity_user(who),
+        "timestamp": _timestamp(F.col("_log_stamp")),
+        **_request(F.col("_log_request")),
+        "status": F.col("_log_status").try_cast("int"),
+        "bytes": F.col("_log_bytes").try_cast("bigint"),
+        "referrer": _known(F.col("_log_referrer")),
+        "user_agent": _known(F.col("_log_user_agent")),
+    }
+    checks = [(whole.rlike(pattern), reason) for reason, pattern in _UP_TO_TIMESTAMP.items()]
+    checks.append((_is_in_range(stamp), "timestamp is not a date that exists"))
+    checks += [(whole.rlike(pattern), reason) for reason, pattern in _FROM_REQUEST.items()]
+    reason = _first_failing(checks, "user agent is not the end of the line")
+    return Reader(parts, shape & _is_in_range(stamp), texts, columns, reason)
+
+
+def _first_failing(checks: list[tuple[Column, str]], last: str) -> Column:
+    reason = F.lit(last)
+    for holds, name in reversed(checks):
+        reason = F.when(holds, reason).otherwise(F.lit(name))
+    return reason
+
+
+# A character that no server logs as it is stands for what is out of the way: it must be followed by a digit.
+_MARK = "\x1a"
+_ESCAPES = {
+    _MARK: f"{_MARK}0",
+    "\\\\": f"{_MARK}1",
+    '\\"': f"{_MARK}2",
+}  # in this order; backslashes pair from the left
+_QUOTE = f"{_MARK}3"
+
+
+def _without_escapes(line: Column) -> Column:
+    for text, mark in _ESCAPES.items():
+        line = _replace(line, text, mark)
+    return line
+
+
+def _without_line_end(line: Column) -> Column:
+    return F.when(line.endswith("\n") | line.endswith("\r"), F.rtrim(line, F.lit("\r\n"))).otherwise(line)
+
+
+def _masked(line: Column) -> Column:
+    """The line with marks for escaped quotes, and for quotes in front of the request, whose quote follows `] `."""
+    line = _without_line_end(line)
+    plain = ~line.contains("\\") & ~line.contains(_MARK) & F.substring_index(line, '"', 1).endswith("] ")
+    marked = _without_escapes(line)
+    before = F.substring_index(marked, '] "', 1)
+    marked = F.concat(_replace(before, '"', _QUOTE), _from(marked, F.char_length(before) + 1))
+    return F.when(plain, line).otherwise(marked)
+
+
+def _unmasked(text: Column) -> Column:
+    plain = _replace(text, _QUOTE, '"')
+    for original, mark in reversed(_ESCAPES.items()):
+        plain = _replace(plain, mark, original)
+    return F.when(text.contains(_MARK), plain).otherwise(text)
+
+
+# --- fields ------------------------------------------------------------------------------------------------------
+
+
+def _client_identity_user(who: Column) -> dict[str, Column]:
+    # Only a comma and a space can make the client more than the first word.
+    several, two = who.contains(", "), F.substring_index(who, " ", 2)
+    cuts = (F.substring_index(who, " ", 1), F.substring_index(two, " ", -1), _from(who, F.char_length(two) + 2))
+    fields = {}
+    for group, (name, cut) in enumerate(zip(("client_ip", "identity", "user"), cuts, strict=True), start=1):
+        general = F.regexp_extract(who, f"(?s)\\A({_CLIENT_RAW}) ([^ ]*+) (.*)\\z", group)
+        fields[name] = _known(F.when(several, general).otherwise(cut))
+    # Apache logs a user whose name is empty as `""`.
+    fields["user"] = F.nullif(fields["user"], F.lit('""'))
+    return fields
+
+
+_CLIENT_RAW = "[^ ]*+(?:(?<=,) [^ ]*+)*+"
+_TOKEN = "\\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\\z"  # RFC 9110, 5.6.2
+_PROTOCOL = "\\A[A-Z]+/[0-9](?:\\.[0-9])?\\z"
+
+
+def _request(request: Column) -> dict[str, Column]:
+    """Method, path and protocol, all null where it is no request. What is usual is known without a pattern."""
+    method, last = F.substring_index(request, " ", 1), F.substring_index(request, " ", -1)
+    after = F.char_length(method) + 2
+    is_token = method.isin("GET", "POST", "HEAD") | method.rlike(_TOKEN)
+    has_protocol = last.isin("HTTP/1.1", "HTTP/1.0", "HTTP/2.0") | last.rlike(_PROTOCOL)
+    has_protocol &= F.substring_index(request, " ", 2) != request
+    length = F.char_length(request) - F.char_length(last) - after
+    path = F.when(has_protocol, request.substr(after, length)).otherwise(_from(request, after))
+    is_request = is_token & (has_protocol | (request.substr(after, F.lit(1)) == "/"))
+    return {
+        "method": F.when(is_request, method),
+        "path": F.when(is_request, _known(path)),
+        "protocol": F.when(is_token & has_protocol, last),
+    }
+
+
+def _utc_minutes(stamp: Column) -> Column:
+    """Minutes since midnight of the logged date in UTC: negative or above 1439 on another day."""
+
+    def two_digits(position: int) -> Column:
+        return F.substring(stamp, position, 2).try_cast("int")
+
+    offset = two_digits(23) * 60 + two_digits(25)
+    offset = F.when(F.substring(stamp, 22, 1) == "-", -offset).otherwise(offset)
+    return two_digits(13) * 60 + two_digits(16) - offset
+
+
+def _timestamp(stamp: Column) -> Column:
+    # Not to_timestamp, which takes longer; nor a cast, whose zone may be 18 hours at most.
+    months = F.lit("".join(f"{name}{number:02}" for number, name in enumerate(_MONTHS, start=1)))
+    month = months.substr(F.position(F.substring(stamp, 4, 3), months) + 3, F.lit(2))
+    dash = F.lit("-")
+    date = F.concat(F.substring(stamp, 8, 4), dash, month, dash, F.substring(stamp, 1, 2)).try_cast("date")
+    seconds = F.substring(stamp, 19, 2).try_cast("int")
+    return F.timestamp_seconds(F.unix_date(date).cast("bigint") * 86400 + _utc_minutes(stamp) * 60 + seconds)
+
+
+def _is_in_range(stamp: Column) -> Column:
+    """Whether a time that is well formed is in the years 1 to 9999 in UTC as well, where datetime ends."""
+    first, last = stamp.startswith("01/Jan/0001"), stamp.startswith("31/Dec/9999")
+    return F.when(first, _utc_minutes(stamp) >= 0).when(last, _utc_minutes(stamp) < 1440).otherwise(F.lit(True))
+
+
+def _known(text: Column) -> Column:
+    return F.when(~text.isin(*_NOTHING), text)
+
+
+def _word(text: Column, number: int) -> Column:
+    return F.substring_index(F.substring_index(text, " ", number), " ", -1)
+
+
+def _from(text: Column, position: Column) -> Column:
+    return F.substr(text, position)
+
+
+def _replace(text: Column, old: str, new: str) -> Column:
+    return F.replace(text, F.lit(old), F.lit(new))
+
+
+# --- Apache's LogFormat ------------------------------------------------------------------------------------------
+
+_DIRECTIVE = re.compile(r"%U%q|%%|%[<>]?(?:!?[0-9]+(?:,[0-9]+)*)?(?:\{[^}]*\})?\^?[A-Za-z]")
+_BORDER = f"{_MARK},"  # in no line, since a mark is followed by a digit
+
+# The text that a directive logs and the pattern of it, or None for anything up to the next space or quote
+# (mod_log_config, "Custom Log Formats"). What is not here has to be in the line, but becomes no column.
+_DIRECTIVES: dict[str, tuple[str, str | None]] = {
+    "%h": ("client_ip", _CLIENT),
+    "%a": ("client_ip", _CLIENT),
+    "%l": ("identity", None),
+    "%u": ("user", None),
+    "%t": ("stamp", _STAMP),
+    "%r": ("request", None),
+    "%m": ("method", None),
+    "%U": ("path", None),
+    "%U%q": ("path", None),
+    "%H": ("protocol", None),
+    "%s": ("status", _STATUS),
+    "%b": ("bytes", _BYTES),
+    "%B": ("bytes", _BYTES),
+    "%O": ("bytes", _BYTES),
+    "%{referer}i": ("referrer", None),
+    "%{user-agent}i": ("user_agent", None),
+    "%v": ("virtual_host", None),
+    "%V": ("virtual_host", None),
+}
+_NUMBER_DIRECTIVES = ("%p", "%D", "%T", "%I", "%S", "%P", "%k")
+
+
+def _log_format(format: str) -> Reader:
+    names, pieces = _compiled(format)
+    line = _without_line_end(F.col("value"))
+    line = F.when(line.contains("\\") | line.contains(_MARK), _without_escapes(line)).otherwise(line)
+    groups = "".join(f"{_BORDER}${i}" for i in range(1, len(names) + 1))
+    pattern = "\\A" + "".join(piece for _, piece in pieces) + "\\z"
+    # One pass of the pattern: a line that does not match stays as it is, without a border.
+    cut = F.split(F.regexp_replace(line, pattern, groups), _BORDER)
+    parts = F.explode(F.array(cut)).alias(PARTS)
+    texts = {f"_log_{name}": _unmasked(F.get(PARTS, F.lit(i))) for i, name in enumerate(names, 1)}
+    valid = F.size(PARTS) == len(names) + 1
+    checks = [
+        (
+            line.rlike("\\A" + "".join(piece for _, piece in pieces[: i + 1])),
+            f"line does not match the format at {name}",
+        )
+        for i, (name, _) in enumerate(pieces)
+    ]
+    reason = _first_failing(checks, "line goes on after the end of the format")
+    if "stamp" in names:
+        in_range = _is_in_range(F.get(PARTS, F.lit(names.index("stamp") + 1)))
+        valid &= in_range
+        reason = F.when(in_range, reason).otherwise("timestamp is not a date that exists")
+    return Reader(parts, valid, texts, _columns(names), reason)
+
+
+def _columns(names: list[str]) -> dict[str, Column]:
+    def text(name: str) -> Column:
+        return F.col(f"_log_{name}") if name in names else F.lit(None).cast("string")
+
+    request = _request(text("request")) if "request" in names else {}
+    return {
+        **({"virtual_host": _known(text("virtual_host"))} if "virtual_host" in names else {}),
+        "client_ip": _known(text("client_ip")),
+        "identity": _known(text("identity")),
+        "user": F.nullif(_known(text("user")), F.lit('""')),
+        "timestamp": _timestamp(text("stamp")),
+        **{name: request.get(name, _known(text(name))) for name in ("method", "path", "protocol")},
+        "status": text("status").try_cast("int"),
+        "bytes": text("bytes").try_cast("bigint"),
+        "referrer": _known(text("referrer")),
+        "user_agent": _known(text("user_agent")),
+    }
+
+
+def _compiled(format: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The texts in the order of their groups, and each directive with its pattern and that of what follows it."""
+    plain = format.replace('\\"', '"').replace("\\t", "\t")
+    directives = list(_DIRECTIVE.finditer(plain))
+    if not directives:
+        raise UsageError(
+            f"the format is {format!r}, expected combined, common, vhost_combined or directives of Apache's LogFormat, "
+            """such as '%h %l %u %t "%r" %>s %b'"""
+        )
+    names: list[str] = []
+    pieces = [("its beginning", re.escape(plain[: directives[0].start()]))]
+    ends = [directive.start() for directive in directives[1:]] + [len(plain)]
+    for directive, end in zip(directives, ends, strict=True):
+        after = plain[directive.end() : end]
+        in_quotes = plain.count('"', 0, directive.start()) % 2 == 1
+        before_time = not in_quotes and plain.startswith(" %t", directive.end())
+        name, pattern = _piece(directive[0], after, in_quotes, before_time)
+        if name is not None and name not in names:
+            names.append(name)
+            pattern = f"({pattern})"
+        if name == "stamp":
+            pattern = f"\\[{pattern}\\]"
+        pieces.append((directive[0], pattern + re.escape(after)))
+    return names, pieces
+
+
+def _piece(directive: str, after: str, in_quotes: bool, before_time: bool) -> tuple[str | None, str]:
+    if directive == "%%":
+        return None, "%"
+    if directive.endswith("}t"):
+        raise UsageError(f"the format has {directive}, a time in a format of its own: log %t instead")
+    key = re.sub(r"^%[<>!0-9,]*", "%", directive)
+    name, pattern = _DIRECTIVES.get(key.lower() if key.endswith("}i") else key, (None, None))
+    if key in _NUMBER_DIRECTIVES:
+        pattern = "[0-9-]*"
+    elif name == "user" and before_time:
+        pattern = '(?!- [^"]* \\[)[^"]*'  # it may hold spaces
+    elif name != "virtual_host" and pattern is None:
+        # It ends at what follows, so there is one way to match it.
+        pattern = '[^"]*' if in_quotes else f'[^ "{re.escape(after[:1])}]*'
+    return name, pattern or '[^ "]*'
