@@ -1,0 +1,180 @@
+"""A socket job whose driver is killed: what Spark's receiver has put into the write-ahead log comes out once.
+
+The server sends a few hundred numbered lines at a time and then waits until every one of them is safe: in a file of the
+write-ahead log that the driver's own log of blocks names, or out already. Killed then, the job owes them all.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.supervisor import VICTIMS, Job, Run
+
+BURST = 200
+
+
+class Server:
+    """Sends lines to whoever is connected, `line <number>;`, each number once."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._client: socket.socket | None = None
+        self._checks = 0
+        self._connected = threading.Condition()
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._connected:
+                if self._checks:
+                    self._checks -= 1
+                    client.close()
+                else:
+                    self._client = client
+                    self._connected.notify_all()
+
+    def expect_a_new_driver(self) -> None:
+        """One that first connects just to see whether somebody listens, and then its receiver."""
+        with self._connected:
+            self._client, self._checks = None, 1
+
+    def send(self, number: int) -> None:
+        """Send so many new lines to a client that is connected now."""
+        text = "".join(f"line {n:06d};\n" for n in range(self.sent, self.sent + number))
+        with self._connected:
+            assert self._connected.wait_for(lambda: self._client is not None, 120), "nobody connects"
+            assert self._client is not None
+            self._client.sendall(text.encode())
+        self.sent += number
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
+
+
+class SocketJob:
+    """The job lines from the socket to text files."""
+
+    def __init__(self, job: Job, server: Server):
+        self.job, self.server = job, server
+
+    def start(self, **options: object) -> Run:
+        self.server.expect_a_new_driver()
+        source = f"socket:127.0.0.1:{self.server.port}"
+        output = f"text:{self.job.out}"
+        return self.job.start("--source", source, "--output", output, "--batch-interval", "1s", **options)
+
+    def out(self) -> Counter[int]:
+        """How often each number came out."""
+        lines = sum(self.job.rows("text", "lines").values(), Counter[str]())
+        return Counter({int(line[5:11]): times for line, times in lines.items()})
+
+    def are_safe(self) -> bool:
+        """Whether all lines that were sent are out or in the write-ahead log."""
+        return self._logged() | set(self.out()) >= set(range(self.server.sent))
+
+    def _logged(self) -> set[int]:
+        checkpoint = self.job.home / "checkpoint"
+        blocks = b"".join(contents(checkpoint / "receivedBlockMetadata"))
+        numbers: set[int] = set()
+        for file in (checkpoint / "receivedData").glob("*/log-*"):
+            if file.name.encode() in blocks:
+                parts = b"".join(contents(file)).split(b"line ")[1:]
+                numbers |= {int(part[:6]) for part in parts if part[6:7] == b";"}
+        return numbers
+
+    def feed(self, run: Run) -> None:
+        """Send a burst and wait until it is safe."""
+        self.server.send(BURST)
+        run.wait_until(self.are_safe, "what was sent is safe")
+
+    def wait_until_all_is_out(self, run: Run) -> None:
+        run.wait_until(lambda: len(self.out()) == self.server.sent, "all lines are out")
+
+    def report(self, title: str) -> None:
+        out, sent = self.out(), self.server.sent
+        missing = sum(n not in out for n in range(sent))
+        self.job.report(title, sent, missing, sum(times - 1 for times in out.values()))
+
+
+def contents(path: Path) -> list[bytes]:
+    """The bytes of a file, or of all files in a directory; files that go away meanwhile have none."""
+    found = []
+    for file in path.glob("log-*") if path.is_dir() else [path]:
+        try:
+            found.append(file.read_bytes())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture
+def job(tmp_path: Path, server: Server) -> Iterator[SocketJob]:
+    job = Job(tmp_path, script="lines.py")
+    yield SocketJob(job, server)
+    job.close()
+
+
+def test_what_was_acknowledged_comes_out_once_however_the_driver_is_killed(job: SocketJob) -> None:
+    for victim in VICTIMS:
+        run = job.start()
+        job.feed(run)
+        job.feed(run)
+        assert run.kill(victim) != 0
+        job.job.kills += 1
+    (job.job.work / "hold").touch()
+    run = job.start(hold=str(job.job.work / "hold"))  # the next runs find what it owes in Spark's checkpoint
+    job.feed(run)
+    run.kill()
+    job.job.kills += 1
+    for point in (("land", 1, "before"), ("publish", 1, "after"), ("done", 1, "before")):
+        run = job.start(kill=point)
+        assert run.end() == -signal.SIGKILL, run.said()
+        job.job.kills += 1
+    run = job.start()
+    job.wait_until_all_is_out(run)
+    run.signal(signal.SIGTERM)
+    assert run.end() == 0, run.said()
+    job.report("socket with a write-ahead log")
+
+
+def test_a_checkpoint_that_is_damaged_is_refused_and_one_that_is_gone_is_made_anew(job: SocketJob) -> None:
+    run = job.start()
+    job.feed(run)
+    job.wait_until_all_is_out(run)
+    run.kill()
+    job.job.kills += 1
+
+    checkpoint = job.job.home / "checkpoint"
+    for file in checkpoint.glob("checkpoint-*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    run = job.start()
+    assert run.end() == 2, run.said()
+    assert "may hold received records that were not processed" in run.said()
+
+    checkpoint.rename(job.job.work / "given-up")
+    run = job.start()
+    job.feed(run)
+    job.wait_until_all_is_out(run)
+    run.signal(signal.SIGTERM)
+    assert run.end() == 0, run.said()
+    job.report("socket whose checkpoint is lost")
