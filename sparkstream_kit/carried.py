@@ -34,16 +34,13 @@ class Window:
     length: int
     slide: int
 
-    def moments(self, moment: Moment) -> dict[int, Moment]:
-        """The moments inside the window in which the source has a frame, by their number."""
-        if moment.is_check:
-            return {}
-        inside = self.graph.moments(moment.entry.time - self.length, moment.entry.time)
-        return {m.entry.n: m for m in inside if m.frame(self.source) is not None}
+    def inside(self, moment: Moment) -> list[Moment]:
+        """The moments with data inside the window."""
+        return [] if moment.is_check else self.graph.moments(moment.entry.time - self.length, moment.entry.time)
 
     def rows(self, moment: Moment) -> DataFrame:
         """All rows of the window."""
-        frames = [frame for m in self.moments(moment).values() if (frame := m.frame(self.source)) is not None]
+        frames = [frame for m in self.inside(moment) if (frame := m.frame(self.source)) is not None]
         return functools.reduce(DataFrame.union, frames or [self.graph.empty(self.source)])
 
     def forget(self) -> None:
@@ -71,16 +68,17 @@ class AggregatedWindow(Window):
 
     def result(self, moment: Moment) -> DataFrame | None:
         """The results of the window, where the slide fires; else only the parts of the batch are made."""
-        inside = self.moments(moment)
-        for n in [n for n in self._kept if n not in inside and n not in self._inside]:
-            bridge.free(self._kept.pop(n))
-        for n, m in inside.items():
-            if n not in self._kept:
-                self._kept[n] = self._parts(m.frame(self.source)).localCheckpoint()
+        inside = self.inside(moment)
+        for m in inside:
+            if m.entry.n not in self._kept:
+                frame = m.frame(self.source)
+                self._kept[m.entry.n] = self._parts(self._nothing if frame is None else frame).localCheckpoint()
+        numbers = frozenset(m.entry.n for m in inside)
+        for n in self._kept.keys() - numbers - self._inside:
+            self.graph.discard(self._kept.pop(n))
         if not moment.fires(self.slide):
             return None
-        merged = self._merge(frozenset(inside), moment.entry.n)
-        return agg.result(merged, self.keys, self.aggregates)
+        return agg.result(self._merge(numbers, moment.entry.n), self.keys, self.aggregates)
 
     def forget(self) -> None:
         """Drop all parts."""
@@ -88,38 +86,40 @@ class AggregatedWindow(Window):
         self._merged, self._inside = None, frozenset()
 
     def _merge(self, inside: frozenset[int], n: int) -> DataFrame:
-        if self._merged is not None and self._merged_n == n:
-            return self._merged
-        before, goes_back = self._merged, self._can_go_back
-        if before is None or not goes_back or self._merged_n > n or not self._inside <= self._kept.keys():
-            frames, before = [self._kept[k] for k in sorted(inside)], None
+        before = self._merged
+        if before is not None and self._merged_n == n:
+            return before
+        if before is None or self._merged_n > n or not self._inside <= self._kept.keys():
+            frames = [self._kept[k] for k in sorted(inside)]
         else:
             came = [self._kept[k] for k in sorted(inside - self._inside)]
             gone = [self._negated(self._kept[k]) for k in sorted(self._inside - inside)]
             frames = [before, *came, *gone]
-        if not frames:
-            frames = [self._parts(self.graph.empty(self.source))]
+        frames = frames or [self._parts(self._nothing)]
         merged = agg.merge(functools.reduce(DataFrame.union, frames), self.keys, self._counted)
         if agg.key_list(self.keys):
             merged = merged.filter("__rows > 0")
-        if goes_back:
+        if self._can_go_back:
             merged = merged.localCheckpoint()
-            if self._merged is not None:
-                bridge.free(self._merged)
+            if before is not None:
+                self.graph.discard(before)
             self._merged, self._merged_n, self._inside = merged, n, inside
         return merged
 
-    def _parts(self, frame: DataFrame | None) -> DataFrame:
-        assert frame is not None
+    def _parts(self, frame: DataFrame) -> DataFrame:
         return agg.partial(frame, self.keys, self._counted)
 
     def _negated(self, parts: DataFrame) -> DataFrame:
         names = [name for name, _ in agg.named_parts(self._counted)]
         return parts.select(*agg.key_list(self.keys), *((-F.col(name)).alias(name) for name in names))
 
+    @property
+    def _nothing(self) -> DataFrame:
+        return self.graph.empty(self.source)
+
     @functools.cached_property
     def _can_go_back(self) -> bool:
-        types = {f.name: f.dataType for f in self._parts(self.graph.empty(self.source)).schema}
+        types = {f.name: f.dataType for f in self._parts(self._nothing).schema}
         return all(
             part.additive and isinstance(types[name], (IntegralType, DecimalType))
             for name, part in agg.named_parts(self._counted)
@@ -129,9 +129,10 @@ class AggregatedWindow(Window):
 class Carried:
     """A frame that each batch turns into the next, in the memory of the executors and now and then on disk.
 
-    `advance(kept, new, moment)` gives the rows after a batch, some of which may leave with it; `keep(rows, time)` those
-    that go on. `localCheckpoint` keeps Spark's own binary rows and their partitioning by key, so only the new rows of
-    a batch are shuffled.
+    `empty(new, time)` gives the rows before the first batch, whose recorded time it is told. `advance(kept, new,
+    moment)` gives the rows after a batch, some of which may leave with it; `keep(rows, time)` those that go on, and
+    the same ones where it is applied twice. `localCheckpoint` keeps Spark's own binary rows and their partitioning by
+    key, so only the new rows of a batch are shuffled.
     """
 
     def __init__(
@@ -140,14 +141,14 @@ class Carried:
         source: Compute,
         name: str,
         keys: Keys,
-        empty: Callable[[DataFrame], DataFrame],
+        empty: Callable[[DataFrame, int], DataFrame],
         advance: Callable[[DataFrame, DataFrame, Moment], DataFrame],
         keep: Callable[[DataFrame, int], DataFrame] = lambda rows, time: rows,
     ):
         if name in graph.states:
             raise UsageError(f"two states are named {name!r}: give one of them another name=")
         self._graph, self._source, self._name, self._keys = graph, source, name, agg.key_list(keys)
-        self._start, self._advance, self._keep = empty, advance, keep
+        self._empty, self._advance, self._keep = empty, advance, keep
         self._frame: DataFrame | None = None  # checkpointed rows
         self._rows: DataFrame | None = None  # those of them that are there after batch n
         self._n = 0
@@ -156,10 +157,10 @@ class Carried:
     def at(self, moment: Moment) -> DataFrame:
         """The rows after that moment, those that leave with it included."""
         if moment.is_check:
-            start = self._empty()
-            return self._advance(start, self._graph.empty(self._source), moment)
+            nothing = self._graph.empty(self._source)
+            return self._advance(self._empty(nothing, 0), nothing, moment)
         if self._rows is None or self._n > moment.entry.n:
-            self._load(moment.entry.n)
+            self._load(moment.entry.n - 1)  # what leaves with the batch itself is in no save of it
         for entry in self._graph.log.after(self._n):
             if entry.n > moment.entry.n:
                 break
@@ -189,11 +190,10 @@ class Carried:
     def _directory(self) -> str:
         return self._graph.home / f"state/{self._name}"
 
-    def _empty(self) -> DataFrame:
-        return self._start(self._graph.empty(self._source))
-
     def _load(self, newest: int) -> None:
-        n, frame = saved_state.load(self._graph.session, self._directory, newest, self._empty())
+        first = self._graph.log.after(0)[0]
+        start = self._empty(self._graph.empty(self._source), first.time)
+        n, frame = saved_state.load(self._graph.session, self._directory, newest, start)
         floor = self._graph.log.floor.n
         if 0 < n < floor:
             raise UsageError(

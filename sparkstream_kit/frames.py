@@ -80,12 +80,26 @@ def to_frame(rdd: RDD[Any], schema: StructType | str | None = None) -> DataFrame
 
 
 class FrameStream:
-    """A stream of frames, one for each batch. Made by sources, by `of`, and by the operations below."""
+    """A stream of frames, one for each batch. Made by sources, by `of`, and by the operations below.
+
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def build(lines):
+    ...     words = FrameStream.of(lines).flat_map(F.split("value", " "), "word")
+    ...     return words.filter("word != 'a'").select(F.upper("word").alias("word")).count_by_value()
+    >>> run_batches(build, [["a bb", "bb"], ["cc"]])
+    [[Row(word='BB', count=2)], [Row(word='CC', count=1)]]
+
+    A batch of a source that brought nothing is no entry of the offset log, and its streams have no frame, where those
+    of DStream have an empty one; beside another source that brought something it is an empty frame.
+
+    `graph` and `compute` are for whoever writes an operation: the node is a function of a moment, and `carried` where
+    it comes out of a running state, which only knows the present.
+    """
 
     def __init__(self, graph: Graph, compute: Compute, *, carried: bool = False):
-        self._graph = graph
-        self._compute = compute
-        self._carried = carried  # whether it comes out of a running state, which only knows the present
+        self.graph = graph
+        self.compute = compute
+        self.carried = carried
 
     @classmethod
     def of(cls, dstream: DStream[Any], schema: StructType | str | None = None, *, name: str = "dstream") -> FrameStream:
@@ -128,10 +142,13 @@ class FrameStream:
     # --- what works on each batch alone
 
     def transform(self, function: Callable[[DataFrame], DataFrame]) -> FrameStream:
-        """Apply a function of a DataFrame to each batch; it is called every batch, as DStream's is."""
+        """Apply a function of a DataFrame to each batch; it is called every batch, as DStream's is.
+
+        At every start it is called once more, with an empty frame. UsageError if what it returns is no DataFrame.
+        """
 
         def compute(moment: Moment) -> DataFrame | None:
-            frame = moment.frame(self._compute)
+            frame = moment.frame(self.compute)
             if frame is None:
                 return None
             made = function(frame)
@@ -142,14 +159,14 @@ class FrameStream:
                 )
             return made
 
-        return FrameStream(self._graph, compute, carried=self._carried)
+        return FrameStream(self.graph, compute, carried=self.carried)
 
     def filter(self, condition: Column | str) -> FrameStream:
-        """Keep the rows for which the condition holds."""
+        """Keep the rows for which the condition holds: `requests.filter("status >= 500")`."""
         return self.transform(lambda frame: frame.filter(condition))
 
     def select(self, *columns: Column | str) -> FrameStream:
-        """Columns or expressions of each row: DStream's map."""
+        """Columns or expressions of each row: DStream's map. `requests.select("path", F.col("bytes") / 1024)`."""
         return self.transform(lambda frame: frame.select(*columns))
 
     def flat_map(self, values: Column, name: str) -> FrameStream:
@@ -161,6 +178,12 @@ class FrameStream:
 
         The function gets a Row and returns a tuple, Row or dict that fits the schema. Other steps stay in the JVM; this
         one costs what every row costs that goes to Python and back.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     return FrameStream.of(lines).map_python(lambda row: (row.value[::-1],), "reversed string")
+        >>> run_batches(build, [["ab"]])
+        [[Row(reversed='ba')]]
         """
 
         def compute(frame: DataFrame) -> DataFrame:
@@ -171,7 +194,12 @@ class FrameStream:
     def sql(self, query: str, **others: FrameStream) -> FrameStream:
         """A SQL query over the batch, which is the table `batch`; other streams are tables of the names given.
 
-        requests.sql("select status, count(*) as hits from batch group by status")
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(left, right):
+        ...     others = FrameStream.of(right)
+        ...     return FrameStream.of(left).sql("select value from batch except select value from other", other=others)
+        >>> run_batches(build, [["a", "b"]], [["b"]])
+        [[Row(value='a')]]
         """
         names = ["batch", *others]
 
@@ -189,19 +217,18 @@ class FrameStream:
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return self._graph.empty(self._compute).columns
+        return self.graph.empty(self.compute).columns
 
     def count(self) -> FrameStream:
         """Number of rows of each batch. Column: count: bigint."""
         return self.reduce_by_key([], {"count": agg.count()})
 
     def reduce_by_key(self, keys: Keys, aggregates: Aggregates) -> FrameStream:
-        """Aggregates of each batch for each key. Columns: the keys, then one for each aggregate."""
+        """Aggregates of each batch for each key. Columns: the keys, then one for each aggregate.
 
-        def compute(frame: DataFrame) -> DataFrame:
-            return agg.result(agg.partial(frame, keys, aggregates), keys, aggregates)
-
-        return self.transform(compute)
+        requests.reduce_by_key("status", {"hits": agg.count(), "bytes": agg.sum("bytes")})
+        """
+        return self.transform(lambda frame: agg.aggregate(frame, keys, aggregates))
 
     def count_by_value(self) -> FrameStream:
         """How often each row is in the batch. Columns: its own, then count: bigint."""
@@ -221,12 +248,12 @@ class FrameStream:
         """Keep each batch in memory while its outputs run, for a stream that several of them use."""
 
         def compute(moment: Moment) -> DataFrame | None:
-            frame = moment.frame(self._compute)
+            frame = moment.frame(self.compute)
             if frame is not None and not moment.is_check:
                 moment.cached.append(frame.persist())
             return frame
 
-        return FrameStream(self._graph, compute, carried=self._carried)
+        return FrameStream(self.graph, compute, carried=self.carried)
 
     # --- several streams
 
@@ -237,13 +264,24 @@ class FrameStream:
     def join(
         self, other: FrameStream | DataFrame, on: str | list[str] | Column | None = None, how: str = "inner"
     ) -> FrameStream:
-        """Join with the same batch of another stream, or with a static frame; without `on` every row with every row."""
+        """Join with the same batch of another stream, or with a static frame; without `on` every row with every row.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> names = getfixture("spark").createDataFrame([(200, "OK")], "status int, reason string")
+        >>> def build(statuses):
+        ...     return FrameStream.of(statuses, "status int").join(names, "status", "left")
+        >>> run_batches(build, [[(200,)], [(600,)]])
+        [[Row(status=200, reason='OK')], [Row(status=600, reason=None)]]
+        """
         if isinstance(other, DataFrame):
             return self.transform(lambda frame: frame.join(other, on, how))
         return self._with((other,), lambda left, right: left.join(right, on, how))
 
     def cogroup(self, other: FrameStream, keys: Keys) -> FrameStream:
-        """The rows of both streams for each key: keys, left and right: array of struct, empty where one has none."""
+        """The rows of both streams for each key: keys, left and right: array of struct, empty where one has none.
+
+        orders.cogroup(payments, "order_id").filter("size(left) != size(right)")
+        """
         left, right = self.group_by_key(keys), other.group_by_key(keys)
 
         def together(a: DataFrame, b: DataFrame) -> DataFrame:
@@ -259,13 +297,13 @@ class FrameStream:
 
     def _with(self, others: tuple[FrameStream, ...], function: Callable[..., DataFrame]) -> FrameStream:
         streams = (self, *others)
-        computes = [stream._compute for stream in streams]
+        computes = [stream.compute for stream in streams]
 
         def compute(moment: Moment) -> DataFrame | None:
             frames = [moment.frame(c) for c in computes]
             return None if any(frame is None for frame in frames) else function(*frames)
 
-        return FrameStream(self._graph, compute, carried=any(stream._carried for stream in streams))
+        return FrameStream(self.graph, compute, carried=any(stream.carried for stream in streams))
 
     # --- windows and state
 
@@ -274,9 +312,9 @@ class FrameStream:
 
         They are read again from the source; where only aggregates are needed, `reduce_by_key_and_window` keeps those.
         """
-        node = Window(self._graph, self._compute, *self._window(window, slide))
-        self._graph.windows.append(node)
-        return FrameStream(self._graph, lambda moment: node.rows(moment) if moment.fires(node.slide) else None)
+        node = Window(self.graph, self.compute, *self._window(window, slide))
+        self.graph.windows.append(node)
+        return FrameStream(self.graph, lambda moment: node.rows(moment) if moment.fires(node.slide) else None)
 
     def reduce_by_key_and_window(
         self, keys: Keys, aggregates: Aggregates, window: Duration, slide: Duration | None = None
@@ -284,12 +322,19 @@ class FrameStream:
         """Aggregates for each key over the batches in (T - window, T], at every slide.
 
         Columns: the keys, then one for each aggregate. Each batch is aggregated once and kept in that form; a key
-        without rows in the window is not there. Counts, and sums and means of whole numbers, cost what came and went
-        with the slide, others what is in the window.
+        without rows in the window is not there. With counts, and sums and means of whole numbers, a slide adds what
+        came and takes back what went: it costs one pass over the keys of the window, however many batches are in it.
+        With others all batches of the window are merged anew. Where nothing arrives windows move on until one is empty.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     return FrameStream.of(lines).reduce_by_key_and_window("value", {"n": agg.count()}, "2s", "1s")
+        >>> run_batches(build, [["a"], ["a"], [], []])
+        [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=1)], []]
         """
-        node = AggregatedWindow(self._graph, self._compute, *self._window(window, slide), keys, aggregates)
-        self._graph.windows.append(node)
-        return FrameStream(self._graph, node.result)
+        node = AggregatedWindow(self.graph, self.compute, *self._window(window, slide), keys, aggregates)
+        self.graph.windows.append(node)
+        return FrameStream(self.graph, node.result)
 
     def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
         """Aggregates over all rows of the batches in (T - window, T], at every slide: one row."""
@@ -319,15 +364,23 @@ class FrameStream:
 
         `expire_after` forgets a key at the first batch at which it was not seen for that long; while nothing arrives
         that is looked at ten times within the span. `expired()` of the result gives the rows that went. `initial` has
-        rows like those of the stream, which count as if they had come before the first batch.
+        rows like those of the stream, which count as if they had come just before the first batch.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     counts = FrameStream.of(lines).update_state_by_key("value", {"n": agg.count()}, expire_after="2s")
+        ...     return counts, counts.expired()
+        >>> counts, gone = run_batches(build, [["a"], ["a"], [], []])
+        >>> counts
+        [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=2)], []]
+        >>> gone
+        [[], [], [], [Row(value='a', n=2)]]
         """
         span = None if expire_after is None else self._multiple("expire_after", expire_after)
         parts = expiring(aggregates) if span else aggregates
-        before_all = self._timed(initial, 0, span) if initial is not None else None
 
-        def empty(frame: DataFrame) -> DataFrame:
-            nothing = agg.partial(self._timed(frame, 0, span), keys, parts)
-            return nothing if before_all is None else agg.partial(before_all, keys, parts)
+        def empty(frame: DataFrame, time: int) -> DataFrame:
+            return agg.partial(self._timed(frame if initial is None else initial, time, span), keys, parts)
 
         def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
             fresh = agg.partial(self._timed(new, moment.entry.time, span), keys, parts)
@@ -341,42 +394,90 @@ class FrameStream:
             gone = rows.filter(F.lit(False) if span is None else F.col("__seen") <= moment.entry.time - span)
             return agg.result(gone, keys, aggregates)
 
-        name = name or free_name("by-" + ("-".join(agg.key_list(keys)) or "nothing"), self._graph.states)
-        node = Carried(self._graph, self._compute, name, keys, empty, advance, keep)
+        name = name or free_name("by-" + ("-".join(agg.key_list(keys)) or "nothing"), self.graph.states)
+        node = Carried(self.graph, self.compute, name, keys, empty, advance, keep)
         if span is not None:
-            step = max(self._graph.interval, span // 10 // self._graph.interval * self._graph.interval)
-            self._graph.windows.append(Window(self._graph, self._compute, span + step, step))
-        return StateStream(self._graph, lambda moment: agg.result(node.kept(moment), keys, aggregates), expired)
+            step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
+            self.graph.windows.append(Window(self.graph, self.compute, span + step, step))
+        return StateStream(self.graph, lambda moment: agg.result(node.kept(moment), keys, aggregates), expired)
+
+    def update_state_by_key_python(
+        self,
+        keys: Keys,
+        function: Callable[[list[Row], Row | None], Any],
+        state: StructType | str,
+        *,
+        name: str | None = None,
+    ) -> FrameStream:
+        """A state that a Python function updates: DStream's updateStateByKey, for what no aggregate can say.
+
+        Columns: the keys, then those of `state`. The function gets the new rows of a key, in any order and without its
+        keys, and the state before or None; it returns a tuple, Row or dict that fits `state`, or None to forget the
+        key. It is called for every key in every batch with data, in Python workers: this is the slow, general way,
+        and cost grows with the number of all keys. The name is the key of the saved state.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def longest(rows, state):
+        ...     return (max([row.word for row in rows] + [state.word if state else ""], key=len),)
+        >>> def build(pairs):
+        ...     words = FrameStream.of(pairs, "k int, word string")
+        ...     return words.update_state_by_key_python("k", longest, "word string")
+        >>> run_batches(build, [[(1, "bb"), (1, "a")], [(1, "ccc")]])
+        [[Row(k=1, word='bb')], [Row(k=1, word='ccc')]]
+        """
+        names = agg.key_list(keys)
+        kind = state if isinstance(state, StructType) else StructType.fromDDL(state)
+        # said to be not deterministic, or the optimizer may call it once for the filter and once for the columns
+        update = F.udf(lambda rows, before: function(rows or [], before), kind).asNondeterministic()
+
+        def fresh(frame: DataFrame) -> DataFrame:
+            rest = F.struct(*(column for column in frame.columns if column not in names))
+            rows = frame.groupBy(*names).agg(F.collect_list(rest).alias("__rows"))
+            return rows.withColumn("__state", F.lit(None).cast(kind))
+
+        def empty(frame: DataFrame, time: int) -> DataFrame:
+            return fresh(frame).select(*names, "__state")
+
+        def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
+            both = kept.unionByName(fresh(new), allowMissingColumns=True).groupBy(*names)
+            rows = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
+            return rows.select(*names, update("__rows", "__state").alias("__state")).filter("__state is not null")
+
+        name = name or free_name("by-" + ("-".join(names) or "nothing"), self.graph.states)
+        node = Carried(self.graph, self.compute, name, keys, empty, advance)
+        return FrameStream(self.graph, lambda moment: node.at(moment).select(*names, "__state.*"), carried=True)
 
     @staticmethod
     def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:
         return frame if span is None else frame.withColumn("__time", F.lit(time).cast("bigint"))
 
     def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
-        if self._carried:
+        if self.carried:
             raise UsageError(
                 "a window over a running state cannot be rebuilt after a restart: put the window first, the state after"
             )
         length = self._multiple("window", window)
-        return length, self._graph.interval if slide is None else self._multiple("slide", slide)
+        return length, self.graph.interval if slide is None else self._multiple("slide", slide)
 
     def _multiple(self, name: str, duration: Duration) -> int:
-        return durations.multiple(name, duration, self._graph.interval)
+        return durations.multiple(name, duration, self.graph.interval)
 
     # --- outputs
 
     def for_each_batch(self, write: Write, *, name: str = "output", check: Write | None = None) -> None:
         """Run a function for each batch: an output. It is tried again until it succeeds.
 
+            counts.for_each_batch(lambda frame, batch: print(batch.time, frame.collect()), name="counts")
+
         `check` is called at every start, with the empty frame and the last batch of the runs before (n = 0: there is
         none), so that it can refuse by a UsageError what could not be written later.
 
         Guarantee: at least once; exactly once if what it does for (batch.home_id, name, batch.n) is idempotent.
         """
-        outputs = self._graph.outputs
+        outputs = self.graph.outputs
         if name in outputs:
             raise UsageError(f"two outputs are named {name!r}: give one of them another name=")
-        outputs[name] = Output(self._compute, write, check)
+        outputs[name] = Output(self.compute, write, check)
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
         """Run a function of an RDD of rows for each batch, as foreachRDD does. Guarantee: at least once."""
@@ -392,4 +493,4 @@ class StateStream(FrameStream):
 
     def expired(self) -> FrameStream:
         """The rows of the keys that expired with the batch, as they were last."""
-        return FrameStream(self._graph, self._expired, carried=True)
+        return FrameStream(self.graph, self._expired, carried=True)

@@ -7,13 +7,14 @@ are rebuilt by asking for the moments they need. What is kept in memory is only 
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
@@ -145,6 +146,7 @@ class Graph:
         self._log: OffsetLog | None = None
         self._check = Moment(CHECK, 0)
         self._moments: dict[int, Moment] = {}
+        self._discarded: list[DataFrame] = []
 
     def attach(self, home: Home, log: OffsetLog) -> None:
         """Give the graph the home it reads from and writes to."""
@@ -164,27 +166,16 @@ class Graph:
 
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column fails before the first batch."""
-        spark_says = logging.getLogger("DataFrameQueryContextLogger")  # it would print Java's stack, too
-        spark_says.disabled = True
-        try:
-            for name, output in self.outputs.items():
-                self._check_output(name, output)
-        finally:
-            spark_says.disabled = False
-
-    def _check_output(self, name: str, output: Output) -> None:
-        try:
-            frame = self._check.frame(output.compute)
-            if output.check is not None and frame is not None:
-                output.check(frame, self.batch(self.log.last))
-        except UsageError:
-            raise
-        except Exception as error:
-            raise UsageError(f"the output {name!r} cannot work: {bridge.reason(error)}") from error
+        for name, output in self.outputs.items():
+            with _usage_errors(f"the output {name!r}"):
+                frame = self._check.frame(output.compute)
+                if output.check is not None and frame is not None:
+                    output.check(frame, self.batch(self.log.last))
 
     def empty(self, compute: Compute) -> DataFrame:
         """The frame of a node when nothing has arrived: its columns and types."""
-        frame = self._check.frame(compute)
+        with _usage_errors("a step of the job"):
+            frame = self._check.frame(compute)
         assert frame is not None
         return frame
 
@@ -212,12 +203,19 @@ class Graph:
             for w in self.windows
         )
 
+    def discard(self, frame: DataFrame) -> None:
+        """Free a local checkpoint once the batch is over: until then plans may read it."""
+        self._discarded.append(frame)
+
     def forget_moments(self) -> None:
         """Drop the frames of all moments: the batch is over, or is tried again."""
         for moment in self._moments.values():
             for frame in moment.cached:
                 frame.unpersist()
+        for frame in self._discarded:
+            bridge.free(frame)
         self._moments.clear()
+        self._discarded.clear()
 
     def forget_everything(self) -> None:
         """Drop what nodes carry too: blocks were lost, and all is made again from saves and log."""
@@ -236,6 +234,23 @@ class Graph:
             return self.log.floor.n
         needed = self.log.since(oldest.time - sum(w.length for w in self.windows))
         return min(first, needed[0].n - 1 if needed else last.n)
+
+
+@contextlib.contextmanager
+def _usage_errors(what: str) -> Iterator[None]:
+    """Errors as UsageError, in one sentence: Spark would print Java's stack, too."""
+    loggers = [PySparkLogger.getLogger(f"{kind}QueryContextLogger") for kind in ("DataFrame", "SQL")]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} cannot work: {bridge.reason(error)}") from error
+    finally:
+        for logger in loggers:
+            logger.disabled = False
 
 
 _graphs: weakref.WeakKeyDictionary[StreamingContext, Graph] = weakref.WeakKeyDictionary()

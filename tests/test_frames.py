@@ -1,0 +1,399 @@
+"""FrameStream: its operations give what DStream's give, its windows and states are exact after any restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from operator import add, sub
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+from pyspark.streaming import DStream, StreamingContext
+
+from sparkstream_kit import aggregates as agg
+from sparkstream_kit import batches
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.testing import local_session, run_batches
+from tests.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
+from tests.ticks import given as given_rows
+
+pytestmark = pytest.mark.usefixtures("spark")
+
+# --- each operation beside DStream's own
+
+LEFT = [[("a", 1), ("a", 2), ("b", 3), ("b", 3)], [("c", 4)], []]
+RIGHT = [[("a", "x"), ("d", "y")], [], []]
+NAMES = [("a", "first"), ("c", "third")]
+
+Frames = Callable[[FrameStream, FrameStream], FrameStream]
+Pairs = Callable[[DStream[Any], DStream[Any]], DStream[Any]]
+
+
+def counted(values: list[int], total: int | None) -> int | None:
+    """An update function like aggregates.count and sum, in one number."""
+    return sum(values) + (total or 0)
+
+
+def counted_below_6(values: list[int], total: int | None) -> int | None:
+    """The same, but a key whose sum reaches 6 is forgotten."""
+    total = sum(values) + (total or 0)
+    return total if total < 6 else None
+
+
+def counted_rows(rows: list[Row], state: Row | None) -> tuple[int] | None:
+    total = counted_below_6([row.v for row in rows], state and state.sum)
+    return None if total is None else (total,)
+
+
+def names() -> DataFrame:
+    return local_session().createDataFrame(NAMES, "k string, name string")
+
+
+# operation -> (on frames, on DStreams of pairs, whose elements are made as flat as rows)
+OPERATIONS: dict[str, tuple[Frames, Pairs]] = {
+    "map": (
+        lambda s, t: s.select(F.upper("k"), F.col("v") + 1),
+        lambda s, t: s.map(lambda p: (p[0].upper(), p[1] + 1)),
+    ),
+    "map in Python": (
+        lambda s, t: s.map_python(lambda row: (row.k * row.v,), "x string"),
+        lambda s, t: s.map(lambda p: (p[0] * p[1],)),
+    ),
+    "filter": (lambda s, t: s.filter("v % 2 = 1"), lambda s, t: s.filter(lambda p: p[1] % 2 == 1)),
+    "flatMap": (
+        lambda s, t: s.flat_map(F.array_repeat("k", F.col("v").cast("int")), "k"),
+        lambda s, t: s.flatMap(lambda p: [(p[0],)] * p[1]),
+    ),
+    "count": (lambda s, t: s.count(), lambda s, t: s.count().map(lambda n: (n,))),
+    "countByValue": (lambda s, t: s.count_by_value(), lambda s, t: s.countByValue().map(lambda p: (*p[0], p[1]))),
+    "reduceByKey": (
+        lambda s, t: s.reduce_by_key("k", {"sum": agg.sum("v"), "max": agg.max("v")}),
+        lambda s, t: (
+            s.mapValues(lambda v: (v, v))
+            .reduceByKey(lambda a, b: (a[0] + b[0], max(a[1], b[1])))
+            .map(lambda p: (p[0], *p[1]))
+        ),
+    ),
+    "groupByKey": (
+        lambda s, t: s.group_by_key("k").select("k", F.array_sort("values.v")),
+        lambda s, t: s.groupByKey().mapValues(sorted),
+    ),
+    "union": (lambda s, t: s.union(s.filter("v > 2")), lambda s, t: s.union(s.filter(lambda p: p[1] > 2))),
+    "join": (lambda s, t: s.join(t, "k"), lambda s, t: s.join(t).map(lambda p: (p[0], *p[1]))),
+    "leftOuterJoin": (
+        lambda s, t: s.join(t, "k", "left"),
+        lambda s, t: s.leftOuterJoin(t).map(lambda p: (p[0], *p[1])),
+    ),
+    "rightOuterJoin": (
+        lambda s, t: s.join(t, "k", "right"),
+        lambda s, t: s.rightOuterJoin(t).map(lambda p: (p[0], *p[1])),
+    ),
+    "fullOuterJoin": (
+        lambda s, t: s.join(t, "k", "full"),
+        lambda s, t: s.fullOuterJoin(t).map(lambda p: (p[0], *p[1])),
+    ),
+    "join with a static frame": (
+        lambda s, t: s.join(names(), "k", "left"),
+        lambda s, t: s.map(lambda p: (*p, dict(NAMES).get(p[0]))),
+    ),
+    "cogroup": (
+        lambda s, t: s.cogroup(t, "k").select("k", F.array_sort("left.v"), F.array_sort("right.w")),
+        lambda s, t: s.cogroup(t).map(lambda p: (p[0], sorted(p[1][0]), sorted(p[1][1]))),
+    ),
+    "transform": (
+        lambda s, t: s.transform(lambda frame: frame.distinct()),
+        lambda s, t: s.transform(lambda rdd: rdd.distinct()),
+    ),
+    "repartition": (
+        lambda s, t: s.repartition(3).transform(lambda frame: frame.withColumn("in", F.spark_partition_id() < 3)),
+        lambda s, t: s.repartition(3).map(lambda p: (*p, True)),
+    ),
+    "several streams in SQL": (
+        lambda s, t: s.sql("select batch.k, w from batch join other on batch.k = other.k", other=t),
+        lambda s, t: s.join(t).map(lambda p: (p[0], p[1][1])),
+    ),
+    "window": (lambda s, t: s.window("2s"), lambda s, t: s.window(2)),
+    "countByWindow": (
+        lambda s, t: s.count_by_window("2s", "1s"),
+        lambda s, t: s.window(2).count().map(lambda n: (n,)),
+    ),
+    "reduceByWindow": (
+        lambda s, t: s.reduce_by_window({"v": agg.max("v")}, "2s", "1s").filter("v is not null"),
+        lambda s, t: s.map(lambda p: p[1]).reduceByWindow(max, None, 2, 1).map(lambda v: (v,)),
+    ),
+    "countByValueAndWindow": (
+        lambda s, t: s.count_by_value_and_window("2s", "1s"),
+        lambda s, t: s.window(2).countByValue().map(lambda p: (*p[0], p[1])),
+    ),
+    "updateStateByKey": (
+        lambda s, t: s.update_state_by_key("k", {"v": agg.sum("v")}),
+        lambda s, t: s.updateStateByKey(counted),
+    ),
+    "updateStateByKey with an initial state": (
+        lambda s, t: s.update_state_by_key(
+            "k", {"v": agg.sum("v")}, initial=local_session().createDataFrame([("z", 7)], "k string, v bigint")
+        ),
+        lambda s, t: s.updateStateByKey(counted, initialRDD=s.context().sparkContext.parallelize([("z", 7)])),
+    ),
+    "updateStateByKey with a function, which forgets a key": (
+        lambda s, t: s.update_state_by_key_python("k", counted_rows, "sum bigint"),
+        lambda s, t: s.updateStateByKey(counted_below_6),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def both() -> dict[tuple[str, str], list[Any]]:
+    """Every operation on frames and on DStreams, over the same batches in one run."""
+
+    def build(left: DStream[Any], right: DStream[Any]) -> dict[tuple[str, str], Any]:
+        s = given_rows(left.context(), LEFT, "k string, v bigint", "left")
+        t = given_rows(left.context(), RIGHT, "k string, w string", "right")
+        frames = {("frames", name): on_frames(s, t) for name, (on_frames, _) in OPERATIONS.items()}
+        return frames | {("DStreams", name): on_pairs(left, right) for name, (_, on_pairs) in OPERATIONS.items()}
+
+    return run_batches(build, LEFT, RIGHT)
+
+
+def in_any_order(batch: Sequence[Sequence[Any]] | None) -> list[tuple[Any, ...]] | None:
+    return None if batch is None else sorted(map(tuple, batch), key=repr)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_gives_what_the_dstream_operation_gives(name: str, both: dict[tuple[str, str], list[Any]]) -> None:
+    frames, dstreams = (list(map(in_any_order, both[floor, name])) for floor in ("frames", "DStreams"))
+    assert frames == dstreams
+    assert any(dstreams)
+
+
+@pytest.mark.parametrize("name", ["count", "window", "updateStateByKey"])
+def test_of_a_dstream_differs_only_where_nothing_arrived_and_no_window_moves(name: str) -> None:
+    on_frames, on_pairs = OPERATIONS[name]
+    batches_ = [LEFT[0], [], LEFT[1], [], [], []]
+    frames, dstreams = run_batches(
+        lambda s: (on_frames(FrameStream.of(s, "k string, v bigint"), None), on_pairs(s, None)),  # type: ignore[arg-type]
+        batches_,
+    )
+    idle = [frame is None for frame in frames]
+    assert idle == ([False] * 5 + [True] if name == "window" else [not batch for batch in batches_])
+    assert [in_any_order(x) for x, skip in zip(frames, idle, strict=True) if not skip] == [
+        in_any_order(x) for x, skip in zip(dstreams, idle, strict=True) if not skip
+    ]
+
+
+def test_the_function_of_transform_is_called_in_every_batch(tmp_path: Path) -> None:
+    called = []
+
+    def note(frame: DataFrame) -> DataFrame:
+        called.append(len(called))
+        return frame.filter(F.lit(len(called) > 2))
+
+    seen = run_ticks(
+        lambda ssc: {"kept": given_rows(ssc, LEFT, "k string, v bigint").transform(note)}, tmp_path, [1, 2]
+    )
+    assert len(called) == 3  # once at the start, on the empty frame
+    assert seen == {"kept": {1: [], 2: LEFT[1]}}
+
+
+# --- windows beside DStream's own, on any batches
+
+BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-3, 3)), max_size=3), min_size=2, max_size=6)
+
+
+@few(4)
+@given(rows=BATCHES, window=st.integers(1, 4), slide=st.integers(1, 3))
+def test_windows_of_any_length_and_slide_give_what_those_of_dstreams_give(
+    rows: list[list[tuple[str, int]]], window: int, slide: int
+) -> None:
+    spans = f"{window}s", f"{slide}s"
+
+    def build(pairs: DStream[Any]) -> dict[str, Any]:
+        s = given_rows(pairs.context(), rows, "k string, v bigint")
+        counts = pairs.mapValues(lambda v: (1, v)).reduceByKeyAndWindow(
+            lambda a, b: tuple(map(add, a, b)),
+            lambda a, b: tuple(map(sub, a, b)),
+            window,
+            slide,
+            filterFunc=lambda p: p[1][0] > 0,
+        )
+        largest = pairs.reduceByKeyAndWindow(max, None, window, slide)
+        return {
+            "counts": s.reduce_by_key_and_window("k", {"n": agg.count(), "sum": agg.sum("v")}, *spans),
+            "counts of DStreams": counts.map(lambda p: (p[0], *p[1])),
+            "largest": s.reduce_by_key_and_window("k", {"max": agg.max("v")}, *spans),
+            "largest of DStreams": largest,
+            "rows": s.window(*spans),
+            "rows of DStreams": pairs.window(window, slide),
+        }
+
+    seen = run_batches(build, rows)
+    for name in ("counts", "largest", "rows"):
+        assert list(map(in_any_order, seen[name])) == list(map(in_any_order, seen[f"{name} of DStreams"]))
+
+
+# --- everything that looks back, against plain Python, through any restarts
+
+TICKS = st.lists(
+    st.none() | st.lists(st.tuples(st.sampled_from("ab"), st.integers(-3, 3)), max_size=3), min_size=3, max_size=9
+)
+SCHEMA = "k string, v bigint"
+
+
+def looking_back(rows: Given) -> Build:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        s = given_rows(ssc, rows, SCHEMA)
+        seen = s.update_state_by_key("k", {"n": agg.count()}, expire_after="2s", name="seen")
+        return {
+            "sums": s.reduce_by_key_and_window("k", {"sum": agg.sum("v")}, "3s", "2s"),
+            "largest": s.reduce_by_key_and_window("k", {"max": agg.max("v")}, "3s"),
+            "totals": s.update_state_by_key("k", {"sum": agg.sum("v")}),
+            "present": seen,
+            "expired": seen.expired(),
+        }
+
+    return build
+
+
+def by_key(rows: Sequence[tuple[str, int]], reduce: Callable[[list[int]], int]) -> list[tuple[str, int]]:
+    return [(k, reduce([v for key, v in rows if key == k])) for k in sorted({k for k, _ in rows})]
+
+
+def in_plain_python(came: dict[int, list[Any]], second: int) -> dict[str, list[Any] | None]:
+    """What the batch of that second gives, from the rows of all batches and the seconds they were recorded at."""
+    recorded = [n for n in came if n <= second]
+
+    def between(after: int, until: int) -> list[tuple[str, int]]:
+        return [row for n in recorded if after < n <= until for row in came[n]]
+
+    lives: dict[str, tuple[int, int]] = {}  # key -> rows, last seen
+    gone: list[tuple[str, int]] = []
+    for now in recorded:
+        gone = []
+        for k, v in by_key(came[now], len):
+            lives[k] = (lives.get(k, (0, 0))[0] + v, now)
+        for k in [k for k, (_, last) in lives.items() if last <= now - 2]:
+            gone.append((k, lives.pop(k)[0]))
+    fires = second // 2 > (recorded[-2] if len(recorded) > 1 else second - 1) // 2
+    return {
+        "sums": by_key(between(second - 3, second), sum) if fires else None,
+        "largest": by_key(between(second - 3, second), max),
+        "totals": by_key(between(0, second), sum),
+        "present": sorted((k, n) for k, (n, _) in lives.items()),
+        "expired": sorted(gone),
+    }
+
+
+@few(4)
+@given(rows=TICKS, kills=st.sets(st.integers(1, 9), max_size=3))
+def test_windows_states_and_expiry_are_exact_through_any_kills(
+    rows: Given, kills: set[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    seen = run_with_kills(looking_back(rows), tmp_path_factory.mktemp("home"), range(1, len(rows) + 4), kills)
+    came = claimed(rows, sorted(seen.get("totals", {})))
+    for second in came:
+        expected = in_plain_python(came, second)
+        assert {name: seen[name].get(second) for name in expected} == expected
+    assert sum(map(len, came.values())) == sum(len(batch or ()) for batch in rows)
+    if came:  # three seconds after the last batch all windows have been seen empty
+        assert [seen[name][max(seen[name])] for name in ("sums", "largest")] == [[], []]
+
+
+@pytest.fixture(autouse=True)
+def frequent_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SAVE_EVERY", 2)
+
+
+def test_a_window_may_look_back_over_windows(tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        s = given_rows(ssc, [[("a", 1)], [("a", 2)], [("a", 3)]], SCHEMA)
+        sums = s.reduce_by_key_and_window("k", {"v": agg.sum("v")}, "2s")
+        largest = s.reduce_by_key_and_window("k", {"v": agg.max("v")}, "2s")
+        return {"sums": sums.window("2s"), "largest": largest.reduce_by_key_and_window("k", {"v": agg.min("v")}, "2s")}
+
+    seen = run_ticks(build, tmp_path, [1, 2, 3])
+    assert seen["sums"] == {1: [("a", 1)], 2: [("a", 1), ("a", 3)], 3: [("a", 3), ("a", 5)]}
+    assert seen["largest"] == {1: [("a", 1)], 2: [("a", 1)], 3: [("a", 2)]}
+
+
+def test_sums_of_decimals_keep_their_type_so_that_saves_still_fit(tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        s = given_rows(ssc, [[("0.10",)]] * 4, "v string").select(F.col("v").cast("decimal(4,2)").alias("v"))
+        return {"total": s.update_state_by_key([], {"v": agg.sum("v")}, name="total")}
+
+    seen = run_ticks(build, tmp_path, [1, 2])
+    assert run_ticks(build, tmp_path, [3, 4], seen)["total"][4] == [(Decimal("0.40"),)]
+
+
+def test_rows_of_an_initial_state_expire_as_if_they_had_come_just_before(tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        before = local_session().createDataFrame([("z", 0)], SCHEMA)
+        s = given_rows(ssc, [*[None] * 9, [("a", 1)], [("a", 1)], [("a", 1)]], SCHEMA)
+        state = s.update_state_by_key("k", {"n": agg.count()}, expire_after="2s", initial=before)
+        return {"present": state, "expired": state.expired()}
+
+    seen = run_ticks(build, tmp_path, range(1, 13))
+    assert seen["present"] == {10: [("a", 1), ("z", 1)], 11: [("a", 2), ("z", 1)], 12: [("a", 3)]}
+    assert seen["expired"] == {10: [], 11: [], 12: [("z", 1)]}
+
+
+# --- what is refused at the start
+
+REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
+    "a column that is not there": (lambda s: s.select("nope"), "output 'out' cannot work: .*nope"),
+    "a column that a step has dropped": (lambda s: s.select("k").select("v"), "output 'out' cannot work: .*`v`"),
+    "a column that a query names": (lambda s: s.sql("select nope from batch"), "output 'out' cannot work: .*nope"),
+    "a column of the wrong type": (lambda s: s.flat_map(F.col("v"), "x"), "output 'out' cannot work: .*BIGINT"),
+    "an aggregate of the wrong type": (
+        lambda s: s.reduce_by_key("k", {"n": agg.sum("of")}),
+        "output 'out' cannot work: .*ARRAY",
+    ),
+    "streams that do not fit": (lambda s: s.union(s.select("k")), "output 'out' cannot work: .*"),
+    "a column that a window lacks": (
+        lambda s: s.reduce_by_key_and_window("nope", {"n": agg.count()}, "2s"),
+        "output 'out' cannot work: .*nope",
+    ),
+    "a column that is missing where all are counted": (
+        lambda s: s.select("nope").count_by_value(),
+        "a step of the job cannot work: .*nope",
+    ),
+    "a transform that returns no frame": (
+        lambda s: s.transform(lambda frame: frame.count()),  # type: ignore[arg-type,return-value]
+        "given to transform returned int, expected a DataFrame",
+    ),
+    "a window that is no multiple of the interval": (lambda s: s.window("1500ms"), "window 1500ms is no multiple"),
+    "a window over a state": (
+        lambda s: s.update_state_by_key("k", {"n": agg.count()}).filter("n > 1").window("2s"),
+        "a window over a running state cannot be rebuilt",
+    ),
+    "two states of one name": (
+        lambda s: s.update_state_by_key("k", {}, name="x").union(s.update_state_by_key("k", {}, name="x")),
+        "two states are named 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_at_the_start_is(what: str, tmp_path: Path) -> None:
+    define, message = REFUSED[what]
+    with pytest.raises(UsageError, match=message):
+        run_ticks(
+            lambda ssc: {"out": define(given_rows(ssc, [], "k string, v bigint, of array<string>"))}, tmp_path, []
+        )
+
+
+def test_two_outputs_or_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    def two_outputs(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given_rows(ssc, [], SCHEMA)
+        rows.for_each_rdd(print, name="out")
+        return {"out": rows}
+
+    with pytest.raises(UsageError, match="two outputs are named 'out'"):
+        run_ticks(two_outputs, tmp_path, [])
+    with pytest.raises(UsageError, match="two sources are named 'rows'"):
+        run_ticks(lambda ssc: {"out": given_rows(ssc, [], SCHEMA).union(given_rows(ssc, [], SCHEMA))}, tmp_path, [])
