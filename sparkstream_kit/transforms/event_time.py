@@ -1,0 +1,78 @@
+"""Event time: windows by the time that a row tells, in whatever order rows arrive."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from .. import aggregates as agg
+from .. import durations
+from ..aggregates import Aggregates, Keys
+from ..carried import Carried
+from ..durations import Duration
+from ..frames import FrameStream
+from ..graph import Moment, free_name
+from .watermarks import Final, final_rows, late_rows, parts_at, watermark_of
+
+
+def event_time_window(
+    stream: FrameStream,
+    keys: Keys,
+    timestamp: str,
+    aggregates: Aggregates,
+    window: Duration,
+    slide: Duration | None = None,
+    *,
+    lateness: Duration,
+    name: str | None = None,
+) -> Final:
+    """Aggregates for each key over windows of event time, each given once, when the watermark has passed its end.
+
+    A window is [start, start + window); starts are multiples of the slide since 1970 (UTC), which is the window itself
+    unless given. Columns: the keys, start and end: timestamp, then one for each aggregate. The result equals one batch
+    computation over all rows that were not late; those are in `late()` of the result. What a watermark is, `watermarks`
+    says. Windows that are still open stay in the state when a job stops. The name is the key of the saved state.
+
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def build(clicks):
+    ...     timed = FrameStream.of(clicks, "s int").select(F.timestamp_seconds("s").alias("at"))
+    ...     closed = event_time_window(timed, [], "at", {"hits": agg.count()}, "1min", lateness="10s")
+    ...     return closed.select(*(F.unix_seconds(c).alias(c) for c in ("start", "end")), "hits")
+    >>> run_batches(build, [[(30,), (65,)], [(58,), (70,)]])
+    [[], [Row(start=0, end=60, hits=2)]]
+
+    Grows with: the rows of the batch, times window / slide, and the keys of open windows.
+    """
+    length, step, wait = (
+        1000 * durations.milliseconds(d) for d in (window, window if slide is None else slide, lateness)
+    )
+    name = name or free_name("event-windows", stream.graph.states)
+    by = [*agg.key_list(keys), "__start"]
+    parts = parts_at(stream, keys, timestamp, aggregates)
+    watermark = watermark_of(parts, wait, f"{name}-watermark")
+
+    def in_windows(new: DataFrame) -> DataFrame:
+        newest = F.col("__at") - F.pmod("__at", F.lit(step))
+        starts = (
+            F.sequence(newest, newest - (length - 1) // step * step, F.lit(-step)) if length > step else F.array(newest)
+        )
+        placed = new.withColumn("__start", F.explode(starts)).filter(F.col("__at") < F.col("__start") + length)
+        return agg.merge(placed.drop("__at"), by, aggregates)
+
+    def empty(new: DataFrame, _: int) -> DataFrame:
+        return in_windows(new).withColumn("__closed", F.lit(False))
+
+    def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
+        before, after = watermark(moment)
+        fresh = in_windows(new.filter(F.col("__at") >= before))
+        rows = agg.merge(kept.drop("__closed").union(fresh), by, aggregates)
+        return rows.withColumn("__closed", F.col("__start") + length <= after)
+
+    node = Carried(stream.graph, parts.compute, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"))
+
+    def closed(moment: Moment) -> DataFrame:
+        return final_rows(
+            node.at(moment).filter("__closed"), keys, aggregates, F.col("__start"), F.col("__start") + length
+        )
+
+    return Final(stream.graph, closed, late_rows(stream, timestamp, watermark))

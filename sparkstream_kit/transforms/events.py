@@ -1,0 +1,173 @@
+"""Events: the batches in which a figure of a key is not what was expected.
+
+Each function aggregates a batch for each key and compares the figure with what it expects. Columns of an event: the
+keys; time: timestamp, the recorded time of the batch; since: timestamp, that of the first batch of the unbroken run in
+which the key was out of bounds; expected: double; seen: double. A batch without rows of a key says nothing about it and
+ends no run; without keys every batch with data counts, also one that has no row of the stream. Times are those of the
+log, so a batch that runs again gives the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from .. import aggregates as agg
+from .. import durations
+from ..aggregates import Aggregate, Keys
+from ..carried import Carried
+from ..durations import Duration
+from ..errors import UsageError
+from ..frames import FrameStream
+from ..graph import Moment, free_name
+
+
+def outside(
+    stream: FrameStream,
+    keys: Keys,
+    figure: Aggregate,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    name: str | None = None,
+) -> FrameStream:
+    """Events of batches whose figure is above or below a limit; expected is the limit that was crossed.
+
+        outside(requests.filter("status >= 500"), [], agg.count(), above=100)
+
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def build(numbers):
+    ...     events = outside(FrameStream.of(numbers, "n int"), [], agg.sum("n"), above=5)
+    ...     return events.select(*(F.unix_seconds(c).alias(c) for c in ("time", "since")), "expected", "seen")
+    >>> run_batches(build, [[(6,)], [(2,), (7,)], [(1,)]])
+    [[Row(time=1, since=1, expected=5.0, seen=6.0)], [Row(time=2, since=1, expected=5.0, seen=9.0)], []]
+
+    Columns: those of an event. Grows with: the rows of the batch and the number of keys.
+    """
+    if above is None and below is None:
+        raise UsageError("got no limit, expected above= or below= or both")
+    seen = F.col("__seen")
+    crossed = F.when(F.lit(False), F.lit(0.0))
+    if above is not None:
+        crossed = crossed.when(seen > above, float(above))
+    if below is not None:
+        crossed = crossed.when(seen < below, float(below))
+    return _events(
+        stream, keys, figure, {}, crossed, crossed.isNotNull(), name or free_name("outside", stream.graph.states)
+    )
+
+
+def jumps(
+    stream: FrameStream, keys: Keys, figure: Aggregate, *, limit: float, per: Duration, name: str | None = None
+) -> FrameStream:
+    """Events of batches whose figure changed faster than `limit` in each `per` of time; expected is the last figure.
+
+    The change is that since the last batch with rows of the key, over the recorded time between the two.
+
+        jumps(requests, "path", agg.mean("bytes"), limit=1_000, per="1s")
+
+    Columns: those of an event. Grows with: the rows of the batch and the number of keys.
+    """
+    span, seen, time = durations.milliseconds(per), F.col("__seen"), F.col("__time")
+    last, at = F.col("__last"), F.col("__at")
+    fast = F.abs(seen - last) * span > limit * (time - at)
+    return _events(
+        stream,
+        keys,
+        figure,
+        {"__last": seen, "__at": time.cast("double")},
+        last,
+        fast,
+        name or free_name("jumps", stream.graph.states),
+    )
+
+
+def deviations(
+    stream: FrameStream,
+    keys: Keys,
+    figure: Aggregate,
+    *,
+    alpha: float = 0.1,
+    limit: float = 3.0,
+    after: int = 10,
+    name: str | None = None,
+) -> FrameStream:
+    """Events of batches whose figure is more than `limit` standard deviations from a moving mean, which is expected.
+
+    Mean and variance are exponentially weighted, with the weight `alpha` for the newest figure, by the incremental
+    update of T. Finch, Incremental calculation of weighted mean and variance (2009). A key is judged from
+    its figure number `after` + 1 on, against what was before that figure; every figure counts for the next ones.
+
+        deviations(requests, "status", agg.count(), limit=4)
+
+    Columns: those of an event. Grows with: the rows of the batch and the number of keys.
+    """
+    if not 0 < alpha < 1 or after < 1:
+        raise UsageError(f"got alpha={alpha} and after={after}, expected 0 < alpha < 1 and after of at least 1")
+    seen, mean, variance, n = F.col("__seen"), F.col("__mean"), F.col("__variance"), F.col("__n")
+    apart = seen - mean
+    memory = {
+        "__mean": F.coalesce(mean + alpha * apart, seen),
+        "__variance": F.coalesce((1 - alpha) * (variance + alpha * apart * apart), F.lit(0.0)),
+        "__n": F.coalesce(n, F.lit(0.0)) + 1,
+    }
+    far = (n >= after) & (F.abs(apart) > limit * F.sqrt(variance))
+    return _events(stream, keys, figure, memory, mean, far, name or free_name("deviations", stream.graph.states))
+
+
+def _events(
+    stream: FrameStream,
+    keys: Keys,
+    figure: Aggregate,
+    memory: Mapping[str, Column],
+    expected: Column,
+    wrong: Column,
+    name: str,
+) -> FrameStream:
+    """A state with what is remembered of each key: columns, all double, and how the next batch changes them.
+
+    The columns may speak of `__seen`, the figure of the batch, `__time`, its recorded time in ms, and each other.
+    """
+    names = agg.key_list(keys)
+    remembered = [*memory, "__since"]
+
+    def fresh(new: DataFrame) -> DataFrame:
+        figures = agg.aggregate(new, keys, {"__seen": figure}).withColumn("__seen", F.col("__seen").cast("double"))
+        return figures.withColumns({column: F.lit(None).cast("double") for column in remembered})
+
+    def judged(rows: DataFrame, time: int) -> DataFrame:
+        told = F.col("__seen").isNotNull()
+        is_wrong = told & F.coalesce(wrong, F.lit(False))
+        since = F.when(is_wrong, F.coalesce("__since", "__time")).when(~told, F.col("__since"))
+        timed = rows.withColumn("__time", F.lit(float(time)))
+        return timed.select(
+            *names,
+            *(F.when(told, after).otherwise(F.col(column)).alias(column) for column, after in memory.items()),
+            since.alias("__since"),
+            F.col("__seen"),
+            expected.alias("__expected"),
+            is_wrong.alias("__wrong"),
+        )
+
+    def empty(new: DataFrame, _: int) -> DataFrame:
+        return judged(fresh(new), 0).limit(0)
+
+    def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
+        before = kept.withColumn("__seen", F.lit(None).cast("double")).select(*names, *remembered, "__seen")
+        both = before.unionByName(fresh(new)).groupBy(*names).agg(*(F.max(c).alias(c) for c in [*remembered, "__seen"]))
+        return judged(both, moment.entry.time)
+
+    def keep(rows: DataFrame, _: int) -> DataFrame:
+        return rows.withColumn("__wrong", F.lit(False))
+
+    node = Carried(stream.graph, stream.compute, name, keys, empty, advance, keep)
+
+    def events(moment: Moment) -> DataFrame:
+        since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")
+        time = F.timestamp_millis(F.lit(moment.entry.time)).alias("time")
+        columns = [time, since, F.col("__expected").alias("expected"), F.col("__seen").alias("seen")]
+        return node.at(moment).filter("__wrong").select(*names, *columns)
+
+    return FrameStream(stream.graph, events, carried=True)

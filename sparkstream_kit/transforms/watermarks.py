@@ -1,0 +1,96 @@
+"""Watermarks: how far event time has come, for operations that give what nothing will change any more.
+
+The watermark is the largest timestamp seen so far less a lateness, taken at the end of each batch. Rows older than the
+watermark before their batch are late and left out, as are rows without a timestamp; what is older than the watermark
+after it is final. It moves with data only, so an idle stream closes nothing, and a timestamp far in the future closes
+everything: filter out what cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from .. import aggregates as agg
+from ..aggregates import Aggregates, Keys
+from ..carried import Carried
+from ..frames import FrameStream
+from ..graph import Compute, Graph, Moment
+
+Watermark = Callable[[Moment], tuple[int, int]]
+"""The watermark before and after a batch, in microseconds since 1970."""
+
+NEVER = -(2**62)
+
+
+class Final(FrameStream):
+    """Rows that nothing will change any more, each given once."""
+
+    def __init__(self, graph: Graph, compute: Compute, late: Compute):
+        super().__init__(graph, compute, carried=True)
+        self._late = late
+
+    def late(self) -> FrameStream:
+        """The rows of the stream that came too late, or without a timestamp."""
+        return FrameStream(self.graph, self._late, carried=True)
+
+
+def parts_at(stream: FrameStream, keys: Keys, timestamp: str, aggregates: Aggregates) -> FrameStream:
+    """Partial aggregates for each key and timestamp, computed once in a batch. Columns: keys, __at: bigint, parts."""
+
+    def compute(frame: DataFrame) -> DataFrame:
+        timed = frame.withColumn("__at", F.unix_micros(timestamp)).filter(F.col("__at").isNotNull())
+        return agg.partial(timed, [*agg.key_list(keys), "__at"], aggregates)
+
+    return stream.transform(compute).cache()
+
+
+def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
+    """The watermark of a stream with the column __at: a state of one row."""
+    both = {"before": agg.max("before"), "after": agg.max("after")}
+
+    def row(frame: DataFrame, before: Column, after: Column) -> DataFrame:
+        return agg.merge(frame.select(before.alias("before"), after.alias("after")), [], both)
+
+    def empty(new: DataFrame, _: int) -> DataFrame:
+        return row(new, F.lit(None).cast("bigint"), F.lit(None).cast("bigint"))
+
+    def advance(kept: DataFrame, new: DataFrame, _: Moment) -> DataFrame:
+        nothing = F.lit(None).cast("bigint")
+        was = kept.select(F.col("after").alias("before"), "after")
+        return row(was.union(new.select(nothing, F.col("__at") - lateness)), F.col("before"), F.col("after"))
+
+    node = Carried(parts.graph, parts.compute, name, [], empty, advance)
+    known: dict[int, tuple[int, int]] = {}
+
+    def watermark(moment: Moment) -> tuple[int, int]:
+        if moment.is_check:
+            return NEVER, NEVER
+        if moment.entry.n not in known:
+            before, after = node.at(moment).collect()[0]
+            known.clear()
+            known[moment.entry.n] = (NEVER if before is None else before, NEVER if after is None else after)
+        return known[moment.entry.n]
+
+    return watermark
+
+
+def late_rows(stream: FrameStream, timestamp: str, watermark: Watermark) -> Compute:
+    """The rows that are older than the watermark before their batch, or have no timestamp."""
+
+    def compute(moment: Moment) -> DataFrame | None:
+        frame = moment.frame(stream.compute)
+        if frame is None:
+            return None
+        at = F.unix_micros(timestamp)
+        return frame.filter(at.isNull() | (at < watermark(moment)[0]))
+
+    return compute
+
+
+def final_rows(rows: DataFrame, keys: Keys, aggregates: Aggregates, start: Column, end: Column) -> DataFrame:
+    """Columns: the keys, start and end: timestamp (from microseconds), then one for each aggregate."""
+    timed = rows.withColumn("start", F.timestamp_micros(start)).withColumn("end", F.timestamp_micros(end))
+    return agg.result(timed, [*agg.key_list(keys), "start", "end"], aggregates)

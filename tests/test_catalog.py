@@ -1,0 +1,15 @@
+"""The catalog in docs is what its generator makes of today's docstrings, and leaves nothing out."""
+
+from docs import catalog
+
+
+def test_the_catalog_is_up_to_date() -> None:
+    assert catalog.PAGE.read_text() == catalog.page(), "run: python docs/catalog.py"
+
+
+def test_the_catalog_lists_every_transformation() -> None:
+    assert catalog.missing() == []
+
+
+def test_every_transformation_says_what_it_does() -> None:
+    assert [row.function for rows in catalog.TABLES.values() for row in rows if not catalog.does(row.function)] == []

@@ -1,0 +1,130 @@
+"""enrich: what a batch was joined with once it is joined with again, whatever the table says by then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit import batches
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.testing import local_session
+from sparkstream_kit.transforms.enrichment import enrich
+from tests.ticks import Build, job, run_ticks
+from tests.ticks import given as given_rows
+
+pytestmark = pytest.mark.usefixtures("spark")
+
+ROWS = [[("a",)]] * 9
+
+
+class Table:
+    """A table whose rows change with every reading; None while it cannot be read."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int]] | None = [("a", 0)]
+        self.read_often = 0
+
+    def read(self) -> DataFrame:
+        self.read_often += 1
+        if self.rows is None:
+            raise ConnectionError("the table is away")
+        return local_session().createDataFrame(self.rows, "k string, version int")
+
+
+def program(table: Table, more: Callable[[FrameStream], FrameStream] = lambda s: s) -> Build:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        return {"out": more(enrich(given_rows(ssc, ROWS, "k string"), table.read, "k", refresh_every=2))}
+
+    return build
+
+
+def test_a_table_is_read_at_the_start_and_then_every_so_many_batches(tmp_path: Path) -> None:
+    table = Table()
+    with job(program(table), tmp_path, seen := {}) as engine:
+        for second in range(1, 6):
+            table.rows = [("a", second), ("b", second)]
+            engine.tick(1000 * second)
+    assert seen["out"] == {second: [("a", version)] for second, version in enumerate([1, 1, 3, 3, 5], 1)}
+
+
+def test_a_key_that_the_table_lacks_stays_with_nulls(tmp_path: Path) -> None:
+    table = Table()
+    table.rows = []
+    assert run_ticks(program(table), tmp_path, [1]) == {"out": {1: [("a", None)]}}
+
+
+def test_a_batch_that_runs_again_is_joined_with_the_version_it_had(tmp_path: Path) -> None:
+    table = Table()
+
+    def killed(n: int) -> None:
+        raise SystemExit
+
+    with job(program(table), tmp_path, seen := {}) as engine, pytest.raises(SystemExit):
+        engine.graph.log.mark_done = killed  # type: ignore[method-assign]
+        engine.tick(1000)
+    table.rows = [("a", 7)]
+    run_ticks(program(table), tmp_path, [1, 2], seen)  # a start reads anew, for the first batch that is new
+    assert seen["out"] == {1: [("a", 0)], 2: [("a", 7)]}
+
+
+def test_where_reading_fails_the_last_good_version_serves_on_also_when_the_batch_runs_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table()
+    with job(program(table), tmp_path, seen := {}) as engine:
+        engine.tick(1000)
+        table.rows = None
+        with caplog.at_level(logging.WARNING):
+            engine.tick(2000)
+            assert not caplog.messages
+            engine.tick(3000)
+        assert (
+            "cannot be read (ConnectionError: the table is away): batch 3 goes on with what batch 1 had" in caplog.text
+        )
+        table.rows = [("a", 9)]
+        engine.graph.forget_moments()
+        engine._run(engine.graph.log.last)
+        assert seen["out"] == {1: [("a", 0)], 2: [("a", 0)], 3: [("a", 0)]}
+        engine.tick(4000)
+        engine.tick(5000)
+    assert [seen["out"][n] for n in (4, 5)] == [[("a", 0)], [("a", 9)]]
+
+
+def test_a_start_without_any_version_fails_where_reading_fails(tmp_path: Path) -> None:
+    table = Table()
+    table.rows = None
+    with pytest.raises(UsageError, match="'out' cannot work: ConnectionError: the table is away"):
+        run_ticks(program(table), tmp_path, [])
+
+
+def test_a_start_with_a_version_works_where_reading_fails(tmp_path: Path) -> None:
+    table = Table()
+    seen = run_ticks(program(table), tmp_path, [1])
+    table.rows = None
+    assert run_ticks(program(table), tmp_path, [2], seen)["out"][2] == [("a", 0)]
+
+
+def test_a_window_over_the_joined_stream_finds_each_batch_with_its_version(tmp_path: Path) -> None:
+    table = Table()
+    define = program(table, lambda s: s.window("3s"))
+    seen = run_ticks(define, tmp_path, [1, 2])
+    table.rows = [("a", 3)]
+    assert run_ticks(define, tmp_path, [3], seen)["out"][3] == [("a", 0), ("a", 0), ("a", 3)]
+
+
+def test_versions_that_no_batch_can_need_again_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SAVE_EVERY", 4)
+    run_ticks(program(Table()), tmp_path, range(1, 8))
+    kept = sorted(path.name for path in (tmp_path / "enrichment/enrichment").iterdir())
+    assert kept == ["5", "7"]
+
+
+def test_a_table_that_is_never_refreshed_is_refused() -> None:
+    with pytest.raises(UsageError, match="got refresh_every=0, expected at least 1"):
+        enrich(None, lambda: None, "k", refresh_every=0)  # type: ignore[arg-type,return-value]
