@@ -100,3 +100,16 @@ def postgres() -> Iterator[Postgres]:
     yield server
     server.kill()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[int]:
+    """The port of a Redis server."""
+    program, port = shutil.which("redis-server"), free_port()
+    assert program, "redis-server is not installed: scripts/test says how"
+    folder = tempfile.mkdtemp(prefix="redis-")
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder)
+    server = Server(program, *options, ready="Ready to accept connections")
+    yield port
+    server.kill()
+    shutil.rmtree(folder)

@@ -1,0 +1,268 @@
+"""Hashes, rankings and counters in a real Redis: every batch once."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as library
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.streaming import DStream
+
+from sparkstream_kit.errors import BatchFailed, UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.graph import Batch
+from sparkstream_kit.outputs import redis
+from sparkstream_kit.outputs.redis import Redis
+from sparkstream_kit.testing import run_batches
+
+ROOT = Path(__file__).parents[2]
+Frame = Callable[..., DataFrame]
+
+
+@pytest.fixture
+def url(redis_server: int) -> Iterator[str]:
+    """An empty database."""
+    yield f"redis://127.0.0.1:{redis_server}/1"
+    library.Redis(port=redis_server, db=1).flushdb()
+
+
+@pytest.fixture
+def db(url: str) -> Any:
+    return library.Redis.from_url(url, decode_responses=True)
+
+
+@pytest.fixture
+def frame(spark: SparkSession) -> Frame:
+    return lambda *rows, schema="host string, n bigint": spark.createDataFrame(list(rows), schema).repartition(2)
+
+
+def batch(n: int, home: str = "home-a") -> Batch:
+    return Batch(n, datetime.datetime.fromtimestamp(n, timezone.utc), home, {"lines": (n - 1, n)})
+
+
+def test_a_row_is_a_hash_that_the_next_batch_replaces(url: str, db: Any, spark: SparkSession, frame: Frame) -> None:
+    given = spark.sql(
+        """select 'a' as host, 1 as n, true as ok, 1.50 as price, cast(null as string) as note,
+        timestamp'2026-10-25 01:30:00Z' as at, 'ü\n' as `odd ``name`"""
+    )
+    assert Redis(url, "hashes", None, "host").write(given, batch(1)) == 1
+    said = {"n": "1", "ok": "true", "price": "1.50", "at": "2026-10-25 01:30:00", "odd `name": "ü\n"}
+    assert db.hgetall("host:a") == said
+    Redis(url, "hashes", None, "host").write(frame(("a", 2), (None, 3), ("b", None)), batch(2))
+    assert (db.hgetall("host:a"), db.hgetall("host:null"), db.exists("host:b")) == ({"n": "2"}, {"n": "3"}, 0)
+
+
+def test_a_ranking_holds_the_best_of_the_newest_batch(url: str, db: Any, frame: Frame) -> None:
+    top, nan = Redis(url, "ranking", None, "top", 2), float("nan")
+    top.write(
+        frame(("a", 1.0), ("b", 2.5), ("c", nan), ("d", None), ("e", -1.0), schema="host string, n double"), batch(1)
+    )
+    assert list(map(tuple, db.zrange("top", 0, -1, desc=True, withscores=True))) == [("b", 2.5), ("a", 1.0)]
+    top.write(frame(("z", 0)), batch(2))
+    assert db.zrange("top", 0, -1) == ["z"]
+    top.write(frame(), batch(3))
+    assert not db.exists("top")
+
+
+def test_counters_are_added_to_once_for_each_batch(url: str, db: Any, frame: Frame) -> None:
+    hits = Redis(url, "counters", None, "hits")
+    assert [hits.write(frame(("a", 2**62 - 1), ("b", -n), ("b", None)), batch(n)) for n in (1, 2, 2)] == [3, 3, 0]
+    hits.write(frame(("a", -5)), batch(3))
+    assert db.hgetall("hits:a") == {"n": str(2**63 - 2 - 5)}
+    assert db.hgetall("hits:b") == {"n": "-3"}
+
+
+@pytest.mark.parametrize("kind", ["hashes", "ranking", "counters"])
+def test_a_batch_that_is_run_again_changes_nothing(kind: str, url: str, db: Any, frame: Frame) -> None:
+    target = Redis(url, kind, None, "it")
+    assert target.write(frame(("a", 1)), batch(1)) == 1
+    before = db.hgetall("it:a") or db.zrange("it", 0, -1, withscores=True)
+    assert target.write(frame(("a", 1), ("b", 2)), batch(1)) == 0
+    assert (db.hgetall("it:a") or db.zrange("it", 0, -1, withscores=True)) == before
+    with pytest.raises(UsageError, match="the home is an older copy of itself"):
+        target.write(frame(), Batch(1, batch(1).time, "home-a", {"lines": (0, 9)}))
+
+
+@pytest.mark.parametrize("kind", ["hashes", "counters"])
+def test_what_no_batch_brings_expires(kind: str, url: str, db: Any, frame: Frame) -> None:
+    Redis(url, kind, "1h", "it").write(frame(("a", 1)), batch(1))
+    assert 3_500_000 < db.pttl("it:a") <= 3_600_000
+    assert db.ttl("sparkstream:ledger:home-a:it") == -1
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "why"),
+    [
+        ("hashes", "it:b", "the key 'it:b' holds a string, and the output 'it' writes a hash"),
+        ("ranking", "it", "the key 'it' holds a string, and the output 'it' writes a zset"),
+        ("counters", "it:b", "Redis refuses batch 1 of the output 'it': WRONGTYPE"),
+    ],
+)
+def test_a_key_of_another_type_fails_the_batch_as_a_whole(
+    kind: str, key: str, why: str, url: str, db: Any, frame: Frame
+) -> None:
+    db.set(key, "x")
+    rows = [(name, 1) for name in "abc"]
+    with pytest.raises(BatchFailed, match=why):
+        Redis(url, kind, None, "it").write(frame(*rows), batch(1))
+    assert all(value in ("0", None) for value in (db.hget("it:a", "n"), db.hget("it:c", "n")))
+    db.delete(key)
+    Redis(url, kind, None, "it").write(frame(*rows), batch(1))
+    assert db.hget("it:c", "n") == "1" or db.zscore("it", "c") == 1
+
+
+def test_a_counter_beyond_64_bits_fails_the_batch_as_a_whole(url: str, db: Any, frame: Frame) -> None:
+    hits = Redis(url, "counters", None, "hits")
+    hits.write(frame(("a", 2**63 - 1), ("b", -5)), batch(1))
+    with pytest.raises(BatchFailed, match="Redis refuses batch 2 of the output 'hits': .*overflow"):
+        hits.write(frame(("b", -1), ("c", 2), ("a", 1)), batch(2))
+    assert (db.hget("hits:a", "n"), db.hget("hits:b", "n")) == (str(2**63 - 1), "-5")
+
+
+def test_more_rows_than_one_transaction_holds_fail_the_batch(
+    url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "MOST_ROWS", 2)
+    assert Redis(url, "hashes", None, "it").write(frame(("a", 1), ("b", 1)), batch(1)) == 2
+    with pytest.raises(BatchFailed, match="batch 2 of the output 'it' has more than 2 rows"):
+        Redis(url, "hashes", None, "it").write(frame(("a", 1), ("b", 1), ("c", 1)), batch(2))
+
+
+def test_another_home_is_refused_by_name(url: str, frame: Frame) -> None:
+    Redis(url, "hashes", None, "it").write(frame(("a", 1)), batch(1))
+    with pytest.raises(UsageError, match="'it' holds results of the home home-a, and this is the home home-b"):
+        Redis(url, "hashes", None, "it").check(frame(), batch(0, "home-b"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema", "why"),
+    [
+        ("hashes", "host string", "needs two columns or more, the first one a key: got host"),
+        ("ranking", "host string, n int, m int", "needs two columns, the first one a key: got host, n, m"),
+        ("ranking", "host string, n string", "the column 'n' for the output 'it' is string, which ranking cannot hold"),
+        ("counters", "host string, n double", "the column 'n' for the output 'it' is double, which counters cannot"),
+        ("hashes", "host string, n array<int>", "the column 'n' for the output 'it' is array<int>, which hashes"),
+        ("hashes", "host map<int, int>, n int", "the column 'host' for the output 'it' is map<int,int>, which"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(kind: str, schema: str, why: str, url: str, frame: Frame) -> None:
+    with pytest.raises(UsageError, match=why):
+        Redis(url, kind, None, "it").check(frame(schema=schema), batch(0))
+
+
+def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
+    frame: Frame, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Redis("redis://kit:s3cret@127.0.0.1:1/0", "hashes", None, "it")
+    with pytest.raises(UsageError, match="'it' cannot use redis://127.0.0.1:1/0 .*refused") as refused:
+        away.check(frame(), batch(0))
+    away.check(frame(), batch(7))
+    assert "the output 'it' waits for redis://127.0.0.1:1/0" in caplog.text
+    assert "s3cret" not in f"{refused.value} {caplog.text} {away}"
+
+
+def test_a_job_serves_three_views_of_one_stream(url: str, db: Any) -> None:
+    def job(lines: DStream[tuple[str, int]]) -> None:
+        hits = FrameStream.of(lines, "host string, n bigint")
+        redis.counters(hits, url, name="hits")
+        redis.hashes(hits, url, name="last", expire="1h")
+        redis.ranking(hits, url, name="top", keep=1)
+
+    run_batches(job, [[("a", 1), ("b", 2)], [("a", 10)]])
+    assert (db.hgetall("hits:a"), db.hgetall("hits:b")) == ({"n": "11"}, {"n": "2"})
+    assert (db.hgetall("last:a"), db.zrange("top", 0, -1)) == ({"n": "10"}, ["a"])
+
+
+KILLS = """
+import os, signal, sys
+from datetime import datetime, timezone
+import redis as library
+from redis.connection import AbstractConnection
+from sparkstream_kit.graph import Batch
+from sparkstream_kit.outputs import redis
+
+url = sys.argv[1]
+steps, deadly = 0, None
+
+def step():
+    global steps
+    steps += 1
+    if steps == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def around(function):
+    def stepping(*arguments, **options):
+        step()
+        answer = function(*arguments, **options)
+        step()
+        return answer
+    return stepping
+
+class Frame:
+    "As much of a DataFrame as the output needs; the process under test is the driver's, without a JVM."
+    columns = ["host", "n"]
+    schema = None
+    def __init__(self, rows): self.rows = rows
+    def limit(self, n): return self
+    def coalesce(self, n): return self
+    def collect(self): return self.rows
+
+def run():
+    for kind, n, rows in (
+        ("counters", 1, [("a", "1"), ("b", "2")]),
+        ("counters", 2, [("b", "3"), ("c", "4")]),
+        ("hashes", 2, [("b", "3"), ("c", "4")]),
+        ("ranking", 2, [("b", "3"), ("c", "4")]),
+    ):
+        batch = Batch(n, datetime.fromtimestamp(n, timezone.utc), "home", {"x": (n - 1, n)})
+        redis.Redis(url, kind, None, kind).write(Frame(rows), batch)
+
+def found():
+    db = library.Redis.from_url(url, decode_responses=True)
+    hashes = {key: db.hget(key, "n") for key in sorted(db.keys("*s:?"))}
+    ranking = list(map(tuple, db.zrange("ranking", 0, -1, withscores=True)))
+    db.flushdb()
+    return hashes, ranking
+
+def run_in_a_process(dies_at=None):
+    global steps, deadly
+    pid = os.fork()
+    if pid == 0:
+        try:
+            steps, deadly = 0, dies_at
+            AbstractConnection.send_packed_command = around(AbstractConnection.send_packed_command)
+            AbstractConnection.read_response = around(AbstractConnection.read_response)
+            run()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+redis.Redis._check_columns = lambda self, schema: None
+redis._strings = lambda frame: frame
+assert run_in_a_process() == 0
+expected, kills = found(), 0
+while (code := run_in_a_process(dies_at=kills + 1)) != 0:
+    assert code == -signal.SIGKILL, code
+    assert run_in_a_process() == 0
+    got, kills = found(), kills + 1
+    assert got == expected, (kills, got, expected)
+print(kills, "kills")
+print(*expected)
+"""
+
+
+def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLS, url], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    kills, found = run.stdout.splitlines()
+    assert int(kills.split()[0]) > 40, "before and after every command and answer of four writes"
+    hashes = {"counters:a": "1", "counters:b": "5", "counters:c": "4", "hashes:b": "3", "hashes:c": "4"}
+    assert found == f"{hashes} {[('b', 3.0), ('c', 4.0)]}"
