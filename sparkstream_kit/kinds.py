@@ -22,10 +22,15 @@ SOURCES = {
 }
 OUTPUTS = {
     "console": "outputs.console:console",
+    "counters": "outputs.redis:counters",
+    "delta": "outputs.tables:delta",
+    "hashes": "outputs.redis:hashes",
     "json": "outputs.files:json",
     "parquet": "outputs.files:parquet",
+    "ranking": "outputs.redis:ranking",
     "sql": "outputs.sql:sql",
     "text": "outputs.files:text",
+    "webhook": "outputs.webhook:webhook",
 }
 
 

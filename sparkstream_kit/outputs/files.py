@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 
@@ -11,6 +12,7 @@ from ..errors import UsageError
 from ..frames import FrameStream
 from ..graph import Batch
 from ..recovery import storage
+from . import column_names
 
 
 def text(stream: FrameStream, directory: str, *, name: str = "text") -> None:
@@ -26,31 +28,36 @@ def json(stream: FrameStream, directory: str, *, name: str = "json") -> None:
     _write_files(stream, directory, name, "json")
 
 
-def parquet(stream: FrameStream, directory: str, *, name: str = "parquet") -> None:
+def parquet(
+    stream: FrameStream, directory: str, *, partition_by: str | Sequence[str] = (), name: str = "parquet"
+) -> None:
     """Write each batch as Parquet into `<directory>/<name>/batch=<n>/`, which Spark reads as a column `batch`.
+
+    With `partition_by` (column names, or one text with commas between them) its files lie in folders below that,
+    `<column>=<value>/`. Every batch leaves small files: `tables.compact` makes few large ones of them.
 
     Guarantee: exactly once. A batch is written beside its name and moved there when it is whole; one that is there
     already is left as it is. The directory belongs to one home: another home is refused, since its batch 7 is not
     this one's.
     """
-    _write_files(stream, directory, name, "parquet")
+    _write_files(stream, directory, name, "parquet", column_names(partition_by))
 
 
-def _write_files(stream: FrameStream, directory: str, name: str, kind: str) -> None:
+def _write_files(stream: FrameStream, directory: str, name: str, kind: str, partition_by: Sequence[str] = ()) -> None:
     def write(frame: DataFrame, batch: Batch) -> None:
         folder = f"{bridge.qualified(directory)}/{name}"
-        _claim(folder, batch.home_id)
+        claim(folder, batch.home_id)
         target = f"{folder}/batch={batch.n}"
         if storage.exists(target):
             return
         temporary = f"{folder}/.batch={batch.n}-{uuid.uuid4().hex}"
-        frame.write.format(kind).save(temporary)
+        frame.write.partitionBy(*partition_by).format(kind).save(temporary)
         storage.publish(temporary, target)
 
     stream.for_each_batch(write, name=f"{kind}:{name}")
 
 
-def _claim(folder: str, home_id: str) -> None:
+def claim(folder: str, home_id: str) -> None:
     """Make the folder this home's, or refuse: the batches of two homes have the same numbers."""
     note = f"{folder}/_home"
     try:

@@ -30,6 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
 from ..graph import Batch
+from . import column_names
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def sql(
     A lost connection is tried again like any failure of an output.
     """
     target = sql_table(url, table or name, mode=mode, key=key, name=name)
-    stream.for_each_batch(target.write, name=name, check=target.check)
+    stream.for_each_batch(target.write, name=f"sql:{name}", check=target.check)
 
 
 def sql_table(
@@ -116,9 +117,10 @@ def sql_table(
     >>> sql_table("mysql://kit:secret@db/logs", "hits")
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: got the database mysql://kit:***@db/logs, expected sqlite:/// or postgresql://
+    sparkstream_kit.errors.UsageError: got the database mysql://kit:***@db/logs, expected sqlite:///FILE or \
+postgresql://USER@HOST/DATABASE
     """
-    keys = tuple(part.strip() for part in key.split(",") if part.strip()) if isinstance(key, str) else tuple(key)
+    keys = tuple(column_names(key))
     kind = _url(url).get_backend_name()
     if kind not in _INSERT or (kind == "sqlite" and _url(url).database in (None, "", ":memory:")):
         raise UsageError(f"got the database {_shown(url)}, expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")

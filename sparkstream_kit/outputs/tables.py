@@ -1,0 +1,165 @@
+"""Tables of many files: Delta, and the compaction of what `files.parquet` leaves."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+from pyspark.sql import DataFrame, SparkSession
+
+from .. import bridge
+from ..errors import UsageError
+from ..frames import FrameStream
+from ..graph import Batch
+from ..recovery import storage
+from . import column_names
+from .files import claim
+
+FILE_BYTES = 128 * 1024 * 1024
+"""Size of a compacted file before it is compressed anew: what one task of Spark reads at once."""
+
+
+def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[str] = (), name: str = "delta") -> None:
+    """Append each batch to the Delta table `<directory>/<name>`, made with the columns of the frame if missing.
+
+        delta(requests, "/data/tables", partition_by="day", name="requests")
+
+    Executors write the files, the driver adds them to the table's log: on a disk that all of them see. What a crash
+    leaves of a batch belongs to no version of the table, and is removed by Delta's vacuum.
+
+    Guarantee: exactly once. The commit carries the application transaction (home and name, batch): a batch that is run
+    again finds it there and is skipped, and of two drivers that commit one batch Delta refuses the second.
+
+    Raises UsageError at the start for columns that are not the table's, and for a table that belongs to another home.
+    """
+
+    def folder() -> Path:
+        here = storage.local(bridge.qualified(f"{directory}/{name}"))
+        if here is None:
+            raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk")
+        return here
+
+    def check(frame: DataFrame, before: Batch) -> None:
+        _table(folder(), frame, columns, before.home_id)
+
+    def write(frame: DataFrame, batch: Batch) -> None:
+        table = _table(folder(), frame, columns, batch.home_id)
+        application = f"{batch.home_id}/{name}"
+        if (table.transaction_version(application) or 0) >= batch.n:
+            return
+        part = folder() / f"batch-{batch.n}-{uuid.uuid4().hex}"
+        frame.write.partitionBy(*columns).parquet(part.as_uri())
+        done = CommitProperties(
+            custom_metadata={"ranges": json.dumps(batch.ranges, sort_keys=True)},
+            app_transactions=[Transaction(application, batch.n)],
+        )
+        added: list[AddAction | RemoveAction] = [
+            _added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))
+        ]
+        table.create_write_transaction(added, "append", table.schema(), columns, commit_properties=done)
+
+    columns = column_names(partition_by)
+    stream.for_each_batch(write, name=f"delta:{name}", check=check)
+
+
+def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str) -> DeltaTable:
+    """The table, made if missing, or UsageError if it is not one for this frame and this home."""
+    try:
+        wanted = Schema.from_json(json.dumps(_nullable(frame.schema.jsonValue())))
+        table = DeltaTable(folder)
+    except TableNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        table = DeltaTable.create(folder, wanted, mode="ignore", partition_by=partition_by)
+    except (DeltaError, ValueError, TypeError) as error:
+        raise UsageError(f"the Delta table {folder} cannot take the frame: {error}") from None
+    claim(str(folder.as_uri()), home_id)
+    there, mine = _columns(table.schema()), _columns(wanted)
+    if there != mine:
+        wrong = ", ".join(f"{name} {kind}" for name, kind in sorted(set(there) ^ set(mine)))
+        raise UsageError(
+            f"the columns of the Delta table {folder} are not those of the frame ({wrong or 'in another order'}): "
+            "change the frame, or give the output another name="
+        )
+    if table.metadata().partition_columns != partition_by:
+        raise UsageError(
+            f"the Delta table {folder} is partitioned by {table.metadata().partition_columns}, not by {partition_by}: "
+            "keep that, or give the output another name="
+        )
+    return table
+
+
+def _nullable(schema: dict[str, object]) -> dict[str, object]:
+    """The schema without NOT NULL, which says something of one frame and not of the table."""
+    fields = schema["fields"]
+    assert isinstance(fields, list)
+    return {**schema, "fields": [{**field, "nullable": True, "metadata": {}} for field in fields]}
+
+
+def _columns(schema: Schema) -> list[tuple[str, str]]:
+    return [(field["name"], json.dumps(field["type"])) for field in json.loads(schema.to_json())["fields"]]
+
+
+def _added(folder: Path, file: Path, batch: Batch) -> AddAction:
+    values: dict[str, str | None] = {}
+    for part in file.relative_to(folder).parts[1:-1]:
+        column, _, value = part.partition("=")
+        values[unquote(column)] = None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+    written = round(batch.time.timestamp() * 1000)
+    return AddAction(str(file.relative_to(folder)), file.stat().st_size, values, written, True, "{}")
+
+
+def compact(folder: str) -> int:
+    """Make few large files of what `files.parquet` wrote into a folder; gives the number of batches merged.
+
+    All batches but the newest become one, whose rows then have the number of the last of them. The job may run
+    meanwhile: it writes newer batches only. A reader that meets the moment of the exchange misses rows or files, so
+    readers that never rest need a Delta table. A compaction that is killed is finished by the next one.
+    """
+    root = bridge.qualified(folder)
+    note = f"{root}/_compacting"
+    if storage.exists(note):
+        _exchange(root, **json.loads(storage.read(note)))
+    merged = sorted(int(n) for kind, _, n in (name.partition("=") for name in storage.names(root)) if kind == "batch")[
+        :-1
+    ]
+    if len(merged) < 2:
+        return 0
+    temporary = f".compacted-{uuid.uuid4().hex}"
+    _merge(root, [f"{root}/batch={n}" for n in merged], f"{root}/{temporary}")
+    storage.write(note, json.dumps({"batches": merged, "temporary": temporary}))
+    _exchange(root, merged, temporary)
+    return len(merged)
+
+
+def _merge(root: str, batches: list[str], target: str) -> None:
+    session = SparkSession.builder.getOrCreate()
+    inference = "spark.sql.sources.partitionColumnTypeInference.enabled"
+    before = session.conf.get(inference)
+    session.conf.set(inference, "false")  # or a folder day=01 would come back as day=1
+    try:
+        frame = session.read.option("basePath", root).option("mergeSchema", "true").parquet(*batches).drop("batch")
+    finally:
+        session.conf.set(inference, before or "true")
+    files = [unquote(file) for file in frame.inputFiles()]  # they come as URIs
+    size = sum(bridge.file_size(file) or 0 for file in files)
+    below = [folder for file in files for folder in file.rpartition("/batch=")[2].split("/")[1:-1]]
+    folders = list(dict.fromkeys(unquote(folder.partition("=")[0]) for folder in below))
+    frame.coalesce(max(1, round(size / FILE_BYTES))).write.partitionBy(*folders).parquet(target)
+
+
+def _exchange(root: str, batches: list[int], temporary: str) -> None:
+    """Put what was merged in the place of its batches; whatever part of that was done before a crash."""
+    if storage.exists(f"{root}/{temporary}"):
+        for n in batches:
+            storage.delete(f"{root}/batch={n}")
+        target = f"{root}/batch={batches[-1]}"
+        if storage.exists(target):  # or publish would give up what was merged
+            raise OSError(f"cannot remove {target}")
+        storage.publish(f"{root}/{temporary}", target)
+    storage.delete(f"{root}/_compacting")

@@ -1,0 +1,108 @@
+"""Rows as HTTP requests, for alerts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from ..errors import BatchFailed, UsageError
+from ..frames import FrameStream
+from ..graph import Batch
+
+MOST_ROWS = 1_000
+"""Rows of one batch: each is a request of its own, one after the other."""
+
+TRIES = 4
+"""Tries of one request before the output counts as failed, and is tried again like any other."""
+
+_PASSING = {408, 425, 429}
+
+
+def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str = "webhook") -> None:
+    """POST each row as a JSON object to an http or https URL.
+
+        webhook(alerts, "https://example.org/hooks/alerts", name="alerts")
+
+    Every request has the headers `Idempotency-Key`, the same for the same row of the same batch whenever it is sent,
+    and `Batch`, the number. Any answer of 200 to 299 within `timeout` seconds is a success. Time-outs, lost connections
+    and the answers 408, 425, 429 and 5xx are tried again, after pauses of random length; redirections are not followed.
+
+    Guarantee: at least once. A row is sent again if the answer was lost, or if the job was killed before its batch was
+    done: a receiver that remembers keys sees it once.
+
+    Raises UsageError for another kind of URL; BatchFailed for more than `MOST_ROWS` rows in a batch.
+    """
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise UsageError(f"got the webhook {_shown(url)}, expected http://HOST/PATH or https://HOST/PATH")
+    sent: set[str] = set()  # so that a retry of the batch goes on where it failed
+
+    def write(frame: DataFrame, batch: Batch) -> None:
+        rows = _bodies(frame)
+        if len(rows) > MOST_ROWS:
+            raise BatchFailed(f"batch {batch.n} of the output {name!r} has more than {MOST_ROWS} rows: filter them")
+        keys = dict(_keyed(rows, [batch.home_id, name, batch.n]))
+        sent.intersection_update(keys)
+        for key, body in keys.items():
+            if key not in sent:
+                headers = {"Content-Type": "application/json", "Idempotency-Key": key, "Batch": str(batch.n)}
+                _post(urllib.request.Request(url, body.encode(), headers, method="POST"), timeout)
+                sent.add(key)
+
+    stream.for_each_batch(write, name=f"webhook:{name}")
+
+
+def _bodies(frame: DataFrame) -> list[str]:
+    whole = F.to_json(F.struct("*"), {"ignoreNullFields": "false"})
+    return [row[0] for row in frame.limit(MOST_ROWS + 1).select(whole).coalesce(1).collect()]
+
+
+def _keyed(bodies: list[str], batch: list[Any]) -> Iterator[tuple[str, str]]:
+    """A key for each row, which does not depend on the order Spark gives them in; equal rows are counted.
+
+    >>> first, second = _keyed(['{"a":1}', '{"a":1}'], ["home", "alerts", 7])
+    >>> first[0] != second[0]
+    True
+    """
+    seen: Counter[str] = Counter()
+    for body in sorted(bodies):
+        seen[body] += 1
+        yield hashlib.sha256(json.dumps([*batch, body, seen[body]]).encode()).hexdigest(), body
+
+
+def _post(request: urllib.request.Request, timeout: float) -> None:
+    for attempt in range(TRIES):
+        try:
+            _opener.open(request, timeout=timeout).close()
+            return
+        except OSError as error:  # URLError and time-outs are among them
+            answer = error.code if isinstance(error, urllib.error.HTTPError) else None
+            passing = answer is None or answer in _PASSING or answer >= 500
+            if not passing or attempt == TRIES - 1:
+                # of the URL only the host: the rest of it is often the secret
+                raise ConnectionError(f"{_shown(request.full_url)}: {error}") from None
+        time.sleep(random.uniform(0, 0.5 * 2**attempt))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib would repeat a POST as a GET, and call that a success."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the answer as it is: an error."""
+
+
+_opener = urllib.request.build_opener(_NoRedirect)
+
+
+def _shown(url: str) -> str:
+    return f"{urlsplit(url).scheme}://{urlsplit(url).hostname}"

@@ -1,0 +1,202 @@
+"""Delta tables hold each batch once; compaction loses and doubles nothing, wherever it is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.graph import Batch
+from sparkstream_kit.outputs import files, tables
+from sparkstream_kit.recovery import storage
+
+Write = Callable[[DataFrame, Batch], object]
+
+
+class Stream:
+    """Takes the functions that an output gives to for_each_batch."""
+
+    write: Write
+    check: Write
+
+    def for_each_batch(self, write: Write, *, check: Write = lambda frame, batch: None, **_: Any) -> None:
+        self.write, self.check = write, check
+
+
+def batch(n: int, home_id: str = "home-a") -> Batch:
+    return Batch(n, datetime(2015, 5, 17, tzinfo=timezone.utc), home_id, {"lines": (n - 1, n)})
+
+
+def delta(folder: Path, **options: Any) -> Stream:
+    stream = Stream()
+    tables.delta(stream, str(folder), name="hits", **options)  # type: ignore[arg-type]
+    return stream
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    table = pyarrow.table(DeltaTable(folder / "hits").to_pyarrow_dataset().to_table())
+    return sorted(table.to_pylist(), key=str)
+
+
+# --- Delta
+
+
+def test_every_type_and_odd_partitions_come_back_as_they_were(spark: SparkSession, tmp_path: Path) -> None:
+    given = spark.sql(
+        """select 'a/b %20=ü' as `odd =name`, 1 as n, timestamp'2026-10-25 01:30:00.123456Z' as at,
+        date'2026-01-01' as day, cast(1.5 as decimal(10, 2)) as price, X'00' as raw
+        union all select null, 2, null, null, null, null"""
+    )
+    delta(tmp_path, partition_by="odd =name").write(given, batch(1))
+    nothing = dict.fromkeys(["odd =name", "at", "day", "price", "raw"])
+    first = given.collect()[0].asDict()
+    assert rows_of(tmp_path) == sorted(
+        [
+            {**nothing, "n": 2},
+            {**first, "at": datetime(2026, 10, 25, 1, 30, 0, 123456, timezone.utc), "raw": b"\0"},
+        ],
+        key=str,
+    )
+
+
+def test_a_batch_that_is_run_again_is_in_the_table_once(spark: SparkSession, tmp_path: Path) -> None:
+    for n in (1, 1, 2, 2, 1):
+        delta(tmp_path).write(spark.range(n), batch(n))
+    assert [row["id"] for row in rows_of(tmp_path)] == [0, 0, 1]
+    history = DeltaTable(tmp_path / "hits").history()
+    assert [entry.get("ranges") for entry in history] == ['{"lines": [1, 2]}', '{"lines": [0, 1]}', None]
+
+
+@pytest.mark.parametrize("step", ["_added", "CommitProperties", "Transaction"])
+def test_a_write_that_dies_before_its_commit_leaves_nothing_to_see(
+    step: str, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    delta(tmp_path).write(spark.range(1), batch(1))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tables, step, die)
+        delta(tmp_path).write(spark.range(5), batch(2))
+    assert len(rows_of(tmp_path)) == 1
+    delta(tmp_path).write(spark.range(5), batch(2))
+    assert len(rows_of(tmp_path)) == 6
+
+
+def test_of_two_drivers_that_commit_one_batch_the_second_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added, again = tables._added, [True]
+
+    def other_driver_first(*arguments: Any) -> Any:
+        if again:
+            again.pop()
+            delta(tmp_path).write(spark.range(3), batch(1))
+        return added(*arguments)
+
+    monkeypatch.setattr(tables, "_added", other_driver_first)
+    with pytest.raises(Exception, match="Concurrent transaction"):
+        delta(tmp_path).write(spark.range(3), batch(1))
+    assert len(rows_of(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "why"),
+    [
+        ("cast(id as int) as id", {}, r'not those of the frame \(id "integer", id "long"\)'),
+        ("id, 1 as more", {}, r'not those of the frame \(more "integer"\)'),
+        ("id", {"partition_by": "id"}, r"is partitioned by \[\], not by \['id'\]"),
+        ("id, interval '1' day as more", {}, r'not those of the frame \(more "interval day to second"\)'),
+    ],
+)
+def test_a_table_of_other_columns_is_refused_at_the_start(
+    columns: str, options: dict[str, Any], why: str, spark: SparkSession, tmp_path: Path
+) -> None:
+    delta(tmp_path).check(spark.range(0), batch(0))
+    with pytest.raises(UsageError, match=why):
+        delta(tmp_path, **options).check(spark.range(0).selectExpr(*columns.split(", ")), batch(0))
+
+
+def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
+    delta(tmp_path).check(spark.range(0), batch(0))
+    with pytest.raises(UsageError, match="holds the batches of the home home-a, this is the home home-b"):
+        delta(tmp_path).check(spark.range(0), batch(0, "home-b"))
+
+
+# --- compaction
+
+
+def parquet(spark: SparkSession, folder: Path, numbers: range, **options: Any) -> Path:
+    stream = Stream()
+    files.parquet(stream, str(folder), name="hits", **options)  # type: ignore[arg-type]
+    for n in numbers:
+        rows = [(n, f"0{n % 2}"), (-n, None)]
+        stream.write(spark.createDataFrame(rows, "n int, `the day` string").repartition(2), batch(n))
+    return folder / "hits"
+
+
+def read(spark: SparkSession, folder: Path) -> list[tuple[int, str | None]]:
+    """What every reader sees, with days as the text they are."""
+    schema = "n int, `the day` string, batch int"
+    return sorted(map(tuple, spark.read.schema(schema).parquet(str(folder)).select("n", "the day").collect()), key=str)
+
+
+def parts(folder: Path) -> int:
+    return len([file for file in folder.rglob("*.parquet") if not any(p.startswith(".") for p in file.parts)])
+
+
+@pytest.mark.parametrize("options", [{}, {"partition_by": "the day"}])
+def test_compaction_keeps_every_row_in_fewer_files(
+    spark: SparkSession, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    folder = parquet(spark, tmp_path, range(1, 6), **options)
+    before, count = read(spark, folder), parts(folder)
+    assert tables.compact(str(folder)) == 4
+    assert read(spark, folder) == before
+    assert parts(folder) < count
+    assert sorted(path.name for path in folder.glob("batch=*")) == ["batch=4", "batch=5"]
+    assert tables.compact(str(folder)) == 0
+    assert read(spark, parquet(spark, tmp_path, range(5, 8), **options)) == sorted(
+        [(s * n, f"0{n % 2}" if s > 0 else None) for n in range(1, 8) for s in (1, -1)], key=str
+    ), "batch 5 is not written again, and the job goes on"
+    assert tables.compact(str(folder)) == 3
+
+
+def test_a_compaction_that_is_killed_at_any_step_is_finished_by_the_next(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [0]
+
+    def dying_before(step: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            steps[0] += 1
+            if steps[0] == step:
+                raise KeyboardInterrupt  # nothing in between catches it
+            return function(*arguments)
+
+        return call
+
+    killed = 0
+    while True:
+        folder = parquet(spark, tmp_path / str(killed), range(1, 5))
+        before, steps[0] = read(spark, folder), 0
+        try:
+            with monkeypatch.context() as patched:
+                for name in ("write", "delete", "publish"):
+                    patched.setattr(storage, name, dying_before(killed + 1, getattr(storage, name)))
+                tables.compact(str(folder))
+            break
+        except KeyboardInterrupt:
+            killed += 1
+        tables.compact(str(folder))
+        assert read(spark, folder) == before
+        assert sorted(path.name for path in folder.glob("batch=*")) == ["batch=3", "batch=4"]
+        assert not (folder / "_compacting").exists()
+    assert killed == 6, "the note, three batches, the merged one, the note again"
