@@ -85,9 +85,9 @@ class Run:
     def wait_to_say(self, words: str) -> None:
         self.wait_until(lambda: words in self.said(), f"it said {words!r}")
 
-    def end(self) -> int:
+    def end(self, patience: float = PATIENCE) -> int:
         """The exit code, once neither Python nor the JVM is there any more."""
-        code = self.process.wait(PATIENCE)
+        code = self.process.wait(patience)
         wait_until(lambda: not self._members(), "all processes of the job have ended")
         return code
 

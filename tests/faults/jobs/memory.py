@@ -1,0 +1,47 @@
+"""A running and a windowed count; at some batches it says what Spark and Python hold after a collection of garbage."""
+
+import gc
+import json
+import sys
+import tracemalloc
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit import aggregates
+from sparkstream_kit.graph import Batch
+from sparkstream_kit.main import OutputTo, SourceOf, main
+
+COUNT = {"count": aggregates.count()}
+SAID_AT = (100, 500)
+
+
+def say(frame: DataFrame, batch: Batch) -> None:
+    frame.collect()
+    if batch.n not in SAID_AT:
+        return
+    gc.collect()  # Python's references keep objects of the JVM alive
+    context: Any = frame.sparkSession.sparkContext
+    context._jvm.System.gc()
+    runtime = context._jvm.Runtime.getRuntime()
+    held = {
+        "stored RDDs": context._jsc.getPersistentRDDs().size(),
+        "heap": runtime.totalMemory() - runtime.freeMemory(),
+        "python": tracemalloc.get_traced_memory()[0],
+    }
+    print("held", json.dumps(held))
+
+
+def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+    status = source(ssc).select(F.split("value", " ")[8].alias("status"))
+    status.update_state_by_key("status", COUNT).for_each_batch(say, name="running")
+    status.reduce_by_key_and_window("status", COUNT, "2s", "1s").for_each_batch(
+        lambda frame, batch: frame.collect(), name="window"
+    )
+
+
+if __name__ == "__main__":
+    tracemalloc.start()
+    sys.exit(main(build))
