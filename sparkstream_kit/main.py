@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import logging
 import sys
@@ -86,6 +87,8 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     assert engine is not None, "a job of main() has streams of frames"
     code = run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
     log.info("%d batches, %s", engine.finished, "drained" if engine.drained.is_set() else "stopped in order")
+    for name in sorted(engine.written | engine.retries):
+        log.info("%s: %d rows written, tried again %d times", name, engine.written[name], engine.retries[name])
     return code
 
 
@@ -120,7 +123,7 @@ def _names(specs: list[kinds.Spec]) -> str:
 
 
 def _stop_after(text: str | None) -> Callable[[int], bool]:
-    """Whether it is enough after so many batches; the time runs from now."""
+    """Whether it is enough after so many batches; the time runs from the first question."""
     if text is None:
         return lambda finished: False
     if text.endswith("batches"):
@@ -128,8 +131,9 @@ def _stop_after(text: str | None) -> Callable[[int], bool]:
         if not number.isdigit() or not int(number):
             raise UsageError(f"got --stop-after {text}, expected for example 20batches or 30s")
         return lambda finished: finished >= int(number)
-    end = time.monotonic() + durations.milliseconds(text) / 1000
-    return lambda finished: time.monotonic() >= end
+    seconds = durations.milliseconds(text) / 1000
+    started = functools.cache(time.monotonic)  # when it is first asked, which is when the job has started
+    return lambda finished: time.monotonic() - started() >= seconds
 
 
 def _log_to_stderr(*, quiet: bool) -> None:
