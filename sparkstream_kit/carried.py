@@ -20,7 +20,7 @@ from . import bridge
 from .aggregates import Aggregate, Aggregates, Keys
 from .errors import UsageError
 from .graph import Compute, Graph, Moment
-from .recovery import saved_state
+from .recovery import saved_state, storage
 
 log = logging.getLogger(__name__)
 
@@ -199,6 +199,11 @@ class Carried:
             raise UsageError(
                 f"the state {self._name!r} was last saved after batch {n}, but the log only goes back to batch "
                 f"{floor}: give the state another name= to start it anew"
+            )
+        if n < floor and storage.names(self._directory):
+            raise UsageError(
+                f"no save of the state {self._name!r} can be read, and its earlier input is not kept: restore "
+                f"{self._directory} from a copy, or give the state another name= to start it anew"
             )
         if n < floor:
             log.warning("the state %r starts empty after batch %d: its earlier input is not kept", self._name, floor)

@@ -142,6 +142,8 @@ class Graph:
         self.received: dict[str, tuple[DStream[Any], StructType | str | None]] = {}
         self.states: dict[str, State] = {}
         self.windows: list[Window] = []
+        self.first_start: list[Callable[[], None]] = []
+        """Checks that only a first start must pass: later, batches may be owed whatever the world looks like."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
         self._check = Moment(CHECK, 0)
@@ -166,6 +168,9 @@ class Graph:
 
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column fails before the first batch."""
+        if self.log.last.n == 0:
+            for check in self.first_start:
+                check()
         for name, output in self.outputs.items():
             with _usage_errors(f"the output {name!r}"):
                 frame = self._check.frame(output.compute)

@@ -60,8 +60,7 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(build, options)
     except KitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _told(error)
 
 
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
@@ -90,6 +89,12 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     for name in sorted(engine.written | engine.retries):
         log.info("%s: %d rows written, tried again %d times", name, engine.written[name], engine.retries[name])
     return code
+
+
+def _told(error: KitError) -> int:
+    """Say the error, and give its exit code."""
+    print(f"error: {error}" if error.exit_code else str(error), file=sys.stderr)
+    return error.exit_code
 
 
 def _source_of(specs: list[kinds.Spec]) -> SourceOf:
@@ -212,5 +217,4 @@ def program(main: Callable[..., int | None], arguments: Sequence[str] | None = N
             raise UsageError(f"got {len(words)} arguments, expected: {usage or 'none'} (see --help)")
         return main(*words) or 0
     except KitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _told(error)

@@ -15,6 +15,7 @@ PACKAGE = "sparkstream_kit"
 
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
+    {"__init__"},
     {"errors"},
     {"durations"},
     {"settings"},
@@ -33,7 +34,6 @@ LAYERS: tuple[set[str], ...] = (
     {"kinds"},
     {"main"},
     {"submit"},
-    {"__init__"},
 )
 HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

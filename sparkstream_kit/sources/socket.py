@@ -7,6 +7,7 @@ from pyspark.streaming import StreamingContext
 from ..checks import check_port
 from ..errors import UsageError
 from ..frames import FrameStream
+from ..graph import graph_of
 from ..settings import RECEIVER_STORAGE
 
 
@@ -17,10 +18,10 @@ def socket(ssc: StreamingContext, host: str, port: int, receivers: int = 1, *, n
     sends while nobody is connected is lost to it, as TCP has it.
 
     Guarantee: what a receiver has stored in the write-ahead log comes out once; what it had not stored when it was
-    killed is gone. Raises UsageError where nobody listens, or if fewer than one receiver is asked for.
+    killed is gone. Raises UsageError where nobody listens at the first start, or if fewer than one receiver is asked for.
     """
     if receivers < 1:
         raise UsageError(f"got {receivers} receivers, expected at least 1")
-    check_port(host, port)
+    graph_of(ssc).first_start.append(lambda: check_port(host, port))
     streams = [ssc.socketTextStream(host, port, RECEIVER_STORAGE) for _ in range(receivers)]
     return FrameStream.of(streams[0] if receivers == 1 else ssc.union(*streams), name=name)
