@@ -15,7 +15,6 @@ PACKAGE = "sparkstream_kit"
 
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"__init__"},
     {"errors"},
     {"durations"},
     {"settings"},
@@ -33,6 +32,7 @@ LAYERS: tuple[set[str], ...] = (
     {"pytest_plugin"},
     {"kinds"},
     {"main"},
+    {"__init__"},
     {"submit"},
 )
 HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}

@@ -18,7 +18,7 @@ def socket(ssc: StreamingContext, host: str, port: int, receivers: int = 1, *, n
     sends while nobody is connected is lost to it, as TCP has it.
 
     Guarantee: what a receiver has stored in the write-ahead log comes out once; what it had not stored when it was
-    killed is gone. Raises UsageError where nobody listens at the first start, or if fewer than one receiver is asked for.
+    killed is gone. Raises UsageError where nobody listens at the first start, or for fewer than one receiver.
     """
     if receivers < 1:
         raise UsageError(f"got {receivers} receivers, expected at least 1")
