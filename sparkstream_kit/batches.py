@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time as clock
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -57,6 +58,10 @@ class Engine:
         self.graph = graph
         self.finished = 0
         """Batches done by this process."""
+        self.written: Counter[str] = Counter()
+        """Rows written by this process, for each output that counts them."""
+        self.retries: Counter[str] = Counter()
+        """How often each output had to be tried again."""
         self.drained = threading.Event()
         self.stopping = threading.Event()
         """Set when a stop was asked for: nothing more is claimed, and retries do not wait."""
@@ -160,7 +165,7 @@ class Engine:
 
     def _run(self, entry: Entry) -> None:
         graph, started = self.graph, clock.monotonic()
-        self._write_outputs(entry)
+        written = self._write_outputs(entry)
         for state in graph.states.values():
             state.at(graph.moment(entry))
         if entry.n % SAVE_EVERY == 0:
@@ -173,11 +178,15 @@ class Engine:
         self.finished += 1
         if entry.n % SAVE_EVERY == 0:
             self._compact()
-        log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, _told(entry))
+        self.written.update(written)
+        told = [_told(entry), *(f"{name} {rows} rows" for name, rows in written.items())]
+        log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(told))
 
-    def _write_outputs(self, entry: Entry) -> None:
+    def _write_outputs(self, entry: Entry) -> dict[str, int]:
+        """Run every output until it succeeds; the rows written by those that count them."""
         graph = self.graph
         batch = graph.batch(entry)
+        written: dict[str, int] = {}
         waiting, deadline, pause = dict(graph.outputs), clock.monotonic() + self._retry_for, 0.5
         while True:
             failures: dict[str, Exception] = {}
@@ -186,17 +195,20 @@ class Engine:
                     frame = graph.moment(entry).frame(output.compute)
                     self._lease.check()
                     if frame is not None:
-                        output.write(frame, batch)
+                        rows = output.write(frame, batch)
+                        if isinstance(rows, int):
+                            written[name] = rows
                     del waiting[name]
                 except KitError:
                     raise
                 except Exception as error:
                     failures[name] = error
             if not failures:
-                return
+                return written
             left = deadline - clock.monotonic()
             if left <= 0 or self.stopping.is_set():
                 raise self._given_up(entry, failures)
+            self.retries.update(failures.keys())
             for name, failure in failures.items():
                 log.warning(
                     "batch %d: the output %r failed (%s); trying again in %.1f s, for %.0f s more",

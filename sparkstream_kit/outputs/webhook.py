@@ -47,7 +47,7 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
         raise UsageError(f"got the webhook {_shown(url)}, expected http://HOST/PATH or https://HOST/PATH")
     sent: set[str] = set()  # so that a retry of the batch goes on where it failed
 
-    def write(frame: DataFrame, batch: Batch) -> None:
+    def write(frame: DataFrame, batch: Batch) -> int:
         rows = _bodies(frame)
         if len(rows) > MOST_ROWS:
             raise BatchFailed(f"batch {batch.n} of the output {name!r} has more than {MOST_ROWS} rows: filter them")
@@ -58,6 +58,7 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
                 headers = {"Content-Type": "application/json", "Idempotency-Key": key, "Batch": str(batch.n)}
                 _post(urllib.request.Request(url, body.encode(), headers, method="POST"), timeout)
                 sent.add(key)
+        return len(rows)
 
     stream.for_each_batch(write, name=f"webhook:{name}")
 

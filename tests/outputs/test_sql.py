@@ -328,13 +328,19 @@ def test_arguments_that_mean_nothing_are_refused_at_once(arguments: dict[str, An
 # --- in jobs
 
 
-def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(url: str) -> None:
+def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sparkstream_kit.batches")
+
     def job(lines: DStream[tuple[str]]) -> None:
         hosts = FrameStream.of(lines, "host string")
         sql.sql(hosts.reduce_by_key("host", {"n": count()}), url, mode="accumulate", key="host", name="hits")
 
     run_batches(job, [[("a",), ("b",)], [("a",)], []])
     assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
+    said = [record.getMessage() for record in caplog.records if "done in" in record.getMessage()]
+    assert [line.rpartition(", ")[2] for line in said] == ["sql:hits 2 rows", "sql:hits 1 rows"]
     restart()
     with pytest.raises(UsageError, match="'hits' holds rows of the home [0-9a-f]{32}, and this is the home [0-9a-f]"):
         run_batches(job, [[("a",)]])
