@@ -10,7 +10,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 from urllib.parse import parse_qsl, quote, urlencode
 
 from .errors import UsageError
@@ -34,14 +35,15 @@ OUTPUTS = {
 }
 
 
-class Spec(NamedTuple):
+@dataclass(frozen=True)
+class Spec:
     """One `[name=]KIND:REST` of the command line, ready to be called with the context or the stream."""
 
     name: str
     """Empty where none was given."""
     kind: str
     make: Callable[..., Any]
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)  # a URL may hold a password
 
     def __call__(self, target: Any, **more: Any) -> Any:
         """Call the function on a context (sources) or on a stream (outputs)."""

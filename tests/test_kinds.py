@@ -55,6 +55,12 @@ def test_a_password_in_a_wrong_word_is_not_repeated() -> None:
     assert "kit:***@db" in str(caught.value)
 
 
+def test_a_password_is_not_in_the_repr_of_what_was_read() -> None:
+    spec = kinds.parse("totals=sql:postgresql://kit:geheim@db/logs", kinds.OUTPUTS)
+    assert spec.arguments["url"] == "postgresql://kit:geheim@db/logs"
+    assert "geheim" not in repr(spec)
+
+
 @pytest.mark.parametrize("table", [kinds.SOURCES, kinds.OUTPUTS], ids=["sources", "outputs"])
 def test_every_kind_is_a_function_of_a_context_or_stream_with_a_name(table: dict[str, str]) -> None:
     for path in table.values():
