@@ -17,6 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder, marker in MARKERS.items():
             if item.path.is_relative_to(TESTS / folder):
                 item.add_marker(marker)
+    items.sort(
+        key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values())
+    )  # the fast ones first
 
 
 def skipped(config: pytest.Config) -> list[str]:
