@@ -345,3 +345,9 @@ def file_size(path: str) -> int | None:
     """Size in bytes; None if the file is not there."""
     fs, jpath = _file_system(path)
     return int(fs.getFileStatus(jpath).getLen()) if fs.exists(jpath) else None
+
+
+def quiet_what_is_meant() -> None:
+    """Silence a warning for every local checkpoint that `free` drops: the kit means it (log4j2's Configurator)."""
+    log4j = _jvm().org.apache.logging.log4j
+    log4j.core.config.Configurator.setLevel("org.apache.spark.rdd.MapPartitionsRDD", log4j.Level.ERROR)

@@ -129,6 +129,7 @@ def at_home(
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from %s and does not survive its end", path)
     settings.apply_live(graph.session, settings.FRAMES)
+    bridge.quiet_what_is_meant()
     home = Home.open(path)
     lease = acquire(home / "lease", fresh.sparkContext.applicationId)
     try:
