@@ -33,6 +33,8 @@ _runs = itertools.count()
 def local_session(cores: int = 2) -> SparkSession:
     """A quiet local session for tests; the one that is running, if there is one."""
     conf = SparkConf().setMaster(f"local[{cores}]").setAppName("tests").set("spark.ui.enabled", "false")
+    # many short plans, each run a few times: the optimizing compiler and a parallel collector cost more than they bring
+    conf.set("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     settings.apply(conf, settings.LOCAL, settings.FRAMES)
     session = SparkSession.builder.config(conf=conf).getOrCreate()
     session.sparkContext.setLogLevel("OFF")
