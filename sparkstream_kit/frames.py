@@ -20,7 +20,7 @@ from pyspark.streaming import DStream, StreamingContext
 from . import aggregates as agg
 from . import bridge, durations
 from .aggregates import Aggregates, Keys
-from .carried import AggregatedWindow, Carried, Window, expiring
+from .carried import AggregatedWindow, Carried, Window, expiring, of_the_batch
 from .durations import Duration
 from .errors import UsageError
 from .graph import Batch, Compute, Graph, Moment, Output, Source, Write, free_name, graph_of
@@ -387,12 +387,12 @@ class FrameStream:
             return agg.merge(kept.union(fresh), keys, parts)
 
         def keep(rows: DataFrame, time: int) -> DataFrame:
-            return rows if span is None else rows.filter(F.col("__seen") > time - span)
+            return rows if span is None else rows.filter(F.col("__seen") > of_the_batch(time - span))
 
         def expired(moment: Moment) -> DataFrame:
             rows = node.at(moment)
-            gone = rows.filter(F.lit(False) if span is None else F.col("__seen") <= moment.entry.time - span)
-            return agg.result(gone, keys, aggregates)
+            gone = F.lit(False) if span is None else F.col("__seen") <= of_the_batch(moment.entry.time - span)
+            return agg.result(rows.filter(gone), keys, aggregates)
 
         name = name or free_name("by-" + ("-".join(agg.key_list(keys)) or "nothing"), self.graph.states)
         node = Carried(self.graph, self.compute, name, keys, empty, advance, keep)
@@ -449,7 +449,7 @@ class FrameStream:
 
     @staticmethod
     def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:
-        return frame if span is None else frame.withColumn("__time", F.lit(time).cast("bigint"))
+        return frame if span is None else frame.withColumn("__time", of_the_batch(time).cast("bigint"))
 
     def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
         if self.carried:

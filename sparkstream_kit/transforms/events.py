@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregate, Keys
-from ..carried import Carried
+from ..carried import Carried, of_the_batch
 from ..durations import Duration
 from ..errors import UsageError
 from ..frames import FrameStream
@@ -141,7 +141,7 @@ def _events(
         told = F.col("__seen").isNotNull()
         is_wrong = told & F.coalesce(wrong, F.lit(False))
         since = F.when(is_wrong, F.coalesce("__since", "__time")).when(~told, F.col("__since"))
-        timed = rows.withColumn("__time", F.lit(float(time)))
+        timed = rows.withColumn("__time", of_the_batch(float(time)))
         return timed.select(
             *names,
             *(F.when(told, after).otherwise(F.col(column)).alias(column) for column, after in memory.items()),
@@ -166,7 +166,7 @@ def _events(
 
     def events(moment: Moment) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")
-        time = F.timestamp_millis(F.lit(moment.entry.time)).alias("time")
+        time = F.timestamp_millis(of_the_batch(moment.entry.time)).alias("time")
         columns = [time, since, F.col("__expected").alias("expected"), F.col("__seen").alias("seen")]
         return node.at(moment).filter("__wrong").select(*names, *columns)
 

@@ -15,11 +15,11 @@ from pyspark.sql import functions as F
 
 from .. import aggregates as agg
 from ..aggregates import Aggregates, Keys
-from ..carried import Carried
+from ..carried import Carried, of_the_batch
 from ..frames import FrameStream
 from ..graph import Compute, Graph, Moment
 
-Watermark = Callable[[Moment], tuple[int, int]]
+Watermark = Callable[[Moment], tuple[Column, Column]]
 """The watermark before and after a batch, in microseconds since 1970."""
 
 NEVER = -(2**62)
@@ -63,16 +63,14 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
         return row(was.union(new.select(nothing, F.col("__at") - lateness)), F.col("before"), F.col("after"))
 
     node = Carried(parts.graph, parts.compute, name, [], empty, advance)
-    known: dict[int, tuple[int, int]] = {}
+    known: dict[int, list[int | None]] = {}
 
-    def watermark(moment: Moment) -> tuple[int, int]:
-        if moment.is_check:
-            return NEVER, NEVER
+    def watermark(moment: Moment) -> tuple[Column, Column]:
         if moment.entry.n not in known:
-            before, after = node.at(moment).collect()[0]
             known.clear()
-            known[moment.entry.n] = (NEVER if before is None else before, NEVER if after is None else after)
-        return known[moment.entry.n]
+            known[moment.entry.n] = [None, None] if moment.is_check else list(node.at(moment).collect()[0])
+        before, after = (of_the_batch(NEVER if mark is None else mark) for mark in known[moment.entry.n])
+        return before, after
 
     return watermark
 

@@ -135,7 +135,7 @@ LINES = st.lists(
 )
 
 
-@few(6)
+@few(4)
 @given(rows=LINES, kills=st.sets(st.integers(1, 9), max_size=2))
 def test_what_is_closed_equals_one_computation_over_the_whole_log_in_any_order_and_through_kills(
     rows: list[list[Line] | None], kills: set[int], tmp_path_factory: pytest.TempPathFactory
