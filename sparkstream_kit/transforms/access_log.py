@@ -276,7 +276,8 @@ def parse(frame: DataFrame, format: str = "combined") -> DataFrame:
     kept = _others(frame, "value", *rules.columns)
     texts = [text.alias(name) for name, text in rules.texts.items()]
     columns = [column.alias(name) for name, column in rules.columns.items()]
-    return frame.select(*kept, rules.parts).filter(rules.valid).select(*kept, *texts).select(*kept, *columns)
+    parts = frame.select(*kept, "value", rules.pieces).select(*kept, rules.parts)
+    return parts.filter(rules.valid).select(*kept, *texts).select(*kept, *columns)
 
 
 def rejected(frame: DataFrame, format: str = "combined") -> DataFrame:
@@ -292,7 +293,8 @@ def rejected(frame: DataFrame, format: str = "combined") -> DataFrame:
     """
     rules = reader(frame.sparkSession.sparkContext, format)
     kept = _others(frame, "value", "line", "reason")
-    lines = frame.select(*kept, "value", rules.parts).filter(~rules.valid & F.col("value").isNotNull())
+    parts = frame.select(*kept, "value", rules.pieces).select("*", rules.parts)
+    lines = parts.filter(~rules.valid & F.col("value").isNotNull())
     return lines.select(*kept, F.col("value").alias("line"), rules.reason.alias("reason"))
 
 

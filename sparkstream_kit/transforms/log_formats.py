@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from ..errors import UsageError
 
-PARTS = "_log_parts"
+PIECES, PARTS = "_log_pieces", "_log_parts"
 _VHOST_COMBINED = '%v:%p %h %l %u %t "%r" %>s %O "%{Referer}i" "%{User-Agent}i"'
 _NOTHING = ("", "-")
 
@@ -26,11 +26,12 @@ _NOTHING = ("", "-")
 class Reader(NamedTuple):
     """The expressions that read one format."""
 
-    parts: Column  # of value: the line cut up, array<string>, named PARTS
+    pieces: Column  # of value: whatever the next step needs several times, named PIECES
+    parts: Column  # of value and PIECES: the line cut up, array<string>, named PARTS
     valid: Column  # of PARTS
     texts: dict[str, Column]  # of PARTS: what was logged, by names that no column of a frame has
     columns: dict[str, Column]  # of the texts: each field with its type
-    reason: Column  # of value and PARTS, where not valid
+    reason: Column  # of PIECES and PARTS, where not valid
 
 
 @functools.lru_cache(maxsize=16)
@@ -56,14 +57,14 @@ _DATE = (
 )
 _OFFSET = "[+-](?:[01][0-9]|2[0-3])[0-5][0-9]"
 _ANY_STAMP = f"[0-9]{{2}}/[A-Z][a-z]{{2}}/[0-9]{{4}}(?::[0-9]{{2}}){{3}} {_OFFSET}"
-_STAMP = f"{_DATE}:(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){{2}} {_OFFSET}"
+_STAMP = f"{_DATE}:(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9] {_OFFSET}"
 
-_CLIENT = '[^ "]*+(?:(?<=,) [^ "]*+)*+'  # a token that ends in a comma goes on with the next
-_IDENTITY = '[^ "]*+'
+_CLIENT = '[^ "]*(?:(?<=,) [^ "]*+)*+'  # a token that ends in a comma goes on with the next
+_IDENTITY = '[^ "]*'
 _TEXT = '"[^"]*"'
 _STATUS = "(?:[1-9][0-9]{2}|-)"
 _BIGINT = str(2**63 - 1)
-_BYTES = "(?:[0-9]{{1,18}}|{}|{}|-)(?![^ ])".format(
+_BYTES = "(?:[0-9]{{1,18}}|-|{}|{})(?![^ ])".format(
     "|".join(f"{_BIGINT[:i]}[0-{int(d) - 1}][0-9]{{{18 - i}}}" for i, d in enumerate(_BIGINT) if d != "0"), _BIGINT
 )
 
@@ -72,7 +73,8 @@ _REQUEST = f'\\A[^"]*{_TEXT}'
 _NUMBERS = f"{_REQUEST} {_STATUS} {_BYTES}"
 _REFERRER = f"{_NUMBERS}(?:\\z| {_TEXT}| -(?![^ ]))"
 _USER_AGENT = f"{_NUMBERS}(?:\\z| (?:{_TEXT}|-) (?:{_TEXT}|-(?![^ ])))"
-_LINE = f"{_BEFORE}{_STAMP}\\] {_TEXT} {_STATUS} {_BYTES}(?: (?:{_TEXT}|-) (?:{_TEXT}|-))?\\z"
+_BEFORE_STAMP = f'\\A{_CLIENT} {_IDENTITY} (?:- \\[|(?!- )[^"]* \\[)'  # what _BEFORE finds in front of a timestamp
+_LINE = f"{_BEFORE_STAMP}{_STAMP}\\] {_TEXT} {_STATUS} {_BYTES}(?: (?:{_TEXT}|-) (?:{_TEXT}|-))?\\z"
 
 # Each reason with the pattern of a line that is right up to there.
 _UP_TO_TIMESTAMP = {
@@ -99,24 +101,36 @@ _FROM_REQUEST = {
 
 
 def _combined() -> Reader:
-    line = _masked(F.col("value"))
-    # An array of one, exploded: the optimizer computes it once, where it would copy a plain expression into the filter.
-    parts = F.explode(F.array(F.split(line, '"'))).alias(PARTS)
+    pieces = F.split("value", '"').alias(PIECES)
+    # Where no quote is escaped or comes too early, which is nearly always, the pieces are the parts.
+    first, *others = (F.get(PIECES, F.lit(i)) for i in (0, 1, 3, 5))
+    is_plain = first.endswith("] ") & ~first.startswith(_MARK)
+    for ending in ("\n", "\r"):
+        is_plain &= ~F.col("value").endswith(ending)
+    for text in others:
+        is_plain &= ~F.coalesce(text.endswith("\\"), F.lit(False))
+    cut = F.when(is_plain, F.col(PIECES)).otherwise(F.split(_masked(F.col("value")), '"'))
+
     head, request, numbers, third, fourth, fifth, sixth = (F.get(PARTS, F.lit(i)) for i in range(7))
+    is_masked = head.startswith(_MARK)
+    start = F.when(is_masked, 2).otherwise(1)
     stamp = F.substring(head, -28, 26)
     # The line without what its quotes hold. A quote more would make the number of parts even.
     outline = F.concat_ws('"', head, numbers, fourth, sixth)
-    shape = outline.rlike(_LINE.replace(_TEXT, '"')) & F.size(PARTS).isin(3, 5, 7)
+    line = _LINE.replace(_TEXT, '"')
+    usual = line.replace("(?!0000)", "(?!0000|0001|9999)")
+    shape = outline.rlike(usual) | (outline.rlike(line) & _is_in_range(stamp))
+    valid = F.size(PARTS).isin(3, 5, 7) & shape
     whole = F.array_join(PARTS, '"')
     texts = {
-        "who": _unmasked(head.substr(F.lit(1), F.char_length(head) - 30)),
+        "who": _unmasked(head.substr(start, F.char_length(head) - start - 29), is_masked),
         "stamp": stamp,
-        "request": _unmasked(request),
+        "request": _unmasked(request, is_masked),
         "status": _word(numbers, 2),
         "bytes": _word(numbers, 3),
         # `"r" "a"` leaves seven parts; `"r" -` leaves five, the last one ` -`; `- "a"` five, the last one empty.
-        "referrer": _unmasked(F.when(fourth != "", third)),
-        "user_agent": _unmasked(F.when(fourth == "", third).otherwise(fifth)),
+        "referrer": _unmasked(F.when(fourth != "", third), is_masked),
+        "user_agent": _unmasked(F.when(fourth == "", third).otherwise(fifth), is_masked),
     }
     texts = {f"_log_{name}": text for name, text in texts.items()}
     who = F.col("_log_who")
@@ -133,7 +147,12 @@ def _combined() -> Reader:
     checks.append((_is_in_range(stamp), "timestamp is not a date that exists"))
     checks += [(whole.rlike(pattern), reason) for reason, pattern in _FROM_REQUEST.items()]
     reason = _first_failing(checks, "user agent is not the end of the line")
-    return Reader(parts, shape & _is_in_range(stamp), texts, columns, reason)
+    return Reader(pieces, _once(cut), valid, texts, columns, reason)
+
+
+def _once(cut: Column) -> Column:
+    # An array of one, exploded: Spark computes it once, where it would copy a plain expression into the filter.
+    return F.explode(F.array(cut)).alias(PARTS)
 
 
 def _first_failing(checks: list[tuple[Column, str]], last: str) -> Column:
@@ -143,19 +162,15 @@ def _first_failing(checks: list[tuple[Column, str]], last: str) -> Column:
     return reason
 
 
-# A character that no server logs as it is stands for what is out of the way: it must be followed by a digit.
+# A character that no server logs as it is stands for what is out of the way: in a masked line a digit follows it.
 _MARK = "\x1a"
-_ESCAPES = {
-    _MARK: f"{_MARK}0",
-    "\\\\": f"{_MARK}1",
-    '\\"': f"{_MARK}2",
-}  # in this order; backslashes pair from the left
+_ESCAPES = {_MARK: "0", "\\\\": "1", '\\"': "2"}  # in this order; backslashes pair from the left
 _QUOTE = f"{_MARK}3"
 
 
 def _without_escapes(line: Column) -> Column:
-    for text, mark in _ESCAPES.items():
-        line = _replace(line, text, mark)
+    for text, digit in _ESCAPES.items():
+        line = _replace(line, text, _MARK + digit)
     return line
 
 
@@ -164,20 +179,17 @@ def _without_line_end(line: Column) -> Column:
 
 
 def _masked(line: Column) -> Column:
-    """The line with marks for escaped quotes, and for quotes in front of the request, whose quote follows `] `."""
-    line = _without_line_end(line)
-    plain = ~line.contains("\\") & ~line.contains(_MARK) & F.substring_index(line, '"', 1).endswith("] ")
-    marked = _without_escapes(line)
-    before = F.substring_index(marked, '] "', 1)
-    marked = F.concat(_replace(before, '"', _QUOTE), _from(marked, F.char_length(before) + 1))
-    return F.when(plain, line).otherwise(marked)
+    """A mark, then the line with marks for escaped quotes, and for quotes before that of the request, after `] `."""
+    line = _without_escapes(_without_line_end(line))
+    before = F.substring_index(line, '] "', 1)
+    return F.concat(F.lit(_MARK), _replace(before, '"', _QUOTE), F.substr(line, F.char_length(before) + 1))
 
 
-def _unmasked(text: Column) -> Column:
-    plain = _replace(text, _QUOTE, '"')
-    for original, mark in reversed(_ESCAPES.items()):
-        plain = _replace(plain, mark, original)
-    return F.when(text.contains(_MARK), plain).otherwise(text)
+def _unmasked(text: Column, is_masked: Column) -> Column:
+    original = _replace(text, _QUOTE, '"')
+    for escape, digit in reversed(_ESCAPES.items()):
+        original = _replace(original, _MARK + digit, escape)
+    return F.when(is_masked, original).otherwise(text)
 
 
 # --- fields ------------------------------------------------------------------------------------------------------
@@ -186,7 +198,7 @@ def _unmasked(text: Column) -> Column:
 def _client_identity_user(who: Column) -> dict[str, Column]:
     # Only a comma and a space can make the client more than the first word.
     several, two = who.contains(", "), F.substring_index(who, " ", 2)
-    cuts = (F.substring_index(who, " ", 1), F.substring_index(two, " ", -1), _from(who, F.char_length(two) + 2))
+    cuts = (F.substring_index(who, " ", 1), F.substring_index(two, " ", -1), F.substr(who, F.char_length(two) + 2))
     fields = {}
     for group, (name, cut) in enumerate(zip(("client_ip", "identity", "user"), cuts, strict=True), start=1):
         general = F.regexp_extract(who, f"(?s)\\A({_CLIENT_RAW}) ([^ ]*+) (.*)\\z", group)
@@ -209,7 +221,7 @@ def _request(request: Column) -> dict[str, Column]:
     has_protocol = last.isin("HTTP/1.1", "HTTP/1.0", "HTTP/2.0") | last.rlike(_PROTOCOL)
     has_protocol &= F.substring_index(request, " ", 2) != request
     length = F.char_length(request) - F.char_length(last) - after
-    path = F.when(has_protocol, request.substr(after, length)).otherwise(_from(request, after))
+    path = F.when(has_protocol, request.substr(after, length)).otherwise(F.substr(request, after))
     is_request = is_token & (has_protocol | (request.substr(after, F.lit(1)) == "/"))
     return {
         "method": F.when(is_request, method),
@@ -218,31 +230,32 @@ def _request(request: Column) -> dict[str, Column]:
     }
 
 
-def _utc_minutes(stamp: Column) -> Column:
-    """Minutes since midnight of the logged date in UTC: negative or above 1439 on another day."""
+_SPARK_STAMP = "dd/MMM/yyyy:HH:mm:ss Z"
 
-    def two_digits(position: int) -> Column:
-        return F.substring(stamp, position, 2).try_cast("int")
 
-    offset = two_digits(23) * 60 + two_digits(25)
-    offset = F.when(F.substring(stamp, 22, 1) == "-", -offset).otherwise(offset)
-    return two_digits(13) * 60 + two_digits(16) - offset
+def _two_digits(stamp: Column, position: int) -> Column:
+    return F.substring(stamp, position, 2).try_cast("int")
+
+
+def _offset_minutes(stamp: Column) -> Column:
+    minutes = _two_digits(stamp, 23) * 60 + _two_digits(stamp, 25)
+    return F.when(F.substring(stamp, 22, 1) == "-", -minutes).otherwise(minutes)
 
 
 def _timestamp(stamp: Column) -> Column:
-    # Not to_timestamp, which takes longer; nor a cast, whose zone may be 18 hours at most.
-    months = F.lit("".join(f"{name}{number:02}" for number, name in enumerate(_MONTHS, start=1)))
-    month = months.substr(F.position(F.substring(stamp, 4, 3), months) + 3, F.lit(2))
-    dash = F.lit("-")
-    date = F.concat(F.substring(stamp, 8, 4), dash, month, dash, F.substring(stamp, 1, 2)).try_cast("date")
-    seconds = F.substring(stamp, 19, 2).try_cast("int")
-    return F.timestamp_seconds(F.unix_date(date).cast("bigint") * 86400 + _utc_minutes(stamp) * 60 + seconds)
+    # Spark reads offsets below 18 hours.
+    as_utc = F.try_to_timestamp(F.concat(F.substring(stamp, 1, 21), F.lit("+0000")), F.lit(_SPARK_STAMP))
+    shifted = F.timestamp_seconds(F.unix_seconds(as_utc) - _offset_minutes(stamp) * 60)
+    is_usual = F.substring(stamp, 23, 2) < "18"
+    return F.when(is_usual, F.try_to_timestamp(stamp, F.lit(_SPARK_STAMP))).otherwise(shifted)
 
 
 def _is_in_range(stamp: Column) -> Column:
     """Whether a time that is well formed is in the years 1 to 9999 in UTC as well, where datetime ends."""
     first, last = stamp.startswith("01/Jan/0001"), stamp.startswith("31/Dec/9999")
-    return F.when(first, _utc_minutes(stamp) >= 0).when(last, _utc_minutes(stamp) < 1440).otherwise(F.lit(True))
+    minutes = _two_digits(stamp, 13) * 60 + _two_digits(stamp, 16) - _offset_minutes(stamp)
+    fits = F.when(first, minutes >= 0).when(last, minutes < 24 * 60).otherwise(F.lit(True))
+    return F.when(F.substring(stamp, 8, 4).isin("0001", "9999"), fits).otherwise(F.lit(True))
 
 
 def _known(text: Column) -> Column:
@@ -251,10 +264,6 @@ def _known(text: Column) -> Column:
 
 def _word(text: Column, number: int) -> Column:
     return F.substring_index(F.substring_index(text, " ", number), " ", -1)
-
-
-def _from(text: Column, position: Column) -> Column:
-    return F.substr(text, position)
 
 
 def _replace(text: Column, old: str, new: str) -> Column:
@@ -292,29 +301,32 @@ _NUMBER_DIRECTIVES = ("%p", "%D", "%T", "%I", "%S", "%P", "%k")
 
 
 def _log_format(format: str) -> Reader:
-    names, pieces = _compiled(format)
-    line = _without_line_end(F.col("value"))
-    line = F.when(line.contains("\\") | line.contains(_MARK), _without_escapes(line)).otherwise(line)
+    names, directives = _compiled(format)
+    pieces = _without_escapes(_without_line_end(F.col("value"))).alias(PIECES)
+    line = F.col(PIECES)
     groups = "".join(f"{_BORDER}${i}" for i in range(1, len(names) + 1))
-    pattern = "\\A" + "".join(piece for _, piece in pieces) + "\\z"
+    pattern = "\\A" + "".join(piece for _, piece in directives) + "\\z"
     # One pass of the pattern: a line that does not match stays as it is, without a border.
     cut = F.split(F.regexp_replace(line, pattern, groups), _BORDER)
-    parts = F.explode(F.array(cut)).alias(PARTS)
-    texts = {f"_log_{name}": _unmasked(F.get(PARTS, F.lit(i))) for i, name in enumerate(names, 1)}
+
+    def part(name: str) -> Column:
+        return F.get(PARTS, F.lit(names.index(name) + 1))
+
+    texts = {f"_log_{name}": _unmasked(part(name), part(name).contains(_MARK)) for name in names}
     valid = F.size(PARTS) == len(names) + 1
     checks = [
         (
-            line.rlike("\\A" + "".join(piece for _, piece in pieces[: i + 1])),
+            line.rlike("\\A" + "".join(piece for _, piece in directives[: i + 1])),
             f"line does not match the format at {name}",
         )
-        for i, (name, _) in enumerate(pieces)
+        for i, (name, _) in enumerate(directives)
     ]
     reason = _first_failing(checks, "line goes on after the end of the format")
     if "stamp" in names:
-        in_range = _is_in_range(F.get(PARTS, F.lit(names.index("stamp") + 1)))
+        in_range = _is_in_range(part("stamp"))
         valid &= in_range
         reason = F.when(in_range, reason).otherwise("timestamp is not a date that exists")
-    return Reader(parts, valid, texts, _columns(names), reason)
+    return Reader(pieces, _once(cut), valid, texts, _columns(names), reason)
 
 
 def _columns(names: list[str]) -> dict[str, Column]:

@@ -18,8 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.streaming import DStream
 
 from sparkstream_kit.errors import UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.testing import run_batches
 from sparkstream_kit.transforms import access_log
 from sparkstream_kit.transforms.access_log import Rejected, Request, parse_line
 from sparkstream_kit.transforms.log_formats import reader
@@ -190,6 +193,17 @@ def test_requests_are_the_same_whichever_columns_are_used(spark: SparkSession) -
     }
 
 
+def test_lines_that_are_no_requests_fail_no_filter_or_join(spark: SparkSession) -> None:
+    # Predicates of the job are merged with the parser's own, and a join adds some.
+    lines = [LINE.replace("10/Oct", "31/Feb"), LINE.replace("-0700", "+9900"), LINE.replace("200 5", "x y"), "", LINE]
+    requests = access_log.parse(frame_of(spark, lines))
+    for name in Request._fields:
+        assert requests.filter(F.col(name) != F.lit(None)).collect() == []
+    kept = requests.filter("timestamp > '1970-01-01' and status = 200 and bytes < 6 and path = '/'").select("n")
+    joined = requests.alias("a").join(requests.select("timestamp", "bytes"), ["timestamp", "bytes"]).select("n")
+    assert (kept.collect(), joined.collect()) == ([(4,)], [(4,)])
+
+
 def optimized(frame: DataFrame) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         frame.explain("extended")
@@ -198,14 +212,14 @@ def optimized(frame: DataFrame) -> str:
 
 def test_columns_that_are_not_used_are_not_computed(spark: SparkSession) -> None:
     requests = access_log.parse(frame_of(spark, [LINE]))
-    others = ("unix_date", "timestamp_seconds", "_log_who", "_log_request", "_log_user_agent")
+    others = ("gettimestamp", "timestamp_seconds", "_log_who", "_log_request", "_log_user_agent")
     assert all(name in optimized(requests) for name in others)
     assert not any(name in optimized(requests.select("bytes")) for name in others)
 
 
 def test_a_line_is_cut_up_once_for_the_filter_and_all_columns(spark: SparkSession) -> None:
     plan = optimized(access_log.parse(frame_of(spark, [LINE])))
-    assert plan.count("split(") == 1
+    assert (plan.count("split(value#"), plan.count("RLIKE(concat_ws(")) == (1, 2)  # any line, one of the first year
 
 
 def test_expressions_are_built_once_for_a_context(spark: SparkSession) -> None:
@@ -258,6 +272,16 @@ def test_lines_are_parsed_under_structured_streaming(spark: SparkSession, tmp_pa
         ignore_row_order=True,
         ignore_nullable=True,
     )
+
+
+def test_a_stream_of_frames_is_split_as_a_frame_is() -> None:
+    def build(lines: DStream[str]) -> tuple[FrameStream, FrameStream]:
+        requests, rejected = access_log.split(FrameStream.of(lines))
+        return requests.select("path", "bytes"), rejected
+
+    requests, rejected = run_batches(build, [[LINE, "x"], [], [LINE]])
+    assert requests == [[("/", 5)], None, [("/", 5)]]
+    assert rejected == [[("x", "timestamp is not in brackets")], None, []]
 
 
 # --- other formats
