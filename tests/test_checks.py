@@ -100,12 +100,8 @@ def test_a_writable_directory_is_made_and_left_empty(spark: SparkSession, tmp_pa
     assert list(wanted.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "wrong", ["{tmp}/file", "{tmp}/file/below", "/proc/nobody/writes/here", "nofs://host/path"]
-)
-def test_a_place_that_cannot_be_written_is_refused_in_one_line(
-    wrong: str, spark: SparkSession, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("wrong", ["{tmp}/file", "{tmp}/file/below", "/proc/nobody/writes/here", "nofs://host/path"])
+def test_a_place_that_cannot_be_written_is_refused_in_one_line(wrong: str, spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = wrong.format(tmp=tmp_path)
     with pytest.raises(UsageError) as refused:

@@ -41,9 +41,7 @@ def build(spark: SparkSession, incoming: Path) -> Iterator[Build]:
         ssc.stop(stopSparkContext=False)
 
 
-def after_a_batch(
-    spark: SparkSession, batch: Callable[[RDD[int]], None]
-) -> tuple[StreamingContext, threading.Event]:
+def after_a_batch(spark: SparkSession, batch: Callable[[RDD[int]], None]) -> tuple[StreamingContext, threading.Event]:
     """A started bare context that calls `batch` with [1], then with nothing; an event for the first one."""
     ssc, began = StreamingContext(spark.sparkContext, 0.1), threading.Event()  # type: ignore[arg-type]
 
@@ -160,13 +158,9 @@ def test_windows_are_multiples_of_the_interval(build: Build) -> None:
     ssc = context.get_or_create(build, batch_interval="500ms")
     assert context.window_and_slide(ssc, "5s", "2s") == (5.0, 2.0)
     assert context.window_and_slide(ssc, "5s") == (5.0, 0.5)
-    with pytest.raises(
-        UsageError, match="window 700ms is no multiple of the batch interval 500ms: use 500ms or 1s"
-    ):
+    with pytest.raises(UsageError, match="window 700ms is no multiple of the batch interval 500ms: use 500ms or 1s"):
         context.window_and_slide(ssc, "700ms")
-    with pytest.raises(
-        UsageError, match="slide 300ms is no multiple of the batch interval 500ms: use 500ms$"
-    ):
+    with pytest.raises(UsageError, match="slide 300ms is no multiple of the batch interval 500ms: use 500ms$"):
         context.window_and_slide(ssc, "5s", "300ms")
 
 
@@ -244,9 +238,7 @@ def test_the_handlers_of_the_jvm_are_put_back(spark: SparkSession) -> None:
     assert heard == ["inner", "outer"]
 
 
-def test_a_flag_that_raises_is_reported_and_asked_again(
-    spark: SparkSession, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_flag_that_raises_is_reported_and_asked_again(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
     ssc, _ = after_a_batch(spark, lambda rdd: None)
     answers = iter([OSError("name node is away"), True])
 
@@ -273,9 +265,7 @@ def test_a_failed_batch_in_a_notebook_raises_and_stops_the_context_and_python_li
     spark: SparkSession, notebook: None
 ) -> None:
     ssc, _ = after_a_batch(spark, fail)
-    with pytest.raises(
-        BatchFailed, match="the next start runs it again: ValueError: no such column"
-    ) as failed:
+    with pytest.raises(BatchFailed, match="the next start runs it again: ValueError: no such column") as failed:
         context.stop_when(ssc, lambda: False)
     assert isinstance(failed.value.__cause__, ValueError)
     assert StreamingContext.getActive() is None
@@ -286,9 +276,7 @@ def test_an_error_on_a_worker_is_told_in_one_line(spark: SparkSession, notebook:
     ssc, _ = after_a_batch(spark, lambda rdd: rdd.foreach(lambda n: [][n]))
     with pytest.raises(BatchFailed) as failed:
         context.stop_when(ssc, lambda: False)
-    assert str(failed.value) == (
-        "a batch failed, the next start runs it again: IndexError: list index out of range"
-    )
+    assert str(failed.value) == ("a batch failed, the next start runs it again: IndexError: list index out of range")
 
 
 def test_nothing_runs_past_a_failed_output_not_even_the_next_one(spark: SparkSession, notebook: None) -> None:

@@ -85,9 +85,7 @@ def test_lines_stay_lines_through_windows_and_unions(
 
 def test_without_a_python_worker_other_streams_do_fail(spark: SparkSession, no_python_worker: None) -> None:
     with pytest.raises(Exception, match="/no/such/python"):
-        each_frame(lambda frame: frame.count())(
-            spark.sparkContext.parallelize([("a", 1)]).map(lambda row: row)
-        )
+        each_frame(lambda frame: frame.count())(spark.sparkContext.parallelize([("a", 1)]).map(lambda row: row))
 
 
 def frame_of(rdd: RDD[tuple[str, int]], schema: str | None = None) -> list[DataFrame]:

@@ -33,9 +33,7 @@ def test_help_is_the_docstring_of_the_module(word: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("words", [[], ["a", "b", "c"]])
-def test_a_wrong_number_of_words_says_which_were_expected(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_number_of_words_says_which_were_expected(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert program(copy, words) == 2
     expected = f"error: got {len(words)} arguments, expected: source [target] (see --help)\n"
     assert capsys.readouterr().err == expected

@@ -28,9 +28,7 @@ class Project:
         self.bin = folder / "bin"
         self.log = folder / "log"
         shutil.copytree(SCRIPTS, self.root / "scripts")
-        (self.root / "pyproject.toml").write_text(
-            "[project.optional-dependencies]\nconsole = []\ntest = []\n"
-        )
+        (self.root / "pyproject.toml").write_text("[project.optional-dependencies]\nconsole = []\ntest = []\n")
         (self.root / "constraints.txt").touch()
         self.bin.mkdir()
         for tool in TOOLS:

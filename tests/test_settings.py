@@ -51,9 +51,7 @@ def test_every_property_is_named_once_in_its_preset_and_has_a_reason(preset: set
         ("yarn.conf", [settings.YARN_HIGH_AVAILABILITY, settings.WRITE_AHEAD_LOG, settings.BACKPRESSURE]),
     ],
 )
-def test_the_files_for_spark_submit_say_what_the_presets_say(
-    file: str, presets: list[settings.Preset]
-) -> None:
+def test_the_files_for_spark_submit_say_what_the_presets_say(file: str, presets: list[settings.Preset]) -> None:
     expected = settings.properties_file(*presets)
     assert (CONF / file).read_text() == expected, f"conf/{file} must be:\n{expected}"
 

@@ -79,9 +79,7 @@ def test_each_batch_of_a_bare_dstream_has_its_directory(spark: SparkSession, tmp
     assert int(second[6:-4]) - int(first[6:-4]) == 100, "names are batch times, one interval apart"
 
 
-def test_the_name_is_the_exact_batch_time_with_the_suffix(
-    tmp_path: Path, lines: Callable[..., RDD[str]]
-) -> None:
+def test_the_name_is_the_exact_batch_time_with_the_suffix(tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
     saver(tmp_path)(batch_time(BATCH_MS + 1), lines("a"))
     saver(tmp_path, "log")(batch_time(BATCH_MS + 999), lines("b"))
     assert batches(tmp_path) == {"batch-1700000000001": ["a"], "batch-1700000000999.log": ["b"]}
@@ -93,9 +91,7 @@ def test_the_hour_that_repeats_when_daylight_saving_ends_has_its_own_names(
     summer, winter = 1_792_888_200_500, 1_792_891_800_500  # 25 October 2026, 02:30:00.5, twice
     times = batch_time(summer), batch_time(winter)
     assert times[0].timetuple()[:6] == times[1].timetuple()[:6] == (2026, 10, 25, 2, 30, 0)
-    assert rddToFileName("", None, times[0]) == rddToFileName("", None, times[1]), (
-        "as saveAsTextFiles names them"
-    )
+    assert rddToFileName("", None, times[0]) == rddToFileName("", None, times[1]), "as saveAsTextFiles names them"
     for each, word in zip(times, ("summer", "winter"), strict=True):
         saver(tmp_path)(each, lines(word))
     assert batches(tmp_path) == {f"batch-{summer}": ["summer"], f"batch-{winter}": ["winter"]}
@@ -109,9 +105,7 @@ def test_an_empty_batch_leaves_a_directory_only_where_asked(
     assert batches(tmp_path) == directories
 
 
-def test_a_batch_that_runs_again_replaces_its_first_attempt(
-    tmp_path: Path, lines: Callable[..., RDD[str]]
-) -> None:
+def test_a_batch_that_runs_again_replaces_its_first_attempt(tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
     save = saver(tmp_path)
     save(batch_time(BATCH_MS), lines("old", "older", "oldest"))
     save(batch_time(BATCH_MS), lines("new"))
@@ -119,9 +113,7 @@ def test_a_batch_that_runs_again_replaces_its_first_attempt(
 
 
 @pytest.mark.parametrize("keep_empty", [True, False])
-def test_an_empty_rerun_keeps_what_is_there(
-    keep_empty: bool, tmp_path: Path, lines: Callable[..., RDD[str]]
-) -> None:
+def test_an_empty_rerun_keeps_what_is_there(keep_empty: bool, tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
     save = saver(tmp_path, keep_empty=keep_empty)
     save(batch_time(BATCH_MS), lines("kept"))
     save(batch_time(BATCH_MS), lines())

@@ -152,9 +152,7 @@ def test_the_largest_bytes_a_bigint_can_hold_are_accepted() -> None:
     assert parsed(f'::1 - - {TIME} "GET /" 200 {2**63 - 1}').bytes == 2**63 - 1
 
 
-@pytest.mark.parametrize(
-    "client", ["::1", "a.example", "1.2.3.4, 5.6.7.8, 9.9.9.9", "1.2.3.4,5.6.7.8", "unknown"]
-)
+@pytest.mark.parametrize("client", ["::1", "a.example", "1.2.3.4, 5.6.7.8, 9.9.9.9", "1.2.3.4,5.6.7.8", "unknown"])
 def test_the_client_is_kept_as_logged(client: str) -> None:
     request = parsed(LINE.replace("127.0.0.1", client))
     assert (request.client_ip, request.identity, request.user) == (client, None, None)
