@@ -48,7 +48,7 @@ def status(home: Home) -> str:
     facts = {
         "home": f"{home.root} (id {home.id})",
         "running": holder or "nobody holds the lease",
-        "stop": "asked for" if home.asked_to_stop() else "not asked for",
+        "stop": "asked for" if home.must_stay_stopped() else "not asked for",
         "last batch": f"{last.n} at {when}{unfinished}" if last.n else "none yet",
         **{f"source {name}": f"read up to {json.dumps(end)}" for name, end in sorted(last.positions.items())},
         "replayable": f"batches {log.floor.n + 1} to {last.n}" if last.n > log.floor.n else "no batches",

@@ -47,6 +47,7 @@ def test_status_tells_what_is_owed_and_who_runs_it(home: Home, capsys: pytest.Ca
 
 
 def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(home: Home) -> None:
+    home.mark_running()
     assert not home.asked_to_stop()
     assert submit.main(["stop", home.root.removeprefix("file:"), "--wait"]) == 0
     assert home.asked_to_stop()
