@@ -79,6 +79,13 @@ def to_frame(rdd: RDD[Any], schema: StructType | str | None = None) -> DataFrame
     return session.createDataFrame(rdd, schema or "string")
 
 
+def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:
+    """A frame without rows that the JVM makes by itself: one of createDataFrame would start Python workers."""
+    fields = schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
+    assert isinstance(fields, StructType)
+    return session.range(0).select(*(F.lit(None).cast(f.dataType).alias(f.name) for f in fields))
+
+
 class FrameStream:
     """A stream of frames, one for each batch. Made by sources, by `of`, and by the operations below.
 
@@ -131,7 +138,7 @@ class FrameStream:
         if name in graph.sources:
             raise UsageError(f"two sources are named {name!r}: give one of them another name=")
         graph.sources[name] = source
-        nothing = graph.session.createDataFrame([], source.schema)
+        nothing = _empty_frame(graph.session, source.schema)
 
         def compute(moment: Moment) -> DataFrame:
             start, end = moment.entry.ranges.get(name, (None, None))
