@@ -3,8 +3,10 @@
     sparkstream archive FILE.zip      the package as one archive for spark-submit --py-files
     sparkstream status HOME           last batch, what is unfinished, who holds the lease
     sparkstream stop HOME [--wait]    let the job of that home drain and stop
+    sparkstream compact FOLDER        make few large files of a folder of Parquet batches
 
-A home on a local disk is read without Spark; any other file system needs the JVM and takes a few seconds more.
+A home on a local disk is read without Spark; any other file system, and compact, need the JVM and take a few seconds
+more.
 """
 
 from __future__ import annotations
@@ -22,9 +24,22 @@ from . import __doc__ as about
 from . import __version__
 from .context import live_session
 from .errors import KitError, UsageError
+from .outputs.compaction import compact
 from .recovery import lease, saved_state, storage
 from .recovery.home import Home
 from .recovery.offset_log import OffsetLog
+
+COMPACT = """\
+Merge the batches of a Parquet output, all but the newest, into files of 128 MiB.
+
+    --output requests=parquet:/data/logs    is compacted by    sparkstream compact /data/logs/requests
+
+Run it once an hour or a day, from cron: the job goes on meanwhile, and needs no restart. Rows keep their columns and
+folders; their `batch` becomes that of the newest batch that was merged. Readers that meet the exchange, a second or so
+at the end, miss rows or fail: let them try again, or write a Delta table. A compaction that was killed is finished by
+the next one. Spark runs in this process, with every core: PYSPARK_SUBMIT_ARGS="--driver-memory 4g pyspark-shell" gives
+it more, and --master in there a cluster.
+"""
 
 
 def archive(target: Path) -> None:
@@ -80,12 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = commands.add_parser("stop", help="let the job of a home drain and stop")
     add.add_argument("home")
     add.add_argument("--wait", action="store_true", help="come back when it has stopped")
+    add = commands.add_parser(
+        "compact",
+        help="make few large files of a folder of Parquet batches",
+        description=COMPACT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
     options = parser.parse_args(arguments)
     try:
         if options.command == "archive":
             archive(options.file)
         elif options.command == "status":
             print(status(_existing(options.home)))
+        elif options.command == "compact":
+            live_session()
+            print(f"{compact(options.folder)} batches merged")
         else:
             stop(_existing(options.home), wait=options.wait)
     except KitError as error:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from sparkstream_kit import submit
 from sparkstream_kit.recovery import lease
@@ -56,3 +57,16 @@ def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(home: H
 def test_a_directory_that_is_no_home_is_told(spark: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.main(["status", str(tmp_path)]) == 2
     assert "is no home of a job" in capsys.readouterr().err
+
+
+def test_a_folder_of_batches_is_compacted_and_another_one_is_told(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in (1, 2, 3):
+        spark.range(n).write.parquet(f"{tmp_path}/batch={n}")
+    assert submit.main(["compact", str(tmp_path)]) == 2
+    assert "is no folder of Parquet batches" in capsys.readouterr().err
+    (tmp_path / "_home").touch()
+    assert submit.main(["compact", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "2 batches merged\n"
+    assert spark.read.parquet(str(tmp_path)).count() == 6

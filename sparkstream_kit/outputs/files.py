@@ -34,7 +34,7 @@ def parquet(
     """Write each batch as Parquet into `<directory>/<name>/batch=<n>/`, which Spark reads as a column `batch`.
 
     With `partition_by` (column names, or one text with commas between them) its files lie in folders below that,
-    `<column>=<value>/`. Every batch leaves small files: `tables.compact` makes few large ones of them.
+    `<column>=<value>/`. Every batch leaves small files: `sparkstream compact` makes few large ones of them.
 
     Guarantee: exactly once. A batch is written beside its name and moved there when it is whole; one that is there
     already is left as it is. The directory belongs to one home: another home is refused, since its batch 7 is not

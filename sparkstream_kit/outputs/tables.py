@@ -1,4 +1,4 @@
-"""Tables of many files: Delta, and the compaction of what `files.parquet` leaves."""
+"""Delta tables: files of Parquet with a log that says which of them count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from .. import bridge
 from ..errors import UsageError
@@ -20,9 +20,6 @@ from ..graph import Batch
 from ..recovery import storage
 from . import column_names
 from .files import claim
-
-FILE_BYTES = 128 * 1024 * 1024
-"""Size of a compacted file before it is compressed anew: what one task of Spark reads at once."""
 
 
 def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[str] = (), name: str = "delta") -> None:
@@ -112,54 +109,3 @@ def _added(folder: Path, file: Path, batch: Batch) -> AddAction:
         values[unquote(column)] = None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
     written = round(batch.time.timestamp() * 1000)
     return AddAction(str(file.relative_to(folder)), file.stat().st_size, values, written, True, "{}")
-
-
-def compact(folder: str) -> int:
-    """Make few large files of what `files.parquet` wrote into a folder; gives the number of batches merged.
-
-    All batches but the newest become one, whose rows then have the number of the last of them. The job may run
-    meanwhile: it writes newer batches only. A reader that meets the moment of the exchange misses rows or files, so
-    readers that never rest need a Delta table. A compaction that is killed is finished by the next one.
-    """
-    root = bridge.qualified(folder)
-    note = f"{root}/_compacting"
-    if storage.exists(note):
-        _exchange(root, **json.loads(storage.read(note)))
-    merged = sorted(int(n) for kind, _, n in (name.partition("=") for name in storage.names(root)) if kind == "batch")[
-        :-1
-    ]
-    if len(merged) < 2:
-        return 0
-    temporary = f".compacted-{uuid.uuid4().hex}"
-    _merge(root, [f"{root}/batch={n}" for n in merged], f"{root}/{temporary}")
-    storage.write(note, json.dumps({"batches": merged, "temporary": temporary}))
-    _exchange(root, merged, temporary)
-    return len(merged)
-
-
-def _merge(root: str, batches: list[str], target: str) -> None:
-    session = SparkSession.builder.getOrCreate()
-    inference = "spark.sql.sources.partitionColumnTypeInference.enabled"
-    before = session.conf.get(inference)
-    session.conf.set(inference, "false")  # or a folder day=01 would come back as day=1
-    try:
-        frame = session.read.option("basePath", root).option("mergeSchema", "true").parquet(*batches).drop("batch")
-    finally:
-        session.conf.set(inference, before or "true")
-    files = [unquote(file) for file in frame.inputFiles()]  # they come as URIs
-    size = sum(bridge.file_size(file) or 0 for file in files)
-    below = [folder for file in files for folder in file.rpartition("/batch=")[2].split("/")[1:-1]]
-    folders = list(dict.fromkeys(unquote(folder.partition("=")[0]) for folder in below))
-    frame.coalesce(max(1, round(size / FILE_BYTES))).write.partitionBy(*folders).parquet(target)
-
-
-def _exchange(root: str, batches: list[int], temporary: str) -> None:
-    """Put what was merged in the place of its batches; whatever part of that was done before a crash."""
-    if storage.exists(f"{root}/{temporary}"):
-        for n in batches:
-            storage.delete(f"{root}/batch={n}")
-        target = f"{root}/batch={batches[-1]}"
-        if storage.exists(target):  # or publish would give up what was merged
-            raise OSError(f"cannot remove {target}")
-        storage.publish(f"{root}/{temporary}", target)
-    storage.delete(f"{root}/_compacting")

@@ -1,4 +1,4 @@
-"""Delta tables hold each batch once; compaction loses and doubles nothing, wherever it is killed."""
+"""Delta tables hold each batch once, and are refused to what would not fit them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import files, tables
-from sparkstream_kit.recovery import storage
+from sparkstream_kit.outputs import tables
 
 Write = Callable[[DataFrame, Batch], object]
 
@@ -43,9 +42,6 @@ def delta(folder: Path, **options: Any) -> Stream:
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     table = pyarrow.table(DeltaTable(folder / "hits").to_pyarrow_dataset().to_table())
     return sorted(table.to_pylist(), key=str)
-
-
-# --- Delta
 
 
 def test_every_type_and_odd_partitions_come_back_as_they_were(spark: SparkSession, tmp_path: Path) -> None:
@@ -128,75 +124,3 @@ def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_pat
     delta(tmp_path).check(spark.range(0), batch(0))
     with pytest.raises(UsageError, match="holds the batches of the home home-a, this is the home home-b"):
         delta(tmp_path).check(spark.range(0), batch(0, "home-b"))
-
-
-# --- compaction
-
-
-def parquet(spark: SparkSession, folder: Path, numbers: range, **options: Any) -> Path:
-    stream = Stream()
-    files.parquet(stream, str(folder), name="hits", **options)  # type: ignore[arg-type]
-    for n in numbers:
-        rows = [(n, f"0{n % 2}"), (-n, None)]
-        stream.write(spark.createDataFrame(rows, "n int, `the day` string").repartition(2), batch(n))
-    return folder / "hits"
-
-
-def read(spark: SparkSession, folder: Path) -> list[tuple[int, str | None]]:
-    """What every reader sees, with days as the text they are."""
-    schema = "n int, `the day` string, batch int"
-    return sorted(map(tuple, spark.read.schema(schema).parquet(str(folder)).select("n", "the day").collect()), key=str)
-
-
-def parts(folder: Path) -> int:
-    return len([file for file in folder.rglob("*.parquet") if not any(p.startswith(".") for p in file.parts)])
-
-
-@pytest.mark.parametrize("options", [{}, {"partition_by": "the day"}])
-def test_compaction_keeps_every_row_in_fewer_files(
-    spark: SparkSession, tmp_path: Path, options: dict[str, Any]
-) -> None:
-    folder = parquet(spark, tmp_path, range(1, 6), **options)
-    before, count = read(spark, folder), parts(folder)
-    assert tables.compact(str(folder)) == 4
-    assert read(spark, folder) == before
-    assert parts(folder) < count
-    assert sorted(path.name for path in folder.glob("batch=*")) == ["batch=4", "batch=5"]
-    assert tables.compact(str(folder)) == 0
-    assert read(spark, parquet(spark, tmp_path, range(5, 8), **options)) == sorted(
-        [(s * n, f"0{n % 2}" if s > 0 else None) for n in range(1, 8) for s in (1, -1)], key=str
-    ), "batch 5 is not written again, and the job goes on"
-    assert tables.compact(str(folder)) == 3
-
-
-def test_a_compaction_that_is_killed_at_any_step_is_finished_by_the_next(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = [0]
-
-    def dying_before(step: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            steps[0] += 1
-            if steps[0] == step:
-                raise KeyboardInterrupt  # nothing in between catches it
-            return function(*arguments)
-
-        return call
-
-    killed = 0
-    while True:
-        folder = parquet(spark, tmp_path / str(killed), range(1, 5))
-        before, steps[0] = read(spark, folder), 0
-        try:
-            with monkeypatch.context() as patched:
-                for name in ("write", "delete", "publish"):
-                    patched.setattr(storage, name, dying_before(killed + 1, getattr(storage, name)))
-                tables.compact(str(folder))
-            break
-        except KeyboardInterrupt:
-            killed += 1
-        tables.compact(str(folder))
-        assert read(spark, folder) == before
-        assert sorted(path.name for path in folder.glob("batch=*")) == ["batch=3", "batch=4"]
-        assert not (folder / "_compacting").exists()
-    assert killed == 6, "the note, three batches, the merged one, the note again"
