@@ -341,6 +341,23 @@ def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]
     return [(path, size) for _, path, size in sorted(found)]
 
 
+def changes(pattern: str) -> dict[str, tuple[int, int]]:
+    """Size and time of the last change (ms since 1970) of each file that a Hadoop glob matches or that is below a
+    directory it matches; none where nothing matches. Names that Spark reads no data from are passed over.
+    """
+    fs, jpattern = _file_system(pattern)
+    found = {}
+    for match in fs.globStatus(jpattern) or ():
+        root = str(match.getPath().toString())
+        files = fs.listFiles(match.getPath(), True)
+        while files.hasNext():
+            status = files.next()
+            path = str(status.getPath().toString())
+            if not any(name.startswith((".", "_")) and "=" not in name for name in path[len(root) :].split("/")):
+                found[path] = (int(status.getLen()), int(status.getModificationTime()))
+    return found
+
+
 def file_size(path: str) -> int | None:
     """Size in bytes; None if the file is not there."""
     fs, jpath = _file_system(path)

@@ -43,7 +43,9 @@ class OffsetLog:
     """The entries that are still needed, in memory and on disk."""
 
     def __init__(self, root: str, epoch: int = 0):
-        self._root, self._epoch = root, epoch
+        self._root = root
+        self.epoch = epoch
+        """That of the lease with which entries are written."""
         while True:
             names = storage.names(root)
             try:
@@ -107,7 +109,7 @@ class OffsetLog:
         last = self.last
         positions = {**last.positions, **{source: end for source, (_, end) in ranges.items()}}
         last_data = time if data else last.last_data
-        entry = Entry(last.n + 1, time, ranges, positions, data, last_data, self._epoch)
+        entry = Entry(last.n + 1, time, ranges, positions, data, last_data, self.epoch)
         try:
             storage.write_new(f"{self._root}/{entry.n}", json.dumps(asdict(entry)))
         except FileExistsError:

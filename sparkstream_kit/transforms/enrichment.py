@@ -25,29 +25,37 @@ def enrich(
     how: str = "left",
     *,
     refresh_every: int = 100,
+    files: str | None = None,
     name: str = "enrichment",
 ) -> FrameStream:
-    """Join each batch with a frame that is read at the start, and anew every so many batches.
+    """Join each batch with a frame that is read at the start, every so many batches, and when its files change.
 
     Columns: those of the stream, then the others of the frame.
 
         enrich(requests, lambda: spark.read.jdbc(url, "customers"), on="client_ip", refresh_every=60)
+        enrich(requests, lambda: spark.read.parquet("hdfs:///customers"), on="client_ip", files="hdfs:///customers")
 
     >>> from sparkstream_kit.testing import run_batches
     >>> names = getfixture("spark").createDataFrame([(200, "OK")], "status int, reason string")
     >>> run_batches(lambda s: enrich(FrameStream.of(s, "status int"), lambda: names, on="status"), [[(200,)], [(600,)]])
     [[Row(status=200, reason='OK')], [Row(status=600, reason=None)]]
 
-    What `read` gives is kept under the home before it is used, so a batch that runs again, also after a restart, finds
-    the version it had. Where `read` fails, the last good version serves for as many batches again, with a warning;
-    where there is none, the start fails. The frame goes to every executor in each batch (a broadcast join), so it must
-    fit into the driver's memory. Batches are entries of the offset log. The name is that of the versions' directory.
+    `files` is a file, a directory or a glob of any Hadoop file system. In each batch the path, size and time of change
+    of every file there are compared with those of when the frame was read. UsageError if the first start finds none.
 
-    Grows with: the rows of the batch, and the size of the frame.
+    What `read` gives is kept under the home before it is used. A batch that runs again, also after a restart, finds the
+    version it had. Where `read` fails, or gives other columns than at the start, the last good version serves on, with
+    a warning, until it is time to read again; where there is none, the start fails. The frame goes to every executor
+    in each batch (a broadcast join), so it must fit into the driver's memory. Batches are entries of the offset log.
+    The name is that of the versions' directory.
+
+    Grows with: the rows of the batch, the size of the frame, and the number of `files`.
     """
     if refresh_every < 1:
         raise UsageError(f"got refresh_every={refresh_every}, expected at least 1")
-    versions = _Versions(stream.graph, read, refresh_every, name)
+    if files is not None:
+        stream.graph.first_start.append(lambda: _check_files(files))
+    versions = _Versions(stream.graph, read, refresh_every, files, name)
 
     def compute(moment: Moment) -> DataFrame | None:
         frame = moment.frame(stream.compute)
@@ -56,12 +64,24 @@ def enrich(
     return FrameStream(stream.graph, compute, carried=stream.carried)
 
 
-class _Versions:
-    """What was read: the directory `<n>` serves from batch n on; `<n>.kept` says that nothing new could be read."""
+def _check_files(files: str) -> None:
+    if not bridge.changes(files):
+        raise UsageError(f"no file is at files={files!r}: name the file, directory or glob that the frame is read from")
 
-    def __init__(self, graph: Graph, read: Callable[[], DataFrame], every: int, name: str):
-        self._graph, self._read, self._every, self._name = graph, read, every, name
-        self._has_asked = False
+
+class _Versions:
+    """What was read: the directory `<n>` serves from batch n on.
+
+    Only a batch that this driver claimed asks for a new version, and only once. One that runs again has the newest
+    version up to it: its own if it brought one, or else the one it had.
+    """
+
+    def __init__(self, graph: Graph, read: Callable[[], DataFrame], every: int, files: str | None, name: str):
+        self._graph, self._read, self._every, self._files, self._name = graph, read, every, files, name
+        self._columns = ""
+        self._decided = 0  # the newest batch that has its version
+        self._asked: int | None = None  # the newest batch that asked for one
+        self._listed: dict[str, tuple[int, int]] = {}
         self._loaded: dict[int, DataFrame] = {}
 
     @property
@@ -70,39 +90,44 @@ class _Versions:
 
     def at(self, moment: Moment) -> DataFrame:
         """The version of a batch; what was decided for it once stays so."""
-        n = moment.entry.n
         if moment.is_check:
-            return self._columns()
-        good, asked = self._known(n)
-        if not good or (n == self._graph.log.last.n and n not in asked and self._is_due(n - max(asked))):
+            return self._empty()
+        n, log = moment.entry.n, self._graph.log
+        good = self._good(n)
+        is_new = n == log.last.n and n > self._decided and moment.entry.epoch == log.epoch
+        if is_new or not good:
             self._refresh(n, good)
-            good, _ = self._known(n)
-        return self._load(good[-1])
+            self._decided = n
+        return self._load(self._good(n)[-1])
 
-    def _is_due(self, batches: int) -> bool:
-        return not self._has_asked or batches >= self._every
+    def _good(self, n: int | None = None) -> list[int]:
+        """The batches up to n that brought a version."""
+        numbers = (int(name) for name in storage.names(self._directory) if name.isdigit())
+        return sorted(k for k in numbers if n is None or k <= n)
 
-    def _known(self, n: int | None = None) -> tuple[list[int], list[int]]:
-        """The batches up to n that brought a version, and those that asked for one."""
-        names = storage.names(self._directory)
-        asked = {int(number): kept for number, _, kept in (x.partition(".") for x in names) if number}
-        upto = sorted(k for k in asked if n is None or k <= n)
-        return [k for k in upto if not asked[k]], upto
-
-    def _columns(self) -> DataFrame:
+    def _empty(self) -> DataFrame:
         try:
-            return self._read().limit(0)
+            frame = self._read().limit(0)
         except Exception:
-            good, _ = self._known()
+            good = self._good()
             if not good:
                 raise
-            return self._load(good[-1]).limit(0)
+            frame = self._load(good[-1]).limit(0)
+        self._columns = frame.schema.simpleString()
+        return frame
 
     def _refresh(self, n: int, good: list[int]) -> None:
-        self._has_asked = True
+        """Read anew, if it is time to."""
         temporary = f"{self._directory}/.{uuid.uuid4().hex}"
         try:
-            self._read().write.parquet(temporary)
+            listed = {} if self._files is None else bridge.changes(self._files)
+            if good and self._asked is not None and n - self._asked < self._every and listed == self._listed:
+                return
+            self._asked, self._listed = n, listed
+            frame = self._read()
+            if frame.schema.simpleString() != self._columns:
+                raise UsageError(f"it is {frame.schema.simpleString()}, expected {self._columns} as at the start")
+            frame.write.parquet(temporary)
         except Exception as error:
             if not good:
                 raise
@@ -113,17 +138,14 @@ class _Versions:
                 n,
                 good[-1],
             )
-            storage.write(f"{self._directory}/{n}.kept", "")
             return
         storage.publish(temporary, f"{self._directory}/{n}")
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """What was decided for batches that can still run again stays."""
-        good, asked = self._known(self._graph.log.floor.n + 1)
-        for n in asked:
-            if good and n < good[-1]:
-                storage.delete(f"{self._directory}/{n}{'' if n in good else '.kept'}")
+        """Versions of batches that can still run again stay."""
+        for n in self._good(self._graph.log.floor.n + 1)[:-1]:
+            storage.delete(f"{self._directory}/{n}")
         for unfinished in storage.hidden(self._directory):
             storage.delete(f"{self._directory}/{unfinished}")
 

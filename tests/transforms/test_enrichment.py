@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session
 from sparkstream_kit.transforms.enrichment import enrich
-from tests.ticks import Build, job, run_ticks
+from tests.ticks import Build, job, killed, run_ticks
 from tests.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -28,18 +29,20 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, int]] | None = [("a", 0)]
-        self.read_often = 0
+        self.schema = "k string, version int"
 
     def read(self) -> DataFrame:
-        self.read_often += 1
         if self.rows is None:
             raise ConnectionError("the table is away")
-        return local_session().createDataFrame(self.rows, "k string, version int")
+        return local_session().createDataFrame(self.rows, self.schema)
 
 
-def program(table: Table, more: Callable[[FrameStream], FrameStream] = lambda s: s) -> Build:
+def program(
+    table: Table, more: Callable[[FrameStream], FrameStream] = lambda s: s, every: int = 2, files: str | None = None
+) -> Build:
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
-        return {"out": more(enrich(given_rows(ssc, ROWS, "k string"), table.read, "k", refresh_every=2))}
+        rows = given_rows(ssc, ROWS, "k string")
+        return {"out": more(enrich(rows, table.read, "k", refresh_every=every, files=files))}
 
     return build
 
@@ -53,24 +56,77 @@ def test_a_table_is_read_at_the_start_and_then_every_so_many_batches(tmp_path: P
     assert seen["out"] == {second: [("a", version)] for second, version in enumerate([1, 1, 3, 3, 5], 1)}
 
 
+def test_a_table_is_read_when_its_files_change_and_once_for_a_batch(tmp_path: Path) -> None:
+    table = Table()
+    day = tmp_path / "in/day=1"
+    day.mkdir(parents=True)
+    (day / "a.csv").write_text("1")
+    with job(program(table, every=100, files=f"{tmp_path}/i[n]"), tmp_path / "home", seen := {}) as engine:
+        for second, change in enumerate(
+            [
+                lambda: None,
+                lambda: (day / "_started").write_text("hidden"),
+                lambda: (day / "b.csv").write_text("added"),
+                lambda: (day / "b.csv").write_text("grown bigger"),
+                lambda: os.utime(day / "b.csv", (1, 1)),
+                lambda: (day / "b.csv").unlink(),
+                lambda: None,
+            ],
+            1,
+        ):
+            table.rows = [("a", second)]
+            change()
+            engine.tick(1000 * second)
+        assert seen["out"] == {n: [("a", version)] for n, version in enumerate([1, 1, 3, 4, 5, 6, 6], 1)}
+        (day / "a.csv").write_text("changed before the batch is tried again")
+        engine.graph.forget_moments()
+        engine._run(engine.graph.log.last)
+
+
+def test_files_that_are_not_there_are_refused_at_the_first_start_and_later_leave_the_last_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, path = Table(), tmp_path / "in.csv"
+    home, define = tmp_path / "home", program(table, files=str(path))
+    with pytest.raises(UsageError, match="no file is at files='.*in.csv': name the file"):
+        run_ticks(define, tmp_path / "other", [])
+    path.write_text("1")
+    seen = run_ticks(define, home, [1])
+    path.unlink()
+    table.rows = None
+    assert run_ticks(define, home, [2], seen)["out"] == {1: [("a", 0)], 2: [("a", 0)]}
+    assert "cannot be read" in caplog.text
+
+
+def test_a_version_with_other_columns_than_at_the_start_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table()
+    with job(program(table, every=1), tmp_path, seen := {}) as engine:
+        engine.tick(1000)
+        table.schema = "k string, edition int"
+        engine.tick(2000)
+    assert seen["out"] == {1: [("a", 0)], 2: [("a", 0)]}
+    assert "it is struct<k:string,edition:int>, expected struct<k:string,version:int> as at the start" in caplog.text
+
+
 def test_a_key_that_the_table_lacks_stays_with_nulls(tmp_path: Path) -> None:
     table = Table()
     table.rows = []
     assert run_ticks(program(table), tmp_path, [1]) == {"out": {1: [("a", None)]}}
 
 
-def test_a_batch_that_runs_again_is_joined_with_the_version_it_had(tmp_path: Path) -> None:
+@pytest.mark.parametrize("brought_by", [1, 2])
+def test_a_batch_that_runs_again_is_joined_with_the_version_it_had(brought_by: int, tmp_path: Path) -> None:
     table = Table()
-
-    def killed(n: int) -> None:
-        raise SystemExit
-
     with job(program(table), tmp_path, seen := {}) as engine, pytest.raises(SystemExit):
-        engine.graph.log.mark_done = killed  # type: ignore[method-assign]
-        engine.tick(1000)
+        for second in range(brought_by, 3):
+            if second == 2:
+                engine.graph.log.mark_done = killed  # type: ignore[method-assign]
+            engine.tick(1000 * second)
     table.rows = [("a", 7)]
-    run_ticks(program(table), tmp_path, [1, 2], seen)  # a start reads anew, for the first batch that is new
-    assert seen["out"] == {1: [("a", 0)], 2: [("a", 7)]}
+    run_ticks(program(table), tmp_path, [2, 3], seen)  # a start reads anew, for the first batch that is new
+    assert {n: rows[-1] for n, rows in seen["out"].items() if n > 1} == {2: ("a", 0), 3: ("a", 7)}
 
 
 def test_where_reading_fails_the_last_good_version_serves_on_also_when_the_batch_runs_again(
