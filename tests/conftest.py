@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster"}
+MARKERS = {"programs": "program", "servers": "server", "faults": "fault", "cluster": "cluster"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.path.is_relative_to(TESTS / folder):
                 item.add_marker(marker)
     items.sort(
-        key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values())
+        key=lambda item: any(item.get_closest_marker(marker) for marker in ("slow", *MARKERS.values()))
     )  # the fast ones first
 
 

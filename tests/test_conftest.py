@@ -19,7 +19,7 @@ PASSED = """
 def test_passes():
     pass
 """
-MARKERS = "[pytest]\nmarkers =\n  server:\n  fault:\n  cluster:\n"
+MARKERS = "[pytest]\nmarkers =\n  program:\n  server:\n  fault:\n  cluster:\n"
 
 
 def run_pytest(tests: Path, *arguments: str, ci: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +60,10 @@ def test_a_run_without_skipped_tests_passes_in_ci(tests: Path) -> None:
     assert run_pytest(tests, ci="true").returncode == pytest.ExitCode.OK
 
 
-@pytest.mark.parametrize("folder, marker", [("servers", "server"), ("faults", "fault"), ("cluster", "cluster")])
+@pytest.mark.parametrize(
+    "folder, marker",
+    [("programs", "program"), ("servers", "server"), ("faults", "fault"), ("cluster", "cluster")],
+)
 def test_the_folder_of_a_test_gives_it_its_marker(tests: Path, folder: str, marker: str) -> None:
     (tests / folder).mkdir()
     (tests / folder / "test_inside.py").write_text(PASSED)

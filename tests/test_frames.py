@@ -206,6 +206,7 @@ def test_the_function_of_transform_is_called_in_every_batch(tmp_path: Path) -> N
 BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-3, 3)), max_size=3), min_size=2, max_size=6)
 
 
+@pytest.mark.slow
 @few(4)
 @given(rows=BATCHES, window=st.integers(1, 4), slide=st.integers(1, 3))
 def test_windows_of_any_length_and_slide_give_what_those_of_dstreams_give(
@@ -289,6 +290,7 @@ def in_plain_python(came: dict[int, list[Any]], second: int) -> dict[str, list[A
     }
 
 
+@pytest.mark.slow
 @few(4)
 @given(rows=TICKS, kills=st.sets(st.integers(1, 9), max_size=3))
 def test_windows_states_and_expiry_are_exact_through_any_kills(

@@ -226,6 +226,7 @@ def test_expressions_are_built_once_for_a_context(spark: SparkSession) -> None:
     assert reader(spark.sparkContext, "combined") is reader(spark.sparkContext, "combined")
 
 
+@pytest.mark.program
 def test_expressions_are_built_anew_for_a_new_context_and_a_new_jvm() -> None:
     program = """
 from pyspark import SparkContext

@@ -83,6 +83,7 @@ def events(name: str, rows: Sequence[Sequence[tuple[str, int]]]) -> dict[int, li
     return expected
 
 
+@pytest.mark.slow
 @few(4)
 @given(rows=BATCHES, kills=st.sets(st.integers(2, 9), max_size=1))
 def test_events_are_those_of_the_rule_through_kills(

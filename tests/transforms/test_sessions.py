@@ -135,6 +135,7 @@ LINES = st.lists(
 )
 
 
+@pytest.mark.slow
 @few(4)
 @given(rows=LINES, kills=st.sets(st.integers(1, 9), max_size=2))
 def test_what_is_closed_equals_one_computation_over_the_whole_log_in_any_order_and_through_kills(
@@ -153,6 +154,7 @@ def test_what_is_closed_equals_one_computation_over_the_whole_log_in_any_order_a
     assert given_out["sliding"] == sorted(windows_of(good, end, 5, 2, keyed=False), key=repr)
 
 
+@pytest.mark.slow
 def test_a_long_session_is_cut_at_multiples_from_its_start_even_when_its_rows_come_much_later(tmp_path: Path) -> None:
     seconds = [
         ("a", [10, 12]),
