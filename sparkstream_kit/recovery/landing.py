@@ -7,11 +7,9 @@ A batch time is landed once for ever: Spark runs the last batches again after ev
 
 from __future__ import annotations
 
-import uuid
-
 from pyspark.sql import DataFrame, SparkSession
 
-from . import storage
+from . import kept, storage
 from .offset_log import Position
 
 _KEPT_TICKS = 20
@@ -24,9 +22,7 @@ def land(frame: DataFrame, directory: str, tick: int) -> bool:
     if tick in landed.values():
         return False
     position = max(landed, default=0) + 1
-    temporary = f"{directory}/.{uuid.uuid4().hex}"
-    frame.write.parquet(temporary)
-    return storage.publish(temporary, f"{directory}/{position:010d}-{tick}")
+    return kept.keep(frame, f"{directory}/{position:010d}-{tick}")
 
 
 def latest(directory: str) -> Position:
@@ -37,7 +33,7 @@ def latest(directory: str) -> Position:
 def read(session: SparkSession, directory: str, start: Position, end: Position) -> DataFrame:
     """The rows landed in (start, end]."""
     inside = {p: tick for p, tick in _landed(directory).items() if (start or 0) < p <= end}
-    return session.read.parquet(*(f"{directory}/{p:010d}-{tick}" for p, tick in sorted(inside.items())))
+    return kept.read(session, *(f"{directory}/{p:010d}-{tick}" for p, tick in sorted(inside.items())))
 
 
 def forget(directory: str, position: Position) -> None:

@@ -1,6 +1,6 @@
 """Saved state: Parquet under the home, one directory for each save, which outlives code and Spark versions.
 
-A save is written beside its name and then moved there, so one that is there is whole; the two newest are kept.
+The two newest are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from .. import bridge
 from ..errors import UsageError
-from . import storage
+from . import kept, storage
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,7 @@ def save(frame: DataFrame, directory: str, n: int) -> None:
     """Save the state after batch n, then remove all but the newest two."""
     if n in saves(directory):
         return
-    temporary = f"{directory}/.{n}-{uuid.uuid4().hex}"
-    frame.write.parquet(temporary)
-    storage.publish(temporary, f"{directory}/{n}")
+    kept.keep(frame, f"{directory}/{n}")
     for old in [str(n) for n in saves(directory)[:-2]] + storage.hidden(directory):
         storage.delete(f"{directory}/{old}")
 
@@ -43,7 +41,7 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
     for n in reversed([n for n in saves(directory) if n <= newest]):
         path = f"{directory}/{n}"
         try:
-            frame = session.read.parquet(path)
+            frame = kept.read(session, path)
             # every column of every row: a damaged file is found here and not in the middle of a batch
             frame.write.format("noop").mode("overwrite").save()
         except Exception as error:

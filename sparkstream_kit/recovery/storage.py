@@ -51,6 +51,14 @@ def names(path: str) -> list[str]:
         return []
 
 
+def sizes(path: str) -> dict[str, int]:
+    """The files of a directory that are meant to be read, with their sizes in bytes."""
+    here = local(path)
+    if here is None:
+        return {file.rpartition("/")[2]: size for file, size in bridge.list_files(f"{path}/*", None)}
+    return {file.name: file.stat().st_size for file in here.iterdir() if not file.name.startswith((".", "_"))}
+
+
 def hidden(path: str) -> list[str]:
     """The names of what writers have not finished: of a directory with one writer, left by those that died."""
     return [name for name in names(path) if name.startswith(".")]

@@ -65,13 +65,15 @@ def test_a_batch_is_saved_once(spark: SparkSession, directory: str) -> None:
     )
 
 
-@pytest.mark.parametrize("how", ["cut short", "a byte in the middle", "empty", "gone"])
+@pytest.mark.parametrize("how", ["cut short", "a byte in the middle", "empty", "one of its files gone", "all gone"])
 def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(spark: SparkSession, directory: str, how: str) -> None:
     saved(spark, directory, 20, 40)
     file = part(directory, 40)
     content = bytearray(file.read_bytes())
     storage.delete(f"{directory}/40/.{file.name}.crc")  # as where the file system keeps no sums
-    if how == "gone":
+    if how == "one of its files gone":
+        file.unlink()
+    elif how == "all gone":
         storage.delete(f"{directory}/40")
         storage.make_directory(f"{directory}/40")
     elif how == "empty":
