@@ -6,15 +6,26 @@ Streaming have in its place, stand here.
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from sparkstream_kit import aggregates
+from sparkstream_kit import aggregates, transforms
 from sparkstream_kit.frames import FrameStream, StateStream
-from sparkstream_kit.transforms import access_log, enrichment, event_time, events, sessions, state, watermarks
+from sparkstream_kit.transforms import (
+    access_log,
+    enrichment,
+    event_time,
+    events,
+    json_lines,
+    sessions,
+    state,
+    watermarks,
+)
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -130,7 +141,10 @@ TABLES: dict[str, list[Row]] = {
     ],
     "Enrichment and events: sparkstream_kit.transforms": [
         Row(
-            enrichment.enrich, "rows of the batch; size of the frame", "transform and a broadcast", "stream-static join"
+            enrichment.enrich,
+            "rows of the batch; size of the frame; number of its files, where they are watched",
+            "transform and a broadcast",
+            "stream-static join",
         ),
         Row(events.outside, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
         Row(events.jumps, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
@@ -145,17 +159,34 @@ TABLES: dict[str, list[Row]] = {
         Row(access_log.parse_line, "1 line of plain Python", "map(parse_line)", "udf"),
         Row(access_log.unescape, "1 text of plain Python", "map(unescape)", "udf"),
     ],
+    "JSON lines: sparkstream_kit.transforms.json_lines": [
+        Row(json_lines.parse_json, "bytes of the lines", "map(json.loads)", "from_json"),
+    ],
 }
 
-FAMILIES: tuple[ModuleType, ...] = (access_log, enrichment, event_time, events, sessions, state)
-NOT_LISTED = {"FrameStream.of", "FrameStream.from_source", "FrameStream.columns"}
-"""Where streams come from, and a question about them."""
+FAMILIES: tuple[ModuleType, ...] = (
+    aggregates,
+    *(
+        importlib.import_module(f"{transforms.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(transforms.__path__)
+    ),
+)
+STREAMS = (FrameStream, StateStream, watermarks.Final)
+NOT_LISTED = {
+    # where streams come from, and a question about them
+    *("FrameStream.of", "FrameStream.from_source", "FrameStream.columns"),
+    # what transformations are made of
+    *(f"aggregates.{name}" for name in ("partial", "merge", "result", "named_parts", "key_list")),
+    *("reader", "parts_at", "watermark_of", "late_rows", "final_rows"),
+}
+
+Tables = Mapping[str, Sequence[Row]]
 
 
-def missing() -> list[str]:
-    """Public functions of the transforms, and methods of FrameStream, that are in no table."""
-    listed = {name_of(row.function) for rows in TABLES.values() for row in rows} | NOT_LISTED
-    methods = [f"FrameStream.{name}" for name in vars(FrameStream) if not name.startswith("_")]
+def missing(tables: Tables = TABLES) -> list[str]:
+    """Public functions of the aggregates and transforms, and methods of streams, that are in no table."""
+    listed = {name_of(row.function) for rows in tables.values() for row in rows} | NOT_LISTED
+    methods = [f"{kind.__name__}.{name}" for kind in STREAMS for name in vars(kind) if not name.startswith("_")]
     functions = [
         name_of(thing)
         for module in FAMILIES
@@ -163,6 +194,12 @@ def missing() -> list[str]:
         if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
     ]
     return [name for name in methods + functions if name not in listed]
+
+
+def without_example(tables: Tables = TABLES) -> list[str]:
+    """Functions of the tables whose docstring has no example; those that are there run as tests."""
+    functions = [row.function for rows in tables.values() for row in rows]
+    return [name_of(function) for function in functions if ">>> " not in (inspect.getdoc(function) or "")]
 
 
 def name_of(function: Any) -> str:

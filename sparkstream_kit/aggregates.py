@@ -224,30 +224,53 @@ def aggregate(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame
 
 
 def partial(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
-    """One row for each key with the parts of all aggregates: columns keys, then `<name>`, `<name>_1`, ..."""
+    """One row for each key with the parts of all aggregates: columns keys, then `<name>`, `<name>_1`, ...
+
+    >>> partial(getfixture("spark").range(1, 5), [], {"mean": mean("id")}).collect()
+    [Row(mean=10, mean_1=4)]
+    """
     return frame.groupBy(*key_list(keys)).agg(*(part.make().alias(name) for name, part in named_parts(aggregates)))
 
 
 def merge(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
-    """Partial rows, several for a key, merged to one row for each key; same columns."""
+    """Partial rows, several for a key, merged to one row for each key; same columns.
+
+    >>> spark, means = getfixture("spark"), {"mean": mean("id")}
+    >>> one, two = partial(spark.range(1, 5), [], means), partial(spark.range(5, 7), [], means)
+    >>> merge(one.union(two), [], means).collect()
+    [Row(mean=21, mean_1=6)]
+    """
     types = {field.name: field.dataType for field in frame.schema}  # a sum of decimals would widen at each merge
     merged = (part.merge(F.col(name)).cast(types[name]).alias(name) for name, part in named_parts(aggregates))
     return frame.groupBy(*key_list(keys)).agg(*merged)
 
 
 def result(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
-    """Merged parts turned into results: columns keys, then one for each aggregate."""
+    """Merged parts turned into results: columns keys, then one for each aggregate.
+
+    >>> means = {"mean": mean("id")}
+    >>> result(partial(getfixture("spark").range(1, 5), [], means), [], means).collect()
+    [Row(mean=2.5)]
+    """
     results = [a.result(*map(F.col, _part_names(name, a))).alias(name) for name, a in aggregates.items()]
     return frame.select(*key_list(keys), *results)
 
 
 def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
-    """The columns that are kept: `<name>` for the first part of an aggregate, then `<name>_1`, ..."""
+    """The columns that are kept: `<name>` for the first part of an aggregate, then `<name>_1`, ...
+
+    >>> [name for name, _ in named_parts({"hits": count(), "mean": mean("bytes")})]
+    ['hits', 'mean', 'mean_1']
+    """
     return [named for name, a in aggregates.items() for named in zip(_part_names(name, a), a.parts, strict=True)]
 
 
 def key_list(keys: Keys) -> list[str]:
-    """One column name or several, as a list."""
+    """One column name or several, as a list.
+
+    >>> key_list("path"), key_list(("path", "status"))
+    (['path'], ['path', 'status'])
+    """
     return [keys] if isinstance(keys, str) else list(keys)
 
 

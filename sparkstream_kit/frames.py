@@ -34,6 +34,12 @@ def each_frame(
 
         lines.foreachRDD(each_frame(lambda frame: frame.groupBy("value").count().show()))
 
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def count(frame):
+    ...     print(frame.columns, frame.count())
+    >>> _ = run_batches(lambda numbers: numbers.foreachRDD(each_frame(count, "n int")), [[(1,), (2,)]])
+    ['n'] 2
+
     A DStream of text (socketTextStream, textFileStream) becomes a frame with the column value: string,
     without a Python worker. Other RDDs go through createDataFrame with the schema given; without one their
     columns are inferred, and an empty batch, which has nothing to infer from, is skipped.
@@ -72,7 +78,12 @@ def each_batch(
 
 
 def to_frame(rdd: RDD[Any], schema: StructType | str | None = None) -> DataFrame:
-    """An RDD as a frame: strings as the column value, without a Python worker where the JVM holds them."""
+    """An RDD as a frame: strings as the column value, without a Python worker where the JVM holds them.
+
+    >>> spark = getfixture("spark")
+    >>> to_frame(spark.sparkContext.parallelize([(1, "a")]), "n int, word string").collect()
+    [Row(n=1, word='a')]
+    """
     session = SparkSession.builder.getOrCreate()
     if bridge.is_text(rdd):
         return bridge.text_frame(session, rdd)
@@ -152,6 +163,12 @@ class FrameStream:
         """Apply a function of a DataFrame to each batch; it is called every batch, as DStream's is.
 
         At every start it is called once more, with an empty frame. UsageError if what it returns is no DataFrame.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def first(frame):
+        ...     return frame.sort("value").limit(1)
+        >>> run_batches(lambda lines: FrameStream.of(lines).transform(first), [["b", "a"]])
+        [[Row(value='a')]]
         """
 
         def compute(moment: Moment) -> DataFrame | None:
@@ -169,15 +186,30 @@ class FrameStream:
         return FrameStream(self.graph, compute, carried=self.carried)
 
     def filter(self, condition: Column | str) -> FrameStream:
-        """Keep the rows for which the condition holds: `requests.filter("status >= 500")`."""
+        """Keep the rows for which the condition holds: `requests.filter("status >= 500")`.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).filter("value != 'a'"), [["a", "b"]])
+        [[Row(value='b')]]
+        """
         return self.transform(lambda frame: frame.filter(condition))
 
     def select(self, *columns: Column | str) -> FrameStream:
-        """Columns or expressions of each row: DStream's map. `requests.select("path", F.col("bytes") / 1024)`."""
+        """Columns or expressions of each row: DStream's map. `requests.select("path", F.col("bytes") / 1024)`.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).select("value", F.upper("value").alias("loud")), [["a"]])
+        [[Row(value='a', loud='A')]]
+        """
         return self.transform(lambda frame: frame.select(*columns))
 
     def flat_map(self, values: Column, name: str) -> FrameStream:
-        """One row for each element of an array: DStream's flatMap. Column: the name given, of the element's type."""
+        """One row for each element of an array: DStream's flatMap. Column: the name given, of the element's type.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).flat_map(F.split("value", " "), "word"), [["a b"]])
+        [[Row(word='a'), Row(word='b')]]
+        """
         return self.transform(lambda frame: frame.select(F.explode(values).alias(name)))
 
     def map_python(self, function: Callable[[Row], Any], schema: StructType | str) -> FrameStream:
@@ -218,7 +250,15 @@ class FrameStream:
         return self._with(tuple(others.values()), compute)
 
     def repartition(self, partitions: int, *columns: str) -> FrameStream:
-        """The same rows in so many partitions, those with equal columns together."""
+        """The same rows in so many partitions, those with equal columns together.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     return FrameStream.of(lines).repartition(9, "value").select(F.spark_partition_id()).count_by_value()
+        >>> [[counted]] = run_batches(build, [["a", "a"]])
+        >>> counted["count"]
+        2
+        """
         return self.transform(lambda frame: frame.repartition(partitions, *columns))
 
     @property
@@ -227,22 +267,46 @@ class FrameStream:
         return self.graph.empty(self.compute).columns
 
     def count(self) -> FrameStream:
-        """Number of rows of each batch. Column: count: bigint."""
+        """Number of rows of each batch. Column: count: bigint.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).count(), [["a", "b"]])
+        [[Row(count=2)]]
+        """
         return self.reduce_by_key([], {"count": agg.count()})
 
     def reduce_by_key(self, keys: Keys, aggregates: Aggregates) -> FrameStream:
         """Aggregates of each batch for each key. Columns: the keys, then one for each aggregate.
 
-        requests.reduce_by_key("status", {"hits": agg.count(), "bytes": agg.sum("bytes")})
+            requests.reduce_by_key("status", {"hits": agg.count(), "bytes": agg.sum("bytes")})
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     sizes = FrameStream.of(lines).select("value", F.length("value").alias("size"))
+        ...     return sizes.reduce_by_key("size", {"n": agg.count(), "last": agg.max("value")})
+        >>> run_batches(build, [["aa", "bb"]])
+        [[Row(size=2, n=2, last='bb')]]
         """
         return self.transform(lambda frame: agg.aggregate(frame, keys, aggregates))
 
     def count_by_value(self) -> FrameStream:
-        """How often each row is in the batch. Columns: its own, then count: bigint."""
+        """How often each row is in the batch. Columns: its own, then count: bigint.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).count_by_value(), [["a", "a"]])
+        [[Row(value='a', count=2)]]
+        """
         return self.reduce_by_key(self.columns, {"count": agg.count()})
 
     def group_by_key(self, keys: Keys) -> FrameStream:
-        """The rows of each key together. Columns: the keys, then values: array of struct of the other columns."""
+        """The rows of each key together. Columns: the keys, then values: array of struct of the other columns.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     return FrameStream.of(lines).select("value", F.length("value").alias("size")).group_by_key("size")
+        >>> run_batches(build, [["aa"]])
+        [[Row(size=2, values=[Row(value='aa')])]]
+        """
         names = agg.key_list(keys)
 
         def compute(frame: DataFrame) -> DataFrame:
@@ -252,7 +316,15 @@ class FrameStream:
         return self.transform(compute)
 
     def cache(self) -> FrameStream:
-        """Keep each batch in memory while its outputs run, for a stream that several of them use."""
+        """Keep each batch in memory while its outputs run, for a stream that several of them use.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     words = FrameStream.of(lines).flat_map(F.split("value", " "), "word").cache()
+        ...     return words.count(), words.filter("word > 'a'")
+        >>> run_batches(build, [["a b"]])
+        ([[Row(count=2)]], [[Row(word='b')]])
+        """
 
         def compute(moment: Moment) -> DataFrame | None:
             frame = moment.frame(self.compute)
@@ -265,7 +337,12 @@ class FrameStream:
     # --- several streams
 
     def union(self, *others: FrameStream) -> FrameStream:
-        """The rows of all streams, by column name. A batch that one of them skips is skipped."""
+        """The rows of all streams, by column name. A batch that one of them skips is skipped.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda a, b: FrameStream.of(a).union(FrameStream.of(b)), [["a"]], [["b"]])
+        [[Row(value='a'), Row(value='b')]]
+        """
         return self._with(others, lambda first, *rest: functools.reduce(DataFrame.unionByName, rest, first))
 
     def join(
@@ -287,7 +364,13 @@ class FrameStream:
     def cogroup(self, other: FrameStream, keys: Keys) -> FrameStream:
         """The rows of both streams for each key: keys, left and right: array of struct, empty where one has none.
 
-        orders.cogroup(payments, "order_id").filter("size(left) != size(right)")
+            orders.cogroup(payments, "order_id").filter("size(left) != size(right)")
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def sized(lines):
+        ...     return FrameStream.of(lines).select("value", F.length("value").alias("size"))
+        >>> run_batches(lambda a, b: sized(a).cogroup(sized(b), "size"), [["a"]], [["b"]])
+        [[Row(size=1, left=[Row(value='a')], right=[Row(value='b')])]]
         """
         left, right = self.group_by_key(keys), other.group_by_key(keys)
 
@@ -318,6 +401,10 @@ class FrameStream:
         """The rows of all batches in (T - window, T], T being the recorded time, at every slide.
 
         They are read again from the source; where only aggregates are needed, `reduce_by_key_and_window` keeps those.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).window("2s"), [["a"], ["b"], []])
+        [[Row(value='a')], [Row(value='a'), Row(value='b')], [Row(value='b')]]
         """
         node = Window(self.graph, self.compute, *self._window(window, slide))
         self.graph.windows.append(node)
@@ -344,15 +431,34 @@ class FrameStream:
         return FrameStream(self.graph, node.result)
 
     def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """Aggregates over all rows of the batches in (T - window, T], at every slide: one row."""
+        """Aggregates over all rows of the batches in (T - window, T], at every slide: one row.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     return FrameStream.of(lines).reduce_by_window({"n": agg.count(), "last": agg.max("value")}, "2s")
+        >>> run_batches(build, [["b"], ["a"]])
+        [[Row(n=1, last='b')], [Row(n=2, last='b')]]
+        """
         return self.reduce_by_key_and_window([], aggregates, window, slide)
 
     def count_by_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """Number of rows of the batches in (T - window, T], at every slide. Column: count: bigint."""
+        """Number of rows of the batches in (T - window, T], at every slide. Column: count: bigint.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).count_by_window("2s"), [["a", "b"], ["c"]])
+        [[Row(count=2)], [Row(count=3)]]
+        """
         return self.reduce_by_window({"count": agg.count()}, window, slide)
 
     def count_by_value_and_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """How often each row is in the batches in (T - window, T], at every slide. Columns: its own, count: bigint."""
+        """How often each row is in the batches in (T - window, T], at every slide. Columns: its own, count: bigint.
+
+        A slide that is longer than the batch interval skips the batches in between:
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda lines: FrameStream.of(lines).count_by_value_and_window("4s", "2s"), [["a"], ["a"]])
+        [None, [Row(value='a', count=2)]]
+        """
         return self.reduce_by_key_and_window(self.columns, {"count": agg.count()}, window, slide)
 
     def update_state_by_key(
@@ -480,6 +586,12 @@ class FrameStream:
         none), so that it can refuse by a UsageError what could not be written later.
 
         Guarantee: at least once; exactly once if what it does for (batch.home_id, name, batch.n) is idempotent.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def write(frame, batch):
+        ...     print(batch.n, batch.time.time(), frame.collect())
+        >>> _ = run_batches(lambda lines: FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
+        1 00:00:02 [Row(value='a')]
         """
         outputs = self.graph.outputs
         if name in outputs:
@@ -487,7 +599,12 @@ class FrameStream:
         outputs[name] = Output(self.compute, write, check)
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
-        """Run a function of an RDD of rows for each batch, as foreachRDD does. Guarantee: at least once."""
+        """Run a function of an RDD of rows for each batch, as foreachRDD does. Guarantee: at least once.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> _ = run_batches(lambda lines: FrameStream.of(lines).for_each_rdd(lambda rdd: print(rdd.first())), [["a"]])
+        Row(value='a')
+        """
         self.for_each_batch(lambda frame, _: write(frame.rdd), name=name)
 
 
@@ -499,5 +616,13 @@ class StateStream(FrameStream):
         self._expired = expired
 
     def expired(self) -> FrameStream:
-        """The rows of the keys that expired with the batch, as they were last."""
+        """The rows of the keys that expired with the batch, as they were last.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(lines):
+        ...     counts = FrameStream.of(lines).update_state_by_key("value", {"n": agg.count()}, expire_after="1s")
+        ...     return counts.expired()
+        >>> run_batches(build, [["a"], ["b"]])
+        [[], [Row(value='a', n=1)]]
+        """
         return FrameStream(self.graph, self._expired, carried=True)

@@ -68,6 +68,13 @@ def jumps(
 
         jumps(requests, "path", agg.mean("bytes"), limit=1_000, per="1s")
 
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def build(numbers):
+    ...     fast = jumps(FrameStream.of(numbers, "n int"), [], agg.sum("n"), limit=5, per="1s")
+    ...     return fast.select("expected", "seen")
+    >>> run_batches(build, [[(2,), (7,)], [(1,)]])
+    [[], [Row(expected=9.0, seen=1.0)]]
+
     Columns: those of an event. Grows with: the rows of the batch and the number of keys.
     """
     span, seen, time = durations.milliseconds(per), F.col("__seen"), F.col("__time")
@@ -101,6 +108,13 @@ def deviations(
     its figure number `after` + 1 on, against what was before that figure; every figure counts for the next ones.
 
         deviations(requests, "status", agg.count(), limit=4)
+
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def build(numbers):
+    ...     odd = deviations(FrameStream.of(numbers, "n int"), [], agg.sum("n"), alpha=0.5, after=2)
+    ...     return odd.select("expected", "seen")
+    >>> run_batches(build, [[(10,)], [(12,)], [(30,)]])
+    [[], [], [Row(expected=11.0, seen=30.0)]]
 
     Columns: those of an event. Grows with: the rows of the batch and the number of keys.
     """

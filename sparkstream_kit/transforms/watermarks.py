@@ -33,7 +33,16 @@ class Final(FrameStream):
         self._late = late
 
     def late(self) -> FrameStream:
-        """The rows of the stream that came too late, or without a timestamp."""
+        """The rows of the stream that came too late, or without a timestamp.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> from sparkstream_kit.transforms.event_time import event_time_window
+        >>> def build(clicks):
+        ...     timed = FrameStream.of(clicks, "s int").select("s", F.timestamp_seconds("s").alias("at"))
+        ...     return event_time_window(timed, [], "at", {"n": agg.count()}, "1min", lateness="10s").late().select("s")
+        >>> run_batches(build, [[(70,)], [(59,), (60,)]])
+        [[], [Row(s=59)]]
+        """
         return FrameStream(self.graph, self._late, carried=True)
 
 
