@@ -28,7 +28,8 @@ from pyspark.streaming import StreamingContext
 from . import bridge
 from .errors import BatchFailed, KitError
 from .frames import to_frame
-from .graph import Graph
+from .graph import Graph, Source
+from .pace import Pace
 from .recovery import landing
 from .recovery.lease import Lease
 from .recovery.offset_log import Entry, Position
@@ -67,6 +68,7 @@ class Engine:
         """Set when a stop was asked for: nothing more is claimed, and retries do not wait."""
         self._ssc, self._lease = ssc, lease
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
+        self._pace = Pace(graph.interval / 1000)
         self._failure: BaseException | None = None
         self._left = 0
         """Ticks in a row that left the claim to a newer one."""
@@ -152,14 +154,20 @@ class Engine:
         for name, source in self.graph.sources.items():
             start = last.positions.get(name)
             end = source.latest(time) if ends is None else ends.get(name)
-            if self._limit is not None and end != start:
-                end = source.limit(start, end, self._limit)
+            if end != start:
+                end = self._limited(name, source, start, end, draining=ends is not None)
             if end != start:
                 ranges[name] = (start, end)
         if not ranges and (ends is not None or not self.graph.window_due(time)):
             return None
         self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges))
+
+    def _limited(self, name: str, source: Source, start: Position, end: Position, *, draining: bool) -> Position:
+        """Where a batch ends: at the limit that was asked for; without one a drain takes all, else the pace decides."""
+        if self._limit is not None:
+            return source.limit(start, end, self._limit)
+        return end if draining else self._pace.end(name, source, start, end)
 
     # --- one batch
 
@@ -179,6 +187,8 @@ class Engine:
         if entry.n % SAVE_EVERY == 0:
             self._compact()
         self.written.update(written)
+        if entry.data:
+            self._pace.learn(clock.monotonic() - started)
         told = [_told(entry), *(f"{name} {rows} rows" for name, rows in written.items())]
         log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(told))
 

@@ -64,8 +64,9 @@ def get_or_create(
 
     A definition of plain DStreams gives `checkpoint`; one with FrameStreams gives `home` instead, and without
     one it runs from a temporary home. There `build` is called at every start, so a changed job goes on where
-    the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch, and with `drain`
-    the job processes what is there now and then claims nothing more.
+    the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch. Without it a backlog
+    is taken in pieces that take about an interval each. With `drain` the job processes what is there now, all of
+    it in one batch unless `max_per_batch` says less, and then claims nothing more.
 
     Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
     with another interval, a definition without outputs or with columns that do not exist, a home that another

@@ -47,6 +47,8 @@ class Source:
     limit: Callable[[Position, Position, int], Position] = count_on
     forget: Callable[[Position], None] = lambda position: None
     """Told that what is up to this position will never be read again."""
+    trial: int = 100_000
+    """How many records a batch takes of a backlog as long as nobody knows how long they take."""
     drains: bool = True
     """False for receivers, which have no end."""
 

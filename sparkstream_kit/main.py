@@ -173,7 +173,8 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         "--max-per-batch",
         type=int,
         metavar="N",
-        help="at most so many records (of files: files) of a source in a batch",
+        help="at most so many records (of files: files) of a source in a batch (default: of a backlog as many as take "
+        "about an interval, of a drain all)",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser

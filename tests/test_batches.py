@@ -8,6 +8,7 @@ import pytest
 
 from sparkstream_kit import batches
 from sparkstream_kit.graph import Source
+from sparkstream_kit.pace import Pace
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
 
@@ -22,6 +23,7 @@ class Job:
         moment = SimpleNamespace(frame=lambda compute: object())
         graph: Any = SimpleNamespace(
             log=OffsetLog(self.root),
+            interval=1000,
             sources={"numbers": source},
             states={},
             outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
@@ -29,6 +31,7 @@ class Job:
             moment=lambda entry: moment,
             forget_moments=lambda: None,
             window_due=lambda time: False,
+            replayable_from=lambda: 0,
         )
         lease: Any = SimpleNamespace(check=lambda: None, keep=lambda lost: None)
         engine = batches.Engine(None, graph, lease, **options)  # type: ignore[arg-type]
@@ -64,6 +67,41 @@ def test_a_batch_is_no_bigger_than_the_limit(job: Job) -> None:
     for time in (1, 2, 3, 4):
         engine.tick(time)
     assert job.batches == [(None, 4), (4, 8), (8, 10)]
+
+
+def test_a_backlog_of_a_week_comes_in_batches_that_take_about_an_interval(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, fixed, per_record = 0.0, 0.1, 1 / 250_000
+    monkeypatch.setattr(batches.clock, "monotonic", lambda: now)
+    taken: list[float] = []
+
+    def process(batch: tuple[int | None, int]) -> None:
+        nonlocal now
+        taken.append(fixed + (batch[1] - (batch[0] or 0)) * per_record)
+        now += taken[-1]
+
+    engine, job.made = job.engine(), 7 * 24 * 3600 * 1000
+    engine.graph.outputs["all"].write = lambda frame, batch: process(batch)
+    for time in range(1, 40):
+        engine.tick(1000 * time)
+    assert taken[0] < 1, "the first one is a trial"
+    assert all(0.9 < seconds < 1.1 for seconds in taken[5:])
+
+
+def test_batches_that_cost_more_than_an_interval_at_their_least_are_not_made_ever_smaller() -> None:
+    pace, source = Pace(1.0), Source(lambda now: None, lambda start, end: None, "n bigint", trial=1000)  # type: ignore[arg-type, return-value]
+    for _ in range(50):
+        size = pace.end("numbers", source, 0, 10**9)
+        pace.learn(2 + size / 10_000)
+    assert 2 + size / 10_000 == pytest.approx(4, rel=0.1)  # twice the least
+
+
+def test_what_arrives_is_taken_whole_while_it_is_no_backlog() -> None:
+    pace, source = Pace(1.0), Source(lambda now: None, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
+    for second in range(50):
+        assert pace.end("numbers", source, 5000 * second, 5000 * (second + 1)) == 5000 * (second + 1)
+        pace.learn(3.0)
 
 
 def test_ticks_behind_which_a_newer_one_waits_leave_the_claim_to_it_but_not_for_ever(

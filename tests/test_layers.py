@@ -24,6 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     {"aggregates", "graph"},
     {"carried"},
     {"frames"},
+    {"pace"},
     {"batches"},
     {"checkpoints"},
     {"sources", "transforms", "outputs"},

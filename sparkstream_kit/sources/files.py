@@ -46,7 +46,7 @@ def files(
         # names are taken literally: a bracket in one is no pattern
         return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
 
-    return FrameStream.from_source(ssc, name, Source(listing.latest, read, "value string"))
+    return FrameStream.from_source(ssc, name, Source(listing.latest, read, "value string", trial=32))
 
 
 class _Listing:
