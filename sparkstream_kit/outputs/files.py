@@ -36,9 +36,9 @@ def parquet(
     With `partition_by` (column names, or one text with commas between them) its files lie in folders below that,
     `<column>=<value>/`. Every batch leaves small files: `sparkstream compact` makes few large ones of them.
 
-    Guarantee: exactly once. A batch is written beside its name and moved there when it is whole; one that is there
-    already is left as it is. The directory belongs to one home: another home is refused, since its batch 7 is not
-    this one's.
+    Guarantee: exactly once. A batch is written below `.attempts/` and moved to its name when it is whole; one that is
+    there already is left as it is. What a crash leaves in `.attempts/` goes with the next batch. The directory belongs
+    to one home: another home is refused, since its batch 7 is not this one's.
     """
     _write_files(stream, directory, name, "parquet", column_names(partition_by))
 
@@ -47,12 +47,13 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: str, part
     def write(frame: DataFrame, batch: Batch) -> None:
         folder = f"{bridge.qualified(directory)}/{name}"
         claim(folder, batch.home_id)
-        target = f"{folder}/batch={batch.n}"
-        if storage.exists(target):
-            return
-        temporary = f"{folder}/.batch={batch.n}-{uuid.uuid4().hex}"
-        frame.write.partitionBy(*partition_by).format(kind).save(temporary)
-        storage.publish(temporary, target)
+        target, attempts = f"{folder}/batch={batch.n}", f"{folder}/.attempts"
+        if not storage.exists(target):
+            temporary = f"{attempts}/batch={batch.n}-{uuid.uuid4().hex}"
+            frame.write.partitionBy(*partition_by).format(kind).save(temporary)
+            storage.publish(temporary, target)
+        for left in storage.names(attempts):  # by drivers that died; now that the batch is there, none can be published
+            storage.delete(f"{attempts}/{left}")
 
     stream.for_each_batch(write, name=f"{kind}:{name}")
 

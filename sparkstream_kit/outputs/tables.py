@@ -28,7 +28,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
         delta(requests, "/data/tables", partition_by="day", name="requests")
 
     Executors write the files, the driver adds them to the table's log: on a disk that all of them see. What a crash
-    leaves of a batch belongs to no version of the table, and is removed by Delta's vacuum.
+    leaves of a batch belongs to no version of the table, and goes when the batch is written again.
 
     Guarantee: exactly once. The commit carries the application transaction (home and name, batch): a batch that is run
     again finds it there and is skipped, and of two drivers that commit one batch Delta refuses the second.
@@ -38,8 +38,8 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
 
     def folder() -> Path:
         here = storage.local(bridge.qualified(f"{directory}/{name}"))
-        if here is None:
-            raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk")
+        if here is None or "%" in str(here):  # which deltalake decodes
+            raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk, without a %")
         return here
 
     def check(frame: DataFrame, before: Batch) -> None:
@@ -50,8 +50,8 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
         application = f"{batch.home_id}/{name}"
         if (table.transaction_version(application) or 0) >= batch.n:
             return
-        part = folder() / f"batch-{batch.n}-{uuid.uuid4().hex}"
-        frame.write.partitionBy(*columns).parquet(part.as_uri())
+        part = folder() / f"batch-{batch.n}" / uuid.uuid4().hex
+        frame.write.partitionBy(*columns).parquet(f"file:{part}")  # no URI: Hadoop would take %20 for a name
         done = CommitProperties(
             custom_metadata={"ranges": json.dumps(batch.ranges, sort_keys=True)},
             app_transactions=[Transaction(application, batch.n)],
@@ -60,6 +60,9 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
             _added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))
         ]
         table.create_write_transaction(added, "append", table.schema(), columns, commit_properties=done)
+        for left in part.parent.iterdir():
+            if left != part:  # by drivers that died; now that the batch is there, Delta refuses it to them
+                storage.delete(f"file:{left}")
 
     columns = column_names(partition_by)
     stream.for_each_batch(write, name=f"delta:{name}", check=check)
@@ -75,7 +78,7 @@ def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str
         table = DeltaTable.create(folder, wanted, mode="ignore", partition_by=partition_by)
     except (DeltaError, ValueError, TypeError) as error:
         raise UsageError(f"the Delta table {folder} cannot take the frame: {error}") from None
-    claim(str(folder.as_uri()), home_id)
+    claim(f"file:{folder}", home_id)
     there, mine = _columns(table.schema()), _columns(wanted)
     if there != mine:
         wrong = ", ".join(f"{name} {kind}" for name, kind in sorted(set(there) ^ set(mine)))
@@ -104,7 +107,7 @@ def _columns(schema: Schema) -> list[tuple[str, str]]:
 
 def _added(folder: Path, file: Path, batch: Batch) -> AddAction:
     values: dict[str, str | None] = {}
-    for part in file.relative_to(folder).parts[1:-1]:
+    for part in file.relative_to(folder).parts[2:-1]:
         column, _, value = part.partition("=")
         values[unquote(column)] = None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
     written = round(batch.time.timestamp() * 1000)

@@ -57,7 +57,7 @@ def test_a_batch_that_is_there_is_not_written_again(spark: SparkSession, tmp_pat
     write(spark.range(5), batch(1))
     lines = [line for part in (tmp_path / "hits" / "batch=1").glob("part-*") for line in part.read_text().splitlines()]
     assert sorted(json.loads(line)["id"] for line in lines) == [0, 1, 2]
-    assert [f.name for f in (tmp_path / "hits").iterdir() if f.name.startswith(".b")] == [], "no half-written batch"
+    assert list((tmp_path / "hits" / ".attempts").iterdir()) == []
 
 
 def test_a_batch_that_fails_half_way_leaves_nothing_under_its_name(spark: SparkSession, tmp_path: Path) -> None:
@@ -65,8 +65,11 @@ def test_a_batch_that_fails_half_way_leaves_nothing_under_its_name(spark: SparkS
     with pytest.raises(Exception, match=r"DIVIDE_BY_ZERO|Division by zero"):
         write(spark.range(10).selectExpr("1 / (id - 5) as x"), batch(1))
     assert not (tmp_path / "hits" / "batch=1").exists()
+    attempts = tmp_path / "hits" / ".attempts"
+    assert len(list(attempts.iterdir())) == 1
     write(spark.range(1), batch(1))
     assert (tmp_path / "hits" / "batch=1").exists()
+    assert list(attempts.iterdir()) == []
 
 
 def test_the_directory_of_another_home_is_refused_with_both_names(spark: SparkSession, tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=str)
 
 
-def test_every_type_and_odd_partitions_come_back_as_they_were(spark: SparkSession, tmp_path: Path) -> None:
+def test_every_type_and_odd_partitions_come_back_from_an_odd_folder_as_they_were(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    tmp_path /= "ü #1? a b"
     given = spark.sql(
         """select 'a/b %20=ü' as `odd =name`, 1 as n, timestamp'2026-10-25 01:30:00.123456Z' as at,
         date'2026-01-01' as day, cast(1.5 as decimal(10, 2)) as price, X'00' as raw
@@ -70,34 +73,18 @@ def test_a_batch_that_is_run_again_is_in_the_table_once(spark: SparkSession, tmp
     assert [entry.get("ranges") for entry in history] == ['{"lines": [1, 2]}', '{"lines": [0, 1]}', None]
 
 
-@pytest.mark.parametrize("step", ["_added", "CommitProperties", "Transaction"])
-def test_a_write_that_dies_before_its_commit_leaves_nothing_to_see(
-    step: str, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    delta(tmp_path).write(spark.range(1), batch(1))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(tables, step, die)
-        delta(tmp_path).write(spark.range(5), batch(2))
-    assert len(rows_of(tmp_path)) == 1
-    delta(tmp_path).write(spark.range(5), batch(2))
-    assert len(rows_of(tmp_path)) == 6
-
-
 def test_of_two_drivers_that_commit_one_batch_the_second_is_refused(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    added, again = tables._added, [True]
+    commit, again = DeltaTable.create_write_transaction, [True]
 
-    def other_driver_first(*arguments: Any) -> Any:
+    def other_driver_first(*arguments: Any, **options: Any) -> None:
         if again:
             again.pop()
             delta(tmp_path).write(spark.range(3), batch(1))
-        return added(*arguments)
+        commit(*arguments, **options)
 
-    monkeypatch.setattr(tables, "_added", other_driver_first)
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", other_driver_first)
     with pytest.raises(Exception, match="Concurrent transaction"):
         delta(tmp_path).write(spark.range(3), batch(1))
     assert len(rows_of(tmp_path)) == 3
@@ -118,6 +105,11 @@ def test_a_table_of_other_columns_is_refused_at_the_start(
     delta(tmp_path).check(spark.range(0), batch(0))
     with pytest.raises(UsageError, match=why):
         delta(tmp_path, **options).check(spark.range(0).selectExpr(*columns.split(", ")), batch(0))
+
+
+def test_a_folder_that_deltalake_takes_for_another_one_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected one on a disk, without a %"):
+        delta(tmp_path / "50%20").check(spark.range(0), batch(0))
 
 
 def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
