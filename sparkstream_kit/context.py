@@ -195,8 +195,10 @@ def window_and_slide(ssc: StreamingContext, window: Duration, slide: Duration | 
 
 def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
     """Start, wait, drain, stop: the exit code for `sys.exit`. See `stop_when` for what ends it."""
-    ssc.start()
-    return stop_when(ssc, flag, poll=poll)
+    asked = threading.Event()
+    with _signals(asked.set):  # from before the start: batches run before anybody waits for them
+        ssc.start()
+        return stop_when(ssc, lambda: asked.is_set() or flag(), poll=poll)
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:

@@ -187,6 +187,16 @@ def test_run_starts_and_waits_for_the_flag(spark: SparkSession) -> None:
     assert context.run(ssc, began.is_set, poll="10ms") == 0
 
 
+def test_a_signal_while_the_context_starts_stops_it_when_it_has(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
+    ssc.queueStream([spark.sparkContext.parallelize([1])]).foreachRDD(lambda rdd: None)
+    start = ssc.start
+    monkeypatch.setattr(ssc, "start", lambda: (start(), os.kill(os.getpid(), signal.SIGTERM)))
+    assert context.run(ssc, poll="10ms") == 0
+
+
 def test_a_context_stopped_by_somebody_else_ends_the_wait(spark: SparkSession) -> None:
     ssc, began = after_a_batch(spark, lambda rdd: None)
     stopper = threading.Thread(target=lambda: began.wait(60) and ssc.stop(stopSparkContext=False))
