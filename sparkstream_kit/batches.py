@@ -70,8 +70,8 @@ class Engine:
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._pace = Pace(graph.interval / 1000)
         self._failure: BaseException | None = None
-        self._left = 0
-        """Ticks in a row that left the claim to a newer one."""
+        self._claiming_tick = 0
+        """The newest tick that waited when a batch was over: it claims for all before it."""
 
     def go_on(self, ssc: StreamingContext) -> None:
         """Be the engine that callbacks find, on the context that will be started, and keep the lease."""
@@ -123,12 +123,17 @@ class Engine:
                 self._run(entry)
 
     def _leave_to_a_newer_tick(self, time: int) -> bool:
-        """Whether a newer tick waits and may claim for this one too; the tenth in a row claims all the same.
+        """Whether the tick came up during a batch and a newer one did, too: the newest of them claims for all.
 
-        So a slow patch makes one big batch of many ticks, and where ticks are always late batches still come.
+        So a slow patch makes one big batch of many ticks, however long it was. Ticks that come up while the others are
+        left are not waited for, so where ticks are always late batches still come.
         """
-        self._left = (self._left + 1) % 10 if bridge.newer_tick_waits(self._ssc, time) else 0
-        return self._left > 0
+        newest = bridge.newest_waiting_tick(self._ssc)
+        if newest <= time or time == self._claiming_tick:
+            return False
+        if time > self._claiming_tick:
+            self._claiming_tick = newest
+        return True
 
     def land(self, name: str, time: int, rdd: RDD[Any]) -> None:
         """Keep what was received in a tick, so that it can be read like any other source."""

@@ -310,10 +310,10 @@ def _rename(source: str, target: str, how: str) -> None:
 # --- batches of frames -------------------------------------------------------------------------------------------
 
 
-def newer_tick_waits(ssc: StreamingContext, time: int) -> bool:
-    """Whether a later batch has been generated and waits for its turn (JobScheduler.getPendingTimes)."""
+def newest_waiting_tick(ssc: StreamingContext) -> int:
+    """Time in ms of the newest batch that has been generated and is not over (JobScheduler.getPendingTimes); or 0."""
     pending = ssc._jssc.ssc().scheduler().getPendingTimes()
-    return any(pending.apply(i).milliseconds() > time for i in range(pending.size()))
+    return max((int(pending.apply(i).milliseconds()) for i in range(pending.size())), default=0)
 
 
 def free(frame: DataFrame) -> None:
