@@ -3,8 +3,9 @@
 Each function aggregates a batch for each key and compares the figure with what it expects. Columns of an event: the
 keys; time: timestamp, the recorded time of the batch; since: timestamp, that of the first batch of the unbroken run in
 which the key was out of bounds; expected: double; seen: double. A batch without rows of a key says nothing about it and
-ends no run; without keys every batch with data counts, also one that has no row of the stream. Times are those of the
-log, so a batch that runs again gives the same events.
+ends no run; without keys every batch with data counts, also one that has no row of the stream. A figure that is NaN
+or infinite is compared as in SQL, where NaN is above every number, and is never what is expected of a later one. Times
+are those of the log, so a batch that runs again gives the same events.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def jumps(
 ) -> FrameStream:
     """Events of batches whose figure changed faster than `limit` in each `per` of time; expected is the last figure.
 
-    The change is that since the last batch with rows of the key, over the recorded time between the two.
+    The change is that since the last batch with a figure of the key, over the recorded time between the two.
 
         jumps(requests, "path", agg.mean("bytes"), limit=1_000, per="1s")
 
@@ -103,9 +104,10 @@ def deviations(
 ) -> FrameStream:
     """Events of batches whose figure is more than `limit` standard deviations from a moving mean, which is expected.
 
-    Mean and variance are exponentially weighted, with the weight `alpha` for the newest figure, by the incremental
-    update of T. Finch, Incremental calculation of weighted mean and variance (2009). A key is judged from
-    its figure number `after` + 1 on, against what was before that figure; every figure counts for the next ones.
+    Mean and variance are exponentially weighted: the newest figure weighs `alpha`, each one before it less by the
+    factor 1 - alpha, and the first what is then left of 1. How they are brought up to date is the last formula of
+    T. Finch, Incremental calculation of weighted mean and variance (2009). A key is judged from its figure number
+    `after` + 1 on, against what was before that figure; every figure counts for the next ones.
 
         deviations(requests, "status", agg.count(), limit=4)
 
@@ -153,12 +155,13 @@ def _events(
 
     def judged(rows: DataFrame, time: int) -> DataFrame:
         told = F.col("__seen").isNotNull()
+        is_finite = told & (F.abs("__seen") < float("inf"))  # one that is not would stay in a moving mean for ever
         is_wrong = told & F.coalesce(wrong, F.lit(False))
         since = F.when(is_wrong, F.coalesce("__since", "__time")).when(~told, F.col("__since"))
         timed = rows.withColumn("__time", of_the_batch(float(time)))
         return timed.select(
             *names,
-            *(F.when(told, after).otherwise(F.col(column)).alias(column) for column, after in memory.items()),
+            *(F.when(is_finite, after).otherwise(F.col(column)).alias(column) for column, after in memory.items()),
             since.alias("__since"),
             F.col("__seen"),
             expected.alias("__expected"),

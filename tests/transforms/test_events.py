@@ -37,9 +37,9 @@ def at(second: int) -> datetime:
     return datetime.fromtimestamp(second, timezone.utc).astimezone().replace(tzinfo=None)
 
 
-def build(rows: Given) -> Any:
+def build(rows: Given, schema: str = SCHEMA) -> Any:
     def define(ssc: StreamingContext) -> dict[str, FrameStream]:
-        s = given_rows(ssc, rows, SCHEMA)
+        s = given_rows(ssc, rows, schema)
         return {
             "outside": outside(s, "k", sum("v"), above=5, below=-5),
             "jumps": jumps(s, "k", sum("v"), limit=3, per="1s"),
@@ -49,26 +49,28 @@ def build(rows: Given) -> Any:
     return define
 
 
-def judge(name: str, figures: Sequence[tuple[int, int]]) -> tuple[bool, float | None]:
+def judge(name: str, figures: Sequence[tuple[int, float]]) -> tuple[bool, float | None]:
     """Whether the last of a key's (second, figure) is an event, and what was expected."""
-    (now, seen), before = figures[-1], figures[:-1]
+    (now, seen), before = figures[-1], [figure for figure in figures[:-1] if math.isfinite(figure[1])]
     if name == "outside":
         return abs(seen) > 5, math.copysign(5, seen)
     if not before:
         return False, None
     if name == "jumps":
         then, last = before[-1]
-        return abs(seen - last) / (now - then) > 3, last
-    mean, variance = float(before[0][1]), 0.0
-    for _, x in before[1:]:
-        variance = (1 - ALPHA) * (variance + ALPHA * (x - mean) ** 2)
-        mean = (1 - ALPHA) * mean + ALPHA * x
-    return len(before) >= AFTER and abs(seen - mean) > LIMIT * math.sqrt(variance), mean
+        return not abs(seen - last) / (now - then) <= 3, last  # NaN is an event, too
+    # by definition: the newest figure weighs ALPHA, each one before it less by 1 - ALPHA, the first what is left
+    weights = [ALPHA * (1 - ALPHA) ** age for age in range(len(before) - 1)]
+    weights.append((1 - ALPHA) ** (len(before) - 1))
+    newest_first = [x for _, x in reversed(before)]
+    mean = math.fsum(w * x for w, x in zip(weights, newest_first, strict=True))
+    variance = math.fsum(w * (x - mean) ** 2 for w, x in zip(weights, newest_first, strict=True))
+    return len(before) >= AFTER and not abs(seen - mean) <= LIMIT * math.sqrt(variance), mean
 
 
-def events(name: str, rows: Sequence[Sequence[tuple[str, int]]]) -> dict[int, list[Any]]:
+def events(name: str, rows: Sequence[Sequence[tuple[str, float]]]) -> dict[int, list[Any]]:
     since: dict[str, int] = {}
-    figures: dict[str, list[tuple[int, int]]] = {"a": [], "b": []}
+    figures: dict[str, list[tuple[int, float]]] = {"a": [], "b": []}
     expected: dict[int, list[Any]] = {}
     for second, batch in enumerate(rows, 1):
         expected[second] = []
@@ -77,7 +79,9 @@ def events(name: str, rows: Sequence[Sequence[tuple[str, int]]]) -> dict[int, li
             wrong, mark = judge(name, figures[k])
             if wrong:
                 since.setdefault(k, second)
-                expected[second].append((k, at(second), at(since[k]), pytest.approx(mark), v))
+                expected[second].append(
+                    (k, at(second), at(since[k]), pytest.approx(mark), pytest.approx(v, nan_ok=True))
+                )
             else:
                 since.pop(k, None)
     return expected
@@ -92,6 +96,18 @@ def test_events_are_those_of_the_rule_through_kills(
     seen = run_with_kills(build(rows), tmp_path_factory.mktemp("home"), range(1, len(rows) + 1), kills)
     for name in ("outside", "jumps", "deviations"):
         assert seen[name] == events(name, rows), name
+
+
+def test_a_figure_that_is_nan_or_infinite_is_an_event_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:
+    rows = [[("a", v)] for v in (1.0, 2.0, 7.0, math.nan, math.inf, 30.0)]
+
+    def define(ssc: StreamingContext) -> dict[str, FrameStream]:
+        streams: dict[str, FrameStream] = build(rows, "k string, v double")(ssc)
+        return {name: streams[name] for name in ("jumps", "deviations")}
+
+    seen = run_ticks(define, tmp_path, range(1, 7))
+    assert seen == {name: events(name, rows) for name in ("jumps", "deviations")}
+    assert [second for second, found in seen["deviations"].items() if found] == [4, 5, 6]
 
 
 def test_without_keys_a_batch_with_no_row_of_the_stream_is_judged_too(tmp_path: Path) -> None:
