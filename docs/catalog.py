@@ -161,6 +161,8 @@ TABLES: dict[str, list[Row]] = {
     ],
     "JSON lines: sparkstream_kit.transforms.json_lines": [
         Row(json_lines.parse_json, "bytes of the lines", "map(json.loads)", "from_json"),
+        Row(json_lines.rejected_json, "bytes of the lines", "map(json.loads)", "the same function"),
+        Row(json_lines.split_json, "bytes of the lines", "map(json.loads)", "the same function"),
     ],
 }
 

@@ -25,6 +25,7 @@ from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import run_batches
 from sparkstream_kit.transforms import access_log
 from sparkstream_kit.transforms.access_log import Rejected, Request, parse_line
+from sparkstream_kit.transforms.json_lines import split_json
 from sparkstream_kit.transforms.log_formats import reader
 
 DATA = Path(__file__).parents[1] / "data"
@@ -276,13 +277,15 @@ def test_lines_are_parsed_under_structured_streaming(spark: SparkSession, tmp_pa
 
 
 def test_a_stream_of_frames_is_split_as_a_frame_is() -> None:
-    def build(lines: DStream[str]) -> tuple[FrameStream, FrameStream]:
+    def build(lines: DStream[str]) -> tuple[FrameStream, ...]:
         requests, rejected = access_log.split(FrameStream.of(lines))
-        return requests.select("path", "bytes"), rejected
+        others = split_json(rejected.select(F.col("line").alias("value")), "a int")
+        return requests.select("path", "bytes"), rejected, *others
 
-    requests, rejected = run_batches(build, [[LINE, "x"], [], [LINE]])
+    requests, rejected, objects, rest = run_batches(build, [[LINE, '{"a": 1}'], [], [LINE]])
     assert requests == [[("/", 5)], None, [("/", 5)]]
-    assert rejected == [[("x", "timestamp is not in brackets")], None, []]
+    assert rejected == [[('{"a": 1}', "timestamp is not in brackets")], None, []]
+    assert (objects, rest) == ([[(1,)], None, []], [[], None, []])
 
 
 # --- other formats
