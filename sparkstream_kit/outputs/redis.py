@@ -268,6 +268,11 @@ def _shown(url: str) -> str:
 @functools.cache
 def _client(url: str) -> Any:  # redis-py's own types leave open what an answer is
     try:
-        return redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=10, decode_responses=True)
-    except ValueError:
-        raise UsageError(f"got the address {_shown(url)}, expected redis://HOST:PORT/DATABASE") from None
+        client = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=10, decode_responses=True)
+        client.connection_pool.make_connection()  # which does not connect, but reads the options
+        _shown(url)
+    except (ValueError, TypeError):  # it quotes what may be a part of a password
+        raise UsageError(
+            "the address of Redis is no URL: redis://HOST:PORT/DATABASE, with %2F and %40 for / and @ in a password"
+        ) from None
+    return client

@@ -93,7 +93,8 @@ def sql(
 
     A batch has one row for each key; where it has two, accumulate adds both and upsert fails. A null key fails.
     Timestamps are written as UTC, arrays, maps and structs are refused. SQLite holds decimals as 64-bit floats;
-    PostgreSQL cannot hold the character NUL, which becomes U+FFFD.
+    PostgreSQL cannot hold the character NUL, which becomes U+FFFD. A password in the URL is seen by whoever sees the
+    command lines of processes; libpq finds one in the file that PGPASSFILE names.
 
     Guarantee: exactly once, in every mode: rows and ledger row are committed in one transaction under (home, output,
     batch). The name must stay the same while the job changes, since it is part of that key.
@@ -484,9 +485,12 @@ def _drop(connection: sa.Connection, staging: sa.Table) -> None:
 def _url(url: str) -> sa.URL:
     try:
         made = sa.make_url(url)
-    except sa.exc.ArgumentError:
+        if "@" in (made.host or ""):  # behind it is the rest of the password
+            raise ValueError
+    except (sa.exc.ArgumentError, ValueError):
         raise UsageError(
-            "the address of the database is no URL: sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            "the address of the database is no URL: sqlite:///FILE or postgresql://USER@HOST/DATABASE, with %40 for an "
+            "@ in a password"
         ) from None
     if "password" in made.query:  # to where SQLAlchemy masks it
         made = made.set(password=str(made.query["password"])).difference_update_query(["password"])

@@ -43,8 +43,7 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
 
     Raises UsageError for another kind of URL; BatchFailed for more than `MOST_ROWS` rows in a batch.
     """
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UsageError(f"got the webhook {_shown(url)}, expected http://HOST/PATH or https://HOST/PATH")
+    _check(url)
     sent: set[str] = set()  # so that a retry of the batch goes on where it failed
 
     def write(frame: DataFrame, batch: Batch) -> int:
@@ -61,6 +60,17 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
         return len(rows)
 
     stream.for_each_batch(write, name=f"webhook:{name}")
+
+
+def _check(url: str) -> None:
+    """Refuse what urllib would refuse in a batch, quoting a part of the URL that may be the secret."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.username is None and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or not url.isascii() or not url.isprintable() or " " in url:
+        raise UsageError("the address of the webhook is none: expected http://HOST/PATH or https://HOST/PATH")
 
 
 def _bodies(frame: DataFrame) -> list[str]:

@@ -313,6 +313,8 @@ def test_a_null_key_fails_the_batch(kind: str, url: str, frame: Frame, either_si
     [
         ({"url": "oracle://kit:secret@db/x"}, r"got the database oracle://kit:\*\*\*@db/x, expected sqlite:///FILE or"),
         ({"url": "secret"}, "the address of the database is no URL"),
+        ({"url": "postgresql://kit:top@secret@db/x"}, "the address of the database is no URL"),
+        ({"url": "postgresql://kit@db:secret/x"}, "the address of the database is no URL"),
         ({"url": "sqlite://"}, "got the database sqlite://, expected sqlite:///FILE"),
         ({"mode": "replace"}, "got the mode 'replace' for the table 'hits', expected append, upsert or accumulate"),
         ({"mode": "upsert"}, "the mode upsert of the table 'hits' needs key="),

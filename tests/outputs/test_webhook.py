@@ -151,8 +151,14 @@ def test_too_many_rows_for_requests_fail_the_batch(
     assert receiver.got == []
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/s3cret", "host/s3cret", "http:///s3cret"])
-def test_only_http_is_spoken(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("file:///etc/passwd", "ftp://host/s3cret", "host/s3cret", "http:///s3cret"),
+        *("http://kit:s3cret@host/", "http://kit:s3cret/2@host/", "http://host/s3cret 2", "http://host/s3cret-ü"),
+    ],
+)
+def test_only_http_is_spoken_and_no_part_of_a_wrong_url_is_shown(url: str) -> None:
     with pytest.raises(UsageError, match="expected http://HOST/PATH") as refused:
         webhook.webhook(None, url)  # type: ignore[arg-type]
     assert "s3cret" not in str(refused.value)

@@ -168,6 +168,15 @@ def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
     assert "s3cret" not in f"{refused.value} {caplog.text} {away}"
 
 
+@pytest.mark.parametrize(
+    "rest", ["kit:s3cret/2@host/0", "kit:s3cret@host:port/0", "host/0?passwort=s3cret", "host/0?db=s3cret"]
+)
+def test_no_part_of_a_wrong_url_is_shown(rest: str, frame: Frame) -> None:
+    with pytest.raises(UsageError, match="the address of Redis is no URL") as refused:
+        Redis(f"redis://{rest}", "hashes", None, "it").check(frame(), batch(7))
+    assert "s3cret" not in str(refused.value)
+
+
 def test_a_job_serves_three_views_of_one_stream(url: str, db: Any) -> None:
     def job(lines: DStream[tuple[str, int]]) -> None:
         hits = FrameStream.of(lines, "host string, n bigint")
