@@ -15,7 +15,7 @@ from sparkstream_kit.graph import Batch
 from sparkstream_kit.main import OutputTo, SourceOf, main
 
 COUNT = {"count": aggregates.count()}
-SAID_AT = (100, 500)
+SAID_AT = (100, 300)
 
 
 def say(frame: DataFrame, batch: Batch) -> None:
