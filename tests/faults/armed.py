@@ -1,7 +1,8 @@
 """Runs a job that is to die, or to suffer, at a named point: python armed.py OPTIONS JOB [ARGUMENT ...]
 
 OPTIONS is a JSON object:
-    copies          keep a copy of every entry of the offset log in this directory, since compaction removes them
+    copies          keep a copy of every entry of the offset log and of every landed batch in this directory, since
+                    compaction removes them
     kill            [point, k, "before" or "after"]: kill -9 the process group at the k-th call of a function in POINTS
     fail            fail every write of these outputs while this file is there
     failing         the names of those outputs
@@ -71,7 +72,7 @@ def kill_at(point: str, k: int, when: str) -> None:
     wrap(*POINTS[point], around)
 
 
-def copy_entries(directory: Path) -> None:
+def keep_copies(directory: Path) -> None:
     directory.mkdir(exist_ok=True)
 
     def copy(entries: Path) -> None:
@@ -89,8 +90,18 @@ def copy_entries(directory: Path) -> None:
         copy(storage.local(self._root) or Path())
         return entry
 
+    def forgotten(original: Callable[..., Any], landed: str, *args: Any) -> None:
+        folder = storage.local(landed) or Path()
+        for batch in folder.glob("[0-9]*"):
+            copied = directory / "received" / folder.name / batch.name
+            if not copied.exists():
+                shutil.copytree(batch, copied.with_name(f".{batch.name}"), dirs_exist_ok=True)
+                os.rename(copied.with_name(f".{batch.name}"), copied)
+        original(landed, *args)
+
     wrap(offset_log.OffsetLog, "__init__", opened)
     wrap(offset_log.OffsetLog, "append", appended)
+    wrap(landing, "forget", forgotten)
 
 
 def fail_while(there: Path, names: list[str]) -> None:
@@ -126,7 +137,7 @@ def arm(options: dict[str, Any]) -> None:
             lambda original, *args, **kwargs: original(*args, **{**kwargs, "retry_for": options["retry_for"]}),
         )
     if "copies" in options:
-        copy_entries(Path(options["copies"]))
+        keep_copies(Path(options["copies"]))
     if "fail" in options:
         fail_while(Path(options["fail"]), options["failing"])
     if "hold" in options:

@@ -14,8 +14,8 @@ from tests.faults import supervisor
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if supervisor.REPORTS:
         terminalreporter.section("jobs that were killed")
-        for line in supervisor.REPORTS:
-            terminalreporter.write_line(line)
+        for figures in supervisor.REPORTS:
+            terminalreporter.write_line(str(figures))
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Starts jobs as process groups of their own, kills them, and recounts by itself what should have come out.
 
-    python -m tests.faults.supervisor [--kills N] [--seed S]
-
 What is expected follows from the recorded times and ranges of the offset log, whose entries `armed.py` copies, since
 killed and clean runs cut batches differently. The recount shares no code with the kit but the generator's Python twin.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -16,11 +13,10 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +50,31 @@ POINTS: list[Point] = [
 ]
 """Where `armed.py` kills a job, in the order of a tick: around each step, and within those that take several."""
 
-REPORTS: list[str] = []
-"""What was found, a line for each supervised job; conftest.py shows them at the end."""
+
+@dataclass(frozen=True)
+class Figures:
+    """What a job went through and what came of it; missing and doubled are what must never be."""
+
+    title: str
+    kills: int = 0
+    restarts: int = 0
+    batches: int = 0
+    records: int = 0
+    missing: int = 0
+    doubled: int = 0
+
+    def __str__(self) -> str:
+        title, *figures = astuple(self)
+        names = [field.name for field in fields(self)][1:]
+        return f"{title}: {', '.join(f'{figure} {name}' for figure, name in zip(figures, names, strict=True))}"
+
+    def __add__(self, other: Figures) -> Figures:
+        mine, theirs = astuple(self), astuple(other)
+        return Figures(self.title, *map(sum, zip(mine[1:], theirs[1:], strict=True)))
+
+
+REPORTS: list[Figures] = []
+"""What was found, for each supervised job; conftest.py shows them at the end."""
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:
@@ -104,6 +123,10 @@ class Run:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def processes(self, words: str) -> list[int]:
+        """The living processes of the job with these words in their command line."""
+        return [pid for pid in self._members() if words in Path(f"/proc/{pid}/cmdline").read_text()]
+
     def sweep(self) -> None:
         for pid in self._members():
             os.kill(pid, signal.SIGKILL)
@@ -131,6 +154,11 @@ class Claim:
     time: int
     data: bool
     ranges: dict[str, list[Any]]
+
+    def range(self) -> tuple[int, int]:
+        """Positions from the first up to, not including, the second, of a job with one source."""
+        (start, end), *_ = self.ranges.values() or [(0, 0)]
+        return start or 0, end
 
 
 class Job:
@@ -178,14 +206,12 @@ class Job:
             for folder in (self.out / output).glob("batch=*")
         }
 
-    def report(self, title: str, records: int, missing: int, doubled: int) -> None:
-        """Note the figures of this job; missing and doubled records are what must never be."""
-        line = (
-            f"{title}: {self.kills} kills, {len(self.runs) - 1} restarts, {self.claimed()} batches, "
-            f"{records} records, {missing} missing, {doubled} doubled"
-        )
-        REPORTS.append(line)
-        assert (missing, doubled) == (0, 0), line
+    def report(self, title: str, records: int, missing: int, doubled: int) -> Figures:
+        """Note the figures of this job, and fail where something is missing or doubled."""
+        figures = Figures(title, self.kills, len(self.runs) - 1, self.claimed(), records, missing, doubled)
+        REPORTS.append(figures)
+        assert (missing, doubled) == (0, 0), figures
+        return figures
 
     def close(self) -> None:
         for run in self.runs:
@@ -223,7 +249,7 @@ def counts(job: Job, *, count: int, seed: int) -> list[str]:
 def recount(job: Job, title: str, *, count: int, seed: int) -> None:
     """Hold every batch of every output against what its recorded time and range say."""
     claims = job.claims()
-    lines = {c.n: generator.lines(seed, *_range(c)) for c in claims}
+    lines = {c.n: generator.lines(seed, *c.range()) for c in claims}
     statuses = {n: Counter(re.findall(r'" (\d{3}) ', "\n".join(batch))) for n, batch in lines.items()}
     running: Counter[str] = Counter()
     expected: dict[str, dict[int, Any]] = {"lines": {}, "each": {}, "running": {}, "window": {}}
@@ -248,26 +274,31 @@ def recount(job: Job, title: str, *, count: int, seed: int) -> None:
     assert methods == {n: Counter(Counter(line.split('"')[1].split()[0] for line in lines[n]).items()) for n in methods}
 
 
-def _range(claim: Claim) -> tuple[int, int]:
-    (start, end), *_ = claim.ranges.values() or [(0, 0)]
-    return start or 0, end
+def kill_at_random(
+    job: Job, arguments: list[str], victim: str, chance: random.Random, *, most: int = 900, **options: Any
+) -> None:
+    """Start the job and kill it: once it holds the lease, or after some batches, and then a part of a second later.
 
-
-def kill_at_random(job: Job, arguments: list[str], victim: str, chance: random.Random, **options: Any) -> None:
-    """Start the job and kill it: once it holds the lease, or after some batches, and then a part of a second later."""
+    A batch has at most `most` records.
+    """
     claimed = job.claimed() + chance.choice((0, 1, 2, 4, 6))
     leases = set((job.home / "lease").glob("*"))
-    run = job.start(*arguments, "--max-per-batch", str(chance.randint(100, 900)), **options)
+    run = job.start(*arguments, "--max-per-batch", str(chance.randint(most // 9, most)), **options)
     run.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
     run.wait_until(lambda: job.claimed() >= claimed, f"batch {claimed} was claimed")
+    kill_soon(job, run, victim, chance)
+
+
+def kill_soon(job: Job, run: Run, victim: str, chance: random.Random) -> None:
+    """Kill a run a part of a second from now."""
     time.sleep(chance.random() * 0.6)  # not waiting for anything: the moment of death
     assert run.kill(victim) != 0
     job.kills += 1
 
 
-def kill_at_point(job: Job, arguments: list[str], point: Point, **options: Any) -> None:
+def kill_at_point(job: Job, arguments: list[str], point: Point, *, most: int = 200, **options: Any) -> None:
     """Start the job, which kills itself at a point."""
-    run = job.start(*arguments, "--max-per-batch", "200", "--stop-after", "12batches", kill=point, **options)
+    run = job.start(*arguments, "--max-per-batch", str(most), "--stop-after", "12batches", kill=point, **options)
     assert run.end() == -signal.SIGKILL, f"it never came to {point}:\n{run.said()}"
     job.kills += 1
 
@@ -277,32 +308,3 @@ def finish(job: Job, arguments: list[str], **options: Any) -> Run:
     run = job.start(*arguments, "--drain", "--max-per-batch", "20000", **options)
     assert run.end() == 0, run.said()
     return run
-
-
-def main() -> None:
-    """Kill one job many times, at random moments and at the points by turns, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, metavar="N", help="how often the job is killed (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the lines, and of when to kill what")
-    options = parser.parse_args()
-    chance, count = random.Random(options.seed), 1000 * options.kills + 20_000
-    with tempfile.TemporaryDirectory() as work:
-        job = Job(Path(work), save_every=3)
-        arguments = counts(job, count=count, seed=options.seed)
-        try:
-            for number in range(options.kills):
-                script = chance.choice(("counts.py", "counts_changed.py"))
-                if number % 4 == 3:
-                    kill_at_point(job, arguments, chance.choice(POINTS), script=script)
-                else:
-                    kill_at_random(job, arguments, VICTIMS[number % 4], chance, script=script)
-                print(f"{job.kills} kills, {job.claimed()} batches", file=sys.stderr)
-            finish(job, arguments)
-            recount(job, "running counts", count=count, seed=options.seed)
-        finally:
-            job.close()
-            print(*REPORTS, sep="\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,61 +7,16 @@ write-ahead log that the driver's own log of blocks names, or out already. Kille
 from __future__ import annotations
 
 import signal
-import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.sockets import Server, logged
 from tests.faults.supervisor import VICTIMS, Job, Run
 
 BURST = 200
-
-
-class Server:
-    """Sends lines to whoever is connected, `line <number>;`, each number once."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._client: socket.socket | None = None
-        self._checks = 0
-        self._connected = threading.Condition()
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._connected:
-                if self._checks:
-                    self._checks -= 1
-                    client.close()
-                else:
-                    self._client = client
-                    self._connected.notify_all()
-
-    def expect_a_new_driver(self) -> None:
-        """One that first connects just to see whether somebody listens, and then its receiver."""
-        with self._connected:
-            self._client, self._checks = None, 1
-
-    def send(self, number: int) -> None:
-        """Send so many new lines to a client that is connected now."""
-        text = "".join(f"line {n:06d};\n" for n in range(self.sent, self.sent + number))
-        with self._connected:
-            assert self._connected.wait_for(lambda: self._client is not None, 120), "nobody connects"
-            assert self._client is not None
-            self._client.sendall(text.encode())
-        self.sent += number
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 @pytest.fixture
@@ -78,7 +33,7 @@ class SocketJob:
         self.job, self.server = job, server
 
     def start(self, **options: object) -> Run:
-        self.server.expect_a_new_driver()
+        self.server.expect_a_new_driver(looks=not self.job.claimed())
         source = f"socket:127.0.0.1:{self.server.port}"
         output = f"text:{self.job.out}"
         return self.job.start("--source", source, "--output", output, "--batch-interval", "1s", **options)
@@ -90,17 +45,7 @@ class SocketJob:
 
     def are_safe(self) -> bool:
         """Whether all lines that were sent are out or in the write-ahead log."""
-        return self._logged() | set(self.out()) >= set(range(self.server.sent))
-
-    def _logged(self) -> set[int]:
-        checkpoint = self.job.home / "checkpoint"
-        blocks = b"".join(contents(checkpoint / "receivedBlockMetadata"))
-        numbers: set[int] = set()
-        for file in (checkpoint / "receivedData").glob("*/log-*"):
-            if file.name.encode() in blocks:
-                parts = b"".join(contents(file)).split(b"line ")[1:]
-                numbers |= {int(part[:6]) for part in parts if part[6:7] == b";"}
-        return numbers
+        return logged(self.job.home / "checkpoint") | set(self.out()) >= set(range(self.server.sent))
 
     def feed(self, run: Run) -> None:
         """Send a burst and wait until it is safe."""
@@ -114,17 +59,6 @@ class SocketJob:
         out, sent = self.out(), self.server.sent
         missing = sum(n not in out for n in range(sent))
         self.job.report(title, sent, missing, sum(times - 1 for times in out.values()))
-
-
-def contents(path: Path) -> list[bytes]:
-    """The bytes of a file, or of all files in a directory; files that go away meanwhile have none."""
-    found = []
-    for file in path.glob("log-*") if path.is_dir() else [path]:
-        try:
-            found.append(file.read_bytes())
-        except FileNotFoundError:
-            continue
-    return found
 
 
 @pytest.fixture

@@ -1,0 +1,443 @@
+"""Kinds of jobs, sources, outputs and faults by pairs; what comes out is recounted batch by batch.
+
+    python -m tests.faults.matrix [--kills N] [--seed S]
+
+A row is one job: it is killed, gets into trouble, and then does all that is left to do. The recount takes the batches
+from what was recorded (entries of the offset log, listings of files, landed blocks) and computes in plain Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet
+
+from sparkstream_kit.sources import generator
+from tests.faults import sockets, supervisor
+from tests.faults.supervisor import Claim, Figures, Job, Point, Run
+
+INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/kinds.py has them
+GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/kinds.py
+LINES = 8000  # for each kill
+FILE = 100  # lines in a file
+BURST = 400  # lines sent at once
+
+KINDS = ("stateless", "windowed", "stateful", "sessions")
+SOURCES = ("generator", "files", "socket")
+OUTPUTS = ("json", "parquet", "append", "accumulate")
+KILLS = ("both", "python", "jvm", "point")
+TROUBLES = ("failing", "deleted", "two", "paused")
+
+POINTS: tuple[Point, ...] = (
+    ("write_new", 1, "after"),
+    ("claim", 1, "before"),
+    ("claim", 2, "after"),
+    ("done", 1, "before"),
+    ("done", 2, "after"),
+    ("compact", 1, "before"),
+)
+"""Those that every job comes to which finds a backlog."""
+
+SOCKET_POINTS: tuple[Point, ...] = (
+    ("land", 1, "after"),
+    ("claim", 1, "after"),
+    ("done", 1, "before"),
+    ("done", 1, "after"),
+)
+"""Those that a job comes to with the first lines it receives."""
+
+
+class Row(NamedTuple):
+    """One job, and what happens to it."""
+
+    kind: str
+    source: str
+    output: str
+    kill: str
+    trouble: str
+
+
+def pairwise(*factors: tuple[str, ...], seed: int = 0) -> list[tuple[str, ...]]:
+    """Rows with a value of each factor, such that any two values of two factors meet in one; greedily few of them."""
+
+    def pairs(row: tuple[str, ...]) -> set[tuple[tuple[int, str], ...]]:
+        return set(itertools.combinations(enumerate(row), 2))
+
+    candidates = {row: pairs(row) for row in itertools.product(*factors)}
+    missing, rows = set().union(*candidates.values()), []
+    order = random.Random(seed).sample(sorted(candidates), len(candidates))
+    while missing:
+        rows.append(max(order, key=lambda row: len(candidates[row] & missing)))
+        missing -= candidates[rows[-1]]
+    return rows
+
+
+ROWS = [Row(*row) for row in pairwise(KINDS, SOURCES, OUTPUTS, KILLS, TROUBLES, seed=31)]
+
+
+# --- sources: where a job's lines come from, and which of them a batch has had
+
+
+class Generated:
+    """Lines that the job makes; all are there at once."""
+
+    def __init__(self, job: Job, seed: int, count: int):
+        self._seed, self._count = seed, count
+        self.words = f"generator:?rate=1000000&seed={seed}&count={count}"
+        self.most = 900  # records in a batch
+
+    def lines(self, claim: Claim) -> list[str]:
+        start, end = claim.range()
+        return generator.lines(self._seed, start, end)
+
+    def all_lines(self) -> list[str]:
+        return generator.lines(self._seed, 0, self._count)
+
+    def close(self) -> None:
+        pass
+
+
+class Files(Generated):
+    """The same lines in files, which are there from the beginning."""
+
+    def __init__(self, job: Job, seed: int, count: int):
+        super().__init__(job, seed, count)
+        self._listings, folder = job.home / "sources" / "files", job.work / "incoming"
+        folder.mkdir()
+        for start in range(0, count, FILE):
+            lines = generator.lines(seed, start, min(count, start + FILE))
+            (folder / f"{start:08d}.log").write_text("".join(f"{line}\n" for line in lines))
+        self.words, self.most = f"files:{folder}", 9
+
+    def lines(self, claim: Claim) -> list[str]:
+        parts = sorted(self._listings.glob("[0-9]*"))
+        files = [file for part in parts for file, _ in json.loads(part.read_text())]
+        start, end = claim.range()
+        return [line for file in files[start:end] for line in Path(file.removeprefix("file:")).read_text().splitlines()]
+
+
+class Sent:
+    """Lines that a server sends to the job, some at a time."""
+
+    def __init__(self, job: Job, seed: int):
+        self._job = job
+        self.server = sockets.Server(lambda n: f"{generator.line(seed, n)} {sockets.numbered(n)}")
+        self.words, self.most = f"socket:127.0.0.1:{self.server.port}", 900
+        self._landed: dict[str, list[str]] = {}
+
+    def expect(self) -> None:
+        """A new driver will connect; one that has done nothing yet first looks whether somebody listens."""
+        self.server.expect_a_new_driver(looks=not self._job.claimed())
+
+    def feed(self, run: Run) -> None:
+        """Send lines and wait until each of them is in the write-ahead log or has been landed."""
+        self.server.send(BURST)
+        sent = set(range(self.server.sent))
+        run.wait_until(lambda: sockets.logged(self._job.home / "checkpoint") | self._numbers() >= sent, "all is safe")
+
+    def all_is_out(self) -> bool:
+        """Whether everything that was sent has been given to a batch."""
+        return sum(len(self.lines(claim)) for claim in self._job.claims()) >= self.server.sent
+
+    def lines(self, claim: Claim) -> list[str]:
+        start, end = claim.range()
+        return [line for name, lines in self._found().items() if start < int(name[:10]) <= end for line in lines]
+
+    def all_lines(self) -> list[str]:
+        return [self.server.line(n) for n in range(self.server.sent)]
+
+    def close(self) -> None:
+        self.server.close()
+
+    def _numbers(self) -> set[int]:
+        return {n for lines in self._found().values() for n in sockets.numbers("\n".join(lines).encode())}
+
+    def _found(self) -> dict[str, list[str]]:
+        """What was landed: still under the home, or copied before it was removed."""
+        for root in (self._job.home / "received", self._job.copies / "received"):
+            for folder in (root / "socket").glob("[0-9]*"):
+                if folder.name not in self._landed:
+                    table = pyarrow.parquet.read_table(folder, partitioning=None)
+                    self._landed[folder.name] = table.column("value").to_pylist()
+        return self._landed
+
+
+# --- what must come out, batch by batch
+
+
+class Came(NamedTuple):
+    """A batch as it was recorded."""
+
+    n: int
+    time: int
+    lines: list[str]
+
+
+Expected = dict[int, Counter[tuple[str, int]]]
+"""For each batch in which the output has something to say: its rows of key and count."""
+
+
+def each(batches: list[Came]) -> Expected:
+    return {b.n: Counter(statuses(b).items()) for b in batches}
+
+
+def running(batches: list[Came]) -> Expected:
+    totals = itertools.accumulate((statuses(b) for b in batches), lambda total, new: total + new)
+    return {b.n: Counter(total.items()) for b, total in zip(batches, totals, strict=True)}
+
+
+def in_windows(batches: list[Came]) -> Expected:
+    found, before = {}, batches[0].time - INTERVAL
+    for b in batches:
+        if b.time // SLIDE > before // SLIDE:
+            inside = (statuses(c) for c in batches if b.time - WINDOW < c.time <= b.time)
+            found[b.n] = Counter(sum(inside, Counter[str]()).items())
+        before = b.time
+    return found
+
+
+def closed_sessions(batches: list[Came]) -> Expected:
+    found: Expected = {}
+    watermark = newest = 0
+    open_: dict[str, list[int]] = defaultdict(list)
+    for b in batches:
+        for line in b.lines:
+            fields = line.split(" ")
+            at = int(datetime.strptime(fields[3], "[%d/%b/%Y:%H:%M:%S").replace(tzinfo=timezone.utc).timestamp())
+            newest = max(newest, at)
+            if at >= watermark:
+                open_[fields[0]].append(at)
+        watermark, found[b.n] = newest - LATENESS, Counter()
+        for client, times in open_.items():
+            times.sort()
+            pauses = [i + 1 for i, (one, next_) in enumerate(itertools.pairwise(times)) if next_ - one > GAP]
+            visits = [times[i:j] for i, j in itertools.pairwise([0, *pauses, len(times)]) if i < j]
+            closed = [visit for visit in visits if visit[-1] + GAP < watermark]
+            found[b.n].update((f"{client} {visit[0]} {visit[-1]}", len(visit)) for visit in closed)
+            open_[client] = [at for visit in visits[len(closed) :] for at in visit]
+    return found
+
+
+def statuses(batch: Came) -> Counter[str]:
+    return Counter(line.split(" ")[8] for line in batch.lines)
+
+
+RECOUNTS: dict[str, Callable[[list[Came]], Expected]] = {
+    "stateless": each,
+    "windowed": in_windows,
+    "stateful": running,
+    "sessions": closed_sessions,
+}
+
+
+# --- outputs: rows as each of them keeps them, and rows as it must have kept what is expected
+
+
+def words_of(output: str, job: Job) -> str:
+    if output in ("json", "parquet"):
+        return f"{output}:{job.out}"
+    key = "&key=key" if output == "accumulate" else ""
+    return f"sql:sqlite:///{job.out}/counts.db?mode={output}{key}"
+
+
+def kept(output: str, rows: Expected) -> Counter[Any]:
+    """The rows of files stand in their batch, those of append together; of accumulate only the sums are left."""
+    every = [(n, key, count, times) for n, batch in rows.items() for (key, count), times in batch.items()]
+    if output == "append":
+        return total(((key, count), times) for _, key, count, times in every)
+    if output == "accumulate":
+        return total((key, count * times) for _, key, count, times in every)
+    return total(((n, key, count), times) for n, key, count, times in every)
+
+
+def total(pairs: Iterable[tuple[Any, int]]) -> Counter[Any]:
+    found: Counter[Any] = Counter()
+    for key, number in pairs:
+        found[key] += number
+    return found
+
+
+def found_in(output: str, job: Job) -> Counter[Any]:
+    if output in ("json", "parquet"):
+        return kept(output, job.rows(output, "counts"))
+    with sqlite3.connect(job.out / "counts.db") as database:
+        rows: list[tuple[str, int]] = database.execute("select key, count from counts").fetchall()
+    return Counter(rows) if output == "append" else total(rows)
+
+
+# --- a row: killed, in trouble, finished, recounted
+
+
+def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
+    """Let a job suffer what the row says, and more kills if it is to be, and recount it."""
+    chance = random.Random(f"{seed} {row}")
+    job = Job(work, script="kinds.py", save_every=3, ttl=3, beat=0.5)
+    job.out.mkdir()
+    source: Any = {
+        "generator": lambda: Generated(job, seed, LINES * (kills + 1)),
+        "files": lambda: Files(job, seed, LINES * (kills + 1)),
+        "socket": lambda: Sent(job, seed),
+    }[row.source]()
+    arguments = ["--source", source.words, "--output", words_of(row.output, job), "--batch-interval", f"{INTERVAL}ms"]
+    arguments += ["--conf", f"spark.kind={row.kind}"]
+    try:
+        for victim in [row.kill, *chance.choices(KILLS, k=kills - 1)]:
+            kill(job, source, arguments, victim, chance)
+        TROUBLE[row.trouble](job, source, arguments, row.output)
+        batches = [Came(c.n, c.time, source.lines(c)) for c in job.claims()]
+        expected, found = kept(row.output, RECOUNTS[row.kind](batches)), found_in(row.output, job)
+        came, whole = Counter(line for b in batches for line in b.lines), Counter(source.all_lines())
+        lost, more = (whole - came) + (expected - found), (came - whole) + (found - expected)
+        return job.report(" ".join(row), whole.total(), lost.total(), more.total())
+    finally:
+        job.close()
+        source.close()
+
+
+def kill(job: Job, source: Any, arguments: list[str], victim: str, chance: random.Random) -> None:
+    """Kill the job at a random moment, or at a point."""
+    if not isinstance(source, Sent):
+        if victim == "point":
+            supervisor.kill_at_point(job, arguments, chance.choice(POINTS), most=source.most)
+        else:
+            supervisor.kill_at_random(job, arguments, victim, chance, most=source.most)
+        return
+    source.expect()
+    if victim != "point":
+        run = job.start(*arguments)
+        source.feed(run)
+        supervisor.kill_soon(job, run, victim, chance)
+        return
+    hold = job.work / "hold"
+    hold.touch()
+    run = job.start(*arguments, hold=str(hold), kill=chance.choice(SOCKET_POINTS))
+    source.feed(run)  # held, so that it is safe before the job comes to the point
+    hold.unlink()
+    assert run.end() == -signal.SIGKILL, run.said()
+    job.kills += 1
+
+
+def last_run(job: Job, source: Any, arguments: list[str], **options: Any) -> Run:
+    """Start the run that does what is left."""
+    if not isinstance(source, Sent):
+        return job.start(*arguments, "--drain", "--max-per-batch", str(3 * source.most), **options)
+    source.expect()
+    run = job.start(*arguments, **options)
+    source.feed(run)
+    return run
+
+
+def let_end(source: Any, run: Run) -> None:
+    """Wait until the last run has done everything and ends in order."""
+    if isinstance(source, Sent):
+        run.wait_until(source.all_is_out, "all lines are out")
+        run.signal(signal.SIGTERM)
+    assert run.end() == 0, run.said()
+
+
+def held(job: Job, source: Any, arguments: list[str], output: str) -> tuple[Run, Path]:
+    """The last run, whose output fails as long as a file is there."""
+    away = job.work / "away"
+    away.touch()
+    name = f"{output if output in ('json', 'parquet') else 'sql'}:counts"
+    run = last_run(job, source, arguments, fail=str(away), failing=[name])
+    run.wait_until(lambda: run.said().count("trying again in") >= 2, "it has tried twice")
+    return run, away
+
+
+def failing(job: Job, source: Any, arguments: list[str], output: str) -> None:
+    """The output fails for a while."""
+    run, away = held(job, source, arguments, output)
+    away.unlink()
+    let_end(source, run)
+
+
+def deleted(job: Job, source: Any, arguments: list[str], output: str) -> None:
+    """What may be deleted while a job is down: its newest save, unfinished writes, and all of Spark's but a WAL."""
+    doomed = [job.home / "ticks", job.out / "counts" / ".attempts", job.work / "local"]
+    if not isinstance(source, Sent):
+        doomed.append(job.home / "checkpoint")
+    for state in (job.home / "state").iterdir():
+        saves = sorted(int(save.name) for save in state.glob("[0-9]*"))
+        doomed += [state / str(n) for n in saves[1:]]
+    for path in doomed:
+        shutil.rmtree(path, ignore_errors=True)
+    let_end(source, last_run(job, source, arguments))
+
+
+def two(job: Job, source: Any, arguments: list[str], output: str) -> None:
+    """Somebody starts the job once more while it runs."""
+    run, away = held(job, source, arguments, output)
+    second = job.start(*arguments)
+    assert second.end() == 2, second.said()
+    assert f"the home is in use by process {run.process.pid} on " in second.said()
+    away.unlink()
+    let_end(source, run)
+
+
+def paused(job: Job, source: Any, arguments: list[str], output: str) -> None:
+    """The job is stopped for longer than the lease, another one takes over, and the first wakes up."""
+    claimed = job.claimed()
+    if isinstance(source, Sent):
+        source.expect()
+        first = job.start(*arguments)
+        source.feed(first)
+    else:
+        first = job.start(*arguments, "--max-per-batch", str(source.most // 9))
+        first.wait_until(lambda: job.claimed() > claimed, "it has claimed a batch")
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    leases = set((job.home / "lease").glob("*"))
+    third = last_run(job, source, arguments)
+    third.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
+    os.killpg(first.process.pid, signal.SIGCONT)
+    assert first.end() == 1, first.said()
+    let_end(source, third)
+
+
+TROUBLE: dict[str, Callable[[Job, Any, list[str], str], None]] = {
+    "failing": failing,
+    "deleted": deleted,
+    "two": two,
+    "paused": paused,
+}
+
+
+def main() -> None:
+    """Go through the rows, five kills in each, until there were so many kills; print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="how many kills in all (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the lines, and of when to kill what")
+    options = parser.parse_args()
+    rows = random.Random(options.seed).sample(ROWS, len(ROWS))
+    sums: dict[str, Figures] = {kind: Figures(kind) for kind in KINDS}
+    left = options.kills
+    for number, row in enumerate(itertools.cycle(rows)):
+        if not left:
+            break
+        work = Path(tempfile.mkdtemp(prefix="faults-"))
+        print(f"{' '.join(row)}, in {work}", file=sys.stderr)  # what is left of one that fails stays there
+        kills = min(5, left)
+        figures = go_through(row, work, seed=options.seed + number, kills=kills)
+        print(figures, file=sys.stderr)
+        shutil.rmtree(work)
+        sums[row.kind] += figures
+        left -= kills
+    print(*sums.values(), sum(sums.values(), Figures("in all")), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
