@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +52,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
         application = f"{batch.home_id}/{name}"
         if (table.transaction_version(application) or 0) >= batch.n:
             return
-        part = folder() / f"batch-{batch.n}" / uuid.uuid4().hex
+        part, known = folder() / f"batch-{batch.n}" / uuid.uuid4().hex, table.version()
         frame.write.partitionBy(*columns).parquet(f"file:{part}")  # no URI: Hadoop would take %20 for a name
         done = CommitProperties(
             custom_metadata={"ranges": json.dumps(batch.ranges, sort_keys=True)},
@@ -59,7 +61,9 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
         added: list[AddAction | RemoveAction] = [
             _added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))
         ]
+        storage.sync(part.parent)
         table.create_write_transaction(added, "append", table.schema(), columns, commit_properties=done)
+        _sync_log(folder(), known)
         for left in part.parent.iterdir():
             if left != part:  # by drivers that died; now that the batch is there, Delta refuses it to them
                 storage.delete(f"file:{left}")
@@ -103,6 +107,18 @@ def _nullable(schema: dict[str, object]) -> dict[str, object]:
 
 def _columns(schema: Schema) -> list[tuple[str, str]]:
     return [(field["name"], json.dumps(field["type"])) for field in json.loads(schema.to_json())["fields"]]
+
+
+def _sync_log(folder: Path, known: int) -> None:
+    """Bring the commits after a known one to the disk, as the batch counts as done from here on; deltalake does not."""
+    for version in itertools.count(known + 1):
+        try:
+            with open(folder / "_delta_log" / f"{version:020}.json", "rb") as commit:
+                os.fsync(commit.fileno())
+        except FileNotFoundError:
+            break
+    for changed in (folder / "_delta_log", folder):
+        storage.sync_directory(changed)
 
 
 def _added(folder: Path, file: Path, batch: Batch) -> AddAction:

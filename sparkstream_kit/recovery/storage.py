@@ -101,7 +101,7 @@ def write_new(path: str, text: str) -> None:
         os.link(temporary, here)
     finally:
         temporary.unlink()
-    _sync_directory(here.parent)
+    sync_directory(here.parent)
 
 
 def write(path: str, text: str) -> None:
@@ -111,7 +111,7 @@ def write(path: str, text: str) -> None:
         bridge.replace_file(path, text)
         return
     os.replace(_write_beside(here, text), here)
-    _sync_directory(here.parent)
+    sync_directory(here.parent)
 
 
 def publish(temporary: str, target: str) -> bool:
@@ -125,10 +125,10 @@ def publish(temporary: str, target: str) -> bool:
     else:
         there = local(target)
         assert there is not None
-        _sync_tree(here)
+        sync(here)
         try:
             os.rename(here, there)  # refuses a directory that is not empty
-            _sync_directory(there.parent)
+            sync_directory(there.parent)
             done = True
         except OSError:
             if not there.exists():
@@ -137,6 +137,15 @@ def publish(temporary: str, target: str) -> bool:
     if not done:
         delete(temporary)
     return done
+
+
+def sync(directory: Path) -> None:
+    """Bring a directory and all that is in it to the disk, so that it outlives a machine that loses its power."""
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError), open(Path(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(Path(folder))
 
 
 def _write_beside(here: Path, text: str) -> Path:
@@ -153,17 +162,10 @@ def _write_beside(here: Path, text: str) -> Path:
     return temporary
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a directory to the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_tree(directory: Path) -> None:
-    for folder, _, files in os.walk(directory):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError), open(Path(folder, name), "rb") as file:
-                os.fsync(file.fileno())
-        _sync_directory(Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_every_type_and_odd_partitions_come_back_from_an_odd_folder_as_they_were
         ],
         key=str,
     )
+
+
+def test_a_batch_is_on_the_disk_when_it_counts_as_written(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    delta(tmp_path).write(spark.range(1), batch(1))
+    folder = tmp_path / "hits"
+    assert {folder / "batch-1", *(folder / "batch-1").rglob("*")} <= set(synced)
+    assert synced[-3:] == [folder / "_delta_log/00000000000000000001.json", folder / "_delta_log", folder]
 
 
 def test_a_batch_that_is_run_again_is_in_the_table_once(spark: SparkSession, tmp_path: Path) -> None:
