@@ -155,18 +155,20 @@ class Engine:
         time = max(tick, last.time + 1)
         if tick < last.time and ends is None:
             log.warning("the clock went back by %d ms: batches are recorded at later times", last.time - tick)
-        ranges = {}
+        ranges, left = {}, {}
         for name, source in self.graph.sources.items():
             start = last.positions.get(name)
-            end = source.latest(time) if ends is None else ends.get(name)
-            if end != start:
-                end = self._limited(name, source, start, end, draining=ends is not None)
+            end = found = source.latest(time) if ends is None else ends.get(name)
+            if found != start:
+                end = self._limited(name, source, start, found, draining=ends is not None)
             if end != start:
                 ranges[name] = (start, end)
+            if end != found:
+                left[name] = found
         if not ranges and (ends is not None or not self.graph.window_due(time)):
             return None
         self._lease.check()
-        return self.graph.log.append(time, ranges, data=bool(ranges))
+        return self.graph.log.append(time, ranges, data=bool(ranges), left=left)
 
     def _limited(self, name: str, source: Source, start: Position, end: Position, *, draining: bool) -> Position:
         """Where a batch ends: at the limit that was asked for; without one a drain takes all, else the pace decides."""

@@ -164,6 +164,12 @@ def is_directory(path: str) -> bool:
     return bool(fs.exists(jpath)) and bool(fs.getFileStatus(jpath).isDirectory())
 
 
+def others_may_write(path: str) -> bool:
+    """Whether the group or everybody may write to a directory (FsPermission)."""
+    fs, jpath = _file_system(path)
+    return bool(int(fs.getFileStatus(jpath).getPermission().toShort()) & 0o022)
+
+
 def make_directory(path: str) -> None:
     """Make a directory and those above it; fine if it is there."""
     fs, jpath = _file_system(path)

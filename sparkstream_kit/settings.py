@@ -86,6 +86,22 @@ BACKPRESSURE: Preset = (
     ),
 )
 
+ENCRYPTION: Preset = (
+    Property(
+        "spark.authenticate",
+        "true",
+        "only processes that know the application's secret are let in; YARN and a local master make one, elsewhere "
+        "set spark.authenticate.secret",
+    ),
+    Property("spark.network.crypto.enabled", "true", "what these processes say to each other is encrypted"),
+    Property(
+        "spark.io.encryption.enabled",
+        "true",
+        "so are shuffles and spills on local disks; not the write-ahead log and the home, which outlive the key: put "
+        "those into an encrypted zone of HDFS",
+    ),
+)
+
 YARN_CLUSTER: Preset = (
     Property(
         "yarn.resourcemanager.am.max-attempts",
@@ -101,6 +117,7 @@ PRESETS = {
     "write_ahead_log": WRITE_AHEAD_LOG,
     "yarn_high_availability": YARN_HIGH_AVAILABILITY,
     "backpressure": BACKPRESSURE,
+    "encryption": ENCRYPTION,
 }
 
 

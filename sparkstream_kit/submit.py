@@ -27,7 +27,7 @@ from .errors import KitError, UsageError
 from .outputs.compaction import compact
 from .recovery import lease, saved_state, storage
 from .recovery.home import Home
-from .recovery.offset_log import OffsetLog
+from .recovery.offset_log import Entry, OffsetLog
 
 COMPACT = """\
 Merge the batches of a Parquet output, all but the newest, into files of 128 MiB.
@@ -57,21 +57,32 @@ def status(home: Home) -> str:
     log = OffsetLog(home / "progress")
     last = log.last
     unfinished = "" if log.is_done(last.n) else " (not finished)"
-    when = datetime.fromtimestamp(last.time / 1000, timezone.utc).isoformat(sep=" ", timespec="milliseconds")
     holder = lease.holder(home / "lease")
     states = {name: saved_state.saves(home / f"state/{name}") for name in storage.names(home / "state")}
     facts = {
         "home": f"{home.root} (id {home.id})",
         "running": holder or "nobody holds the lease",
         "stop": "asked for" if home.must_stay_stopped() else "not asked for",
-        "last batch": f"{last.n} at {when}{unfinished}" if last.n else "none yet",
-        **{f"source {name}": f"read up to {json.dumps(end)}" for name, end in sorted(last.positions.items())},
+        "last batch": f"{last.n} at {_when(last.time)}{unfinished}" if last.n else "none yet",
+        **{f"source {name}": _read_up_to(last, name) for name in sorted(last.positions)},
         "replayable": f"batches {log.floor.n + 1} to {last.n}" if last.n > log.floor.n else "no batches",
         **{f"state {name}": f"saved after batch {', '.join(map(str, n)) or 'none'}" for name, n in states.items()},
         "checkpoint": _fingerprint(home),
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def _when(ms: int) -> str:
+    """A time and how long ago that is."""
+    time_ = datetime.fromtimestamp(ms / 1000, timezone.utc)
+    ago = datetime.now(timezone.utc) - time_
+    return f"{time_.isoformat(sep=' ', timespec='milliseconds')}, {ago.total_seconds():.0f} s ago"
+
+
+def _read_up_to(last: Entry, source: str) -> str:
+    lag = f", where there was {json.dumps(last.left[source])}" if source in last.left else ", all there was"
+    return f"read up to {json.dumps(last.positions[source])}{lag}"
 
 
 def stop(home: Home, *, wait: bool) -> None:
@@ -135,7 +146,10 @@ def _fingerprint(home: Home) -> str:
         made_with = json.loads(storage.read(home / "fingerprint.json"))
     except FileNotFoundError:
         return "none: the offset log is all this job needs"
-    return ", ".join(f"{key}: {value}" for key, value in made_with.items())
+    names = (name.removesuffix(".bk").partition("-") for name in storage.names(home / "checkpoint"))
+    newest = max((int(ms) for kind, _, ms in names if kind == "checkpoint" and ms.isdigit()), default=None)
+    age = f"of {_when(newest)}" if newest else "not written yet"
+    return ", ".join([age, *(f"{key}: {value}" for key, value in made_with.items())])
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def test_every_property_is_named_once_in_its_preset_and_has_a_reason(preset: set
     ("file", "presets"),
     [
         ("local.conf", [settings.LOCAL]),
+        ("encryption.conf", [settings.ENCRYPTION]),
         ("yarn.conf", [settings.YARN_HIGH_AVAILABILITY, settings.WRITE_AHEAD_LOG, settings.BACKPRESSURE]),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import submit
-from sparkstream_kit.recovery import lease
+from sparkstream_kit.recovery import lease, storage
 from sparkstream_kit.recovery.home import Home
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
@@ -36,11 +37,14 @@ def test_status_tells_what_is_owed_and_who_runs_it(home: Home, capsys: pytest.Ca
     log = OffsetLog(home / "progress", held.epoch)
     log.append(1000, {"files": (None, 3)}, data=True)
     log.mark_done(1)
-    log.append(2000, {"files": (3, 5)}, data=True)
+    log.append(2000, {"files": (3, 5)}, data=True, left={"files": 9})
+    storage.write(home / "fingerprint.json", '{"spark": "4.2.1"}')
+    storage.write(home / "checkpoint/checkpoint-3000.bk", "")
     assert submit.main(["status", home.root.removeprefix("file:")]) == 0
     told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    assert told["last batch"].strip() == "2 at 1970-01-01 00:00:02.000+00:00 (not finished)"
-    assert told["source files"].strip() == "read up to 5"
+    assert re.fullmatch(r" *2 at 1970-01-01 00:00:02.000\+00:00, \d+ s ago \(not finished\)", told["last batch"])
+    assert told["source files"].strip() == "read up to 5, where there was 9"
+    assert re.fullmatch(r" *of 1970-01-01 00:00:03.000\+00:00, \d+ s ago, spark: 4.2.1", told["checkpoint"])
     assert "application app-7" in told["running"]
     held.release()
     submit.main(["status", home.root.removeprefix("file:")])

@@ -19,6 +19,7 @@ import stat
 import uuid
 from dataclasses import dataclass
 
+from .. import bridge
 from ..errors import UsageError
 from . import storage
 
@@ -40,7 +41,7 @@ class Home:
         here = storage.local(root)
         try:
             storage.make_directory(root)
-            if here is not None and here.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            if here.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) if here else bridge.others_may_write(root):
                 raise UsageError(
                     f"other users can write to the home {path!r}, and so run code in the job: chmod go-w it"
                 )

@@ -37,6 +37,8 @@ class Entry:
     last_data: int = 0
     """Recorded time of the newest batch with data, this one included."""
     epoch: int = 0
+    left: dict[str, Position] = field(default_factory=dict)
+    """How far sources could have been read that had more than the batch took."""
 
 
 class OffsetLog:
@@ -104,7 +106,13 @@ class OffsetLog:
         newest_first = (self._entries[k] for k in range(self.last.n, self.floor.n, -1))
         return list(itertools.takewhile(lambda entry: entry.time > time, newest_first))[::-1]
 
-    def append(self, time: int, ranges: dict[str, tuple[Position, Position]], data: bool) -> Entry:
+    def append(
+        self,
+        time: int,
+        ranges: dict[str, tuple[Position, Position]],
+        data: bool,
+        left: dict[str, Position] | None = None,
+    ) -> Entry:
         """Write the next entry; raises Fenced if another driver wrote it."""
         last = self.last
         positions = {**last.positions, **{source: end for source, (_, end) in ranges.items()}}

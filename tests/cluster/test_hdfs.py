@@ -9,12 +9,15 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import bridge
+from sparkstream_kit.errors import UsageError
 from sparkstream_kit.recovery import storage
+from sparkstream_kit.recovery.home import Home
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "jobs" / "data" / "access_2000.log"
@@ -55,6 +58,17 @@ def test_a_directory_is_never_published_into_the_one_that_is_there(spark: SparkS
     assert not storage.publish(f"{hdfs}/out/.b", f"{hdfs}/out/batch=1")
     assert storage.names(f"{hdfs}/out") == ["batch=1"]
     assert spark.read.parquet(f"{hdfs}/out/batch=1").count() == 3
+
+
+def test_a_home_that_others_can_write_to_is_refused(spark: SparkSession, hdfs: str) -> None:
+    Home.open(f"{hdfs}/mine")
+    hadoop: Any = spark._jvm.org.apache.hadoop.fs
+    path = hadoop.Path(f"{hdfs}/shared")
+    fs = path.getFileSystem(spark._jsc.hadoopConfiguration())
+    fs.mkdirs(path)
+    fs.setPermission(path, hadoop.permission.FsPermission("775"))
+    with pytest.raises(UsageError, match="other users can write to the home .* chmod go-w"):
+        Home.open(f"{hdfs}/shared")
 
 
 def test_a_job_at_home_on_hdfs_goes_on_after_kill_9_and_loses_and_doubles_nothing(
