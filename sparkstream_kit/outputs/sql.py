@@ -92,9 +92,9 @@ def sql(
     accumulate  insert them, or add their numbers to those of the row with the same key: set n = n + new n
 
     A batch has one row for each key; where it has two, accumulate adds both and upsert fails. A null key fails.
-    Timestamps are written as UTC, arrays, maps and structs are refused. SQLite holds decimals as 64-bit floats;
-    PostgreSQL cannot hold the character NUL, which becomes U+FFFD. A password in the URL is seen by whoever sees the
-    command lines of processes; libpq finds one in the file that PGPASSFILE names.
+    Timestamps are written as UTC, in the years 1 to 9999; arrays, maps and structs are refused. SQLite holds decimals
+    as 64-bit floats and NaN as null; PostgreSQL cannot hold the character NUL, which becomes U+FFFD. A password in the
+    URL is seen by whoever sees the command lines of processes; libpq finds one in the file that PGPASSFILE names.
 
     Guarantee: exactly once, in every mode: rows and ledger row are committed in one transaction under (home, output,
     batch). The name must stay the same while the job changes, since it is part of that key.
@@ -175,6 +175,11 @@ class SqlTable:
             raise BatchFailed(
                 f"batch {batch.n} of the output {self.name!r} has several rows for one key of {self.table!r}, and "
                 "which of them should stay is not said: aggregate them by the key"
+            ) from None
+        except ValueError as error:  # of Python: it would be raised by every further try, too
+            raise BatchFailed(
+                f"batch {batch.n} of the output {self.name!r} has a value that cannot be written to {self.table!r} "
+                f"({error}): filter such rows"
             ) from None
         except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError) as error:
             raise BatchFailed(

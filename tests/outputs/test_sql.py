@@ -301,6 +301,12 @@ def test_a_row_that_breaks_a_constraint_fails_the_batch_by_its_name(url: str, fr
     assert rows_of(url, "hits") == [("a", 1)], "no row of a batch that failed"
 
 
+@pytest.mark.parametrize("value", ["timestamp'-0044-03-15 12:00:00'", "date'9999-12-31' + 1"])
+def test_a_time_beyond_the_years_of_python_fails_the_batch(value: str, url: str, spark: SparkSession) -> None:
+    with pytest.raises(BatchFailed, match="batch 1 .* has a value that cannot be written to 'hits' .*: filter"):
+        sql_table(url, "hits").write(spark.sql(f"select {value} as time"), batch(1))
+
+
 @pytest.mark.parametrize("kind", ["string", "int"])
 def test_a_null_key_fails_the_batch(kind: str, url: str, frame: Frame, either_size: None) -> None:
     table = sql_table(url, "hits", mode="upsert", key="host")
