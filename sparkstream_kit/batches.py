@@ -116,7 +116,6 @@ class Engine:
         if self._drain:
             if not self.drained.is_set():
                 self._run_to_the_end(time)
-                self.drained.set()
         elif not self.stopping.is_set() and not self._leave_to_a_newer_tick(time):
             entry = self._claim(time)
             if entry is not None:
@@ -143,11 +142,18 @@ class Engine:
             landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time)
 
     def _run_to_the_end(self, time: int) -> None:
-        """Everything that is there now; what "now" is stays fixed in the log until the end is reached."""
+        """Everything that is there now; what "now" is stays fixed in the log until the end is reached.
+
+        A stop that is asked for meanwhile leaves the rest to the next drain.
+        """
         ends = self.graph.log.fixed_ends({name: s.latest(None) for name, s in self.graph.sources.items()})
-        while (entry := self._claim(time, ends)) is not None:
+        while not self.stopping.is_set():
+            entry = self._claim(time, ends)
+            if entry is None:
+                self.graph.log.reached_ends()
+                self.drained.set()
+                return
             self._run(entry)
-        self.graph.log.reached_ends()
 
     def _claim(self, tick: int, ends: dict[str, Position] | None = None) -> Entry | None:
         """Write the next entry; None if there is nothing to do."""

@@ -1,4 +1,4 @@
-"""The marker of a home: deleted while the job runs, starts, or is down, it means stop, and means it once."""
+"""A stop of a job on frames, by its marker or a signal: whenever it is asked for it is carried out, and once."""
 
 from __future__ import annotations
 
@@ -49,6 +49,51 @@ def test_a_stop_is_carried_out_whenever_it_is_asked_for_and_the_next_start_goes_
 
     finish(job, arguments)
     recount(job, "stopped again and again", count=count, seed=3)
+
+
+def test_a_stop_while_an_output_fails_leaves_the_batch_owed_and_holds(new_job: NewJob, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    away.touch()
+    job, count = new_job(fail=str(away), failing=["text:lines"]), 1000
+    arguments = [*counts(job, count=count, seed=10), "--max-per-batch", "300"]
+
+    run = job.start(*arguments)
+    run.wait_until(lambda: run.said().count("trying again in") >= 2, "it has tried twice")
+    run.signal(signal.SIGTERM)
+    assert run.end() == 1
+    assert "batch 1: the output 'text:lines' still fails" in run.said()
+    assert "the batch is owed and the next start finishes it" in run.said()
+
+    run = job.start(*arguments)
+    run.wait_until(lambda: run.said().count("trying again in") >= 2, "the next start tries it")
+    (job.home / "RUNNING").unlink()
+    assert run.end() == 1
+
+    run = job.start(*arguments)
+    assert run.end() == 0
+    assert "a stop was asked for while the job was down, so it stays stopped" in run.said()
+    assert job.claimed() == 1, "nothing runs past the batch"
+
+    away.unlink()
+    run = finish(job, arguments)
+    assert "finishing batch 1 of an earlier run" in run.said()
+    recount(job, "stopped while an output fails", count=count, seed=10)
+
+
+def test_a_drain_that_is_stopped_finishes_its_batch_and_the_next_one_goes_on(new_job: NewJob) -> None:
+    job, count = new_job(save_every=3), 20_000
+    arguments = counts(job, count=count, seed=11)
+    marker = job.home / "RUNNING"
+    for stop in (lambda run: run.signal(signal.SIGTERM), lambda run: marker.unlink()):
+        claimed = job.claimed()
+        run = job.start(*arguments, "--drain", "--max-per-batch", "100")
+        run.wait_until(lambda claimed=claimed: job.claimed() > claimed + 1, "it has claimed two batches")
+        stop(run)
+        assert run.end() == 0, run.said()
+        assert every_batch_is_done(job.home)
+        assert job.claims()[-1].range()[1] < count, "it did not go on to the end"
+    finish(job, arguments)
+    recount(job, "a drain stopped twice", count=count, seed=11)
 
 
 def every_batch_is_done(home: Path) -> bool:
