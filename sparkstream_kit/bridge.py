@@ -370,6 +370,21 @@ def file_size(path: str) -> int | None:
     return int(fs.getFileStatus(jpath).getLen()) if fs.exists(jpath) else None
 
 
+def count_log_records(path: str) -> int:
+    """Records of a file of a write-ahead log, each after its length (FileBasedWriteAheadLogWriter.write)."""
+    fs, jpath = _file_system(path)
+    size, stream = int(fs.getFileStatus(jpath).getLen()), fs.open(jpath)
+    at = count = 0
+    try:
+        while at + 4 <= size:
+            stream.seek(at)
+            at += 4 + int(stream.readInt())
+            count += at <= size  # the last one may have been cut off
+        return count
+    finally:
+        stream.close()
+
+
 def quiet_what_is_meant() -> None:
     """Silence a warning for every local checkpoint that `free` drops: the kit means it (log4j2's Configurator)."""
     log4j = _jvm().org.apache.logging.log4j

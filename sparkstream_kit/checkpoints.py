@@ -43,12 +43,12 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
         ) from error
 
 
-def recover(fresh: StreamingContext, graph: Graph, home: Home) -> StreamingContext:
+def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:
     """The context of the home's checkpoint; the fresh one if there is none or if it had to be set aside.
 
     A checkpoint of another Spark, Python, batch interval or set of received streams cannot be gone on with. It is
     renamed, never deleted, and the job goes on from its offset log. One that may hold received records that were not
-    processed is not set aside without being told to: UsageError.
+    processed is only set aside with `give_up_received`: UsageError, which says how many blocks there are.
     """
     path, note = home / "checkpoint", home / "fingerprint.json"
     mine = {
@@ -63,22 +63,36 @@ def recover(fresh: StreamingContext, graph: Graph, home: Home) -> StreamingConte
             f"{key}: {theirs.get(key)} then, {value} now" for key, value in mine.items() if theirs.get(key) != value
         ]
         if changed:
-            _set_aside(home, "; ".join(changed), bool(theirs.get("received streams")))
+            _set_aside(home, "; ".join(changed), give_up_received)
     storage.write(note, json.dumps(mine))
     try:
         return recover_or(lambda: fresh, path)
     except UsageError as error:
-        _set_aside(home, str(error), bool(graph.received))
+        _set_aside(home, str(error), give_up_received)
         return recover_or(lambda: fresh, path)
 
 
-def _set_aside(home: Home, why: str, received: bool) -> None:
+def _set_aside(home: Home, why: str, give_up_received: bool) -> None:
     path = home / "checkpoint"
-    aside = f"{path}-aside-{uuid.uuid4().hex[:8]}"
-    if received:
+    blocks = _received_blocks(path)
+    if blocks and not give_up_received:
         raise UsageError(
-            f"the checkpoint {path} cannot be gone on with ({why}) and may hold received records that were not "
-            f"processed: go back to what wrote it and stop in order, or rename it yourself to give those up"
+            f"the checkpoint {path} cannot be gone on with ({why}), and of the {blocks} blocks of received records in "
+            "it some may not be processed: go back to what wrote it and stop in order, or give those up with "
+            "--give-up-received"
         )
+    aside = f"{path}-aside-{uuid.uuid4().hex[:8]}"
     storage.publish(path, aside)
-    log.warning("the checkpoint was set aside as %s (%s): the job goes on from its offset log", aside, why)
+    log.warning(
+        "the checkpoint was set aside as %s with %d blocks of received records (%s): the job goes on from its log",
+        aside,
+        blocks,
+        why,
+    )
+
+
+def _received_blocks(checkpoint: str) -> int:
+    """Blocks in the receivers' write-ahead logs: what was not processed, and what was of late."""
+    logs = f"{checkpoint}/receivedData"
+    files = (f"{logs}/{stream}/{name}" for stream in storage.names(logs) for name in storage.names(f"{logs}/{stream}"))
+    return sum(bridge.count_log_records(file) for file in files if file.rpartition("/")[2].startswith("log-"))

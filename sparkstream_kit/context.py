@@ -54,6 +54,7 @@ def get_or_create(
     home: str | None = None,
     max_per_batch: int | None = None,
     drain: bool = False,
+    give_up_received: bool = False,
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, or the one in the checkpoint, or a new one defined by `build(ssc)`.
@@ -66,7 +67,8 @@ def get_or_create(
     one it runs from a temporary home. There `build` is called at every start, so a changed job goes on where
     the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch. Without it a backlog
     is taken in pieces that take about an interval each. With `drain` the job processes what is there now, all of
-    it in one batch unless `max_per_batch` says less, and then claims nothing more.
+    it in one batch unless `max_per_batch` says less, and then claims nothing more. A checkpoint that cannot be gone
+    on with is set aside; if it holds received records, only with `give_up_received`, which is for one start.
 
     Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
     with another interval, a definition without outputs or with columns that do not exist, a home that another
@@ -90,7 +92,7 @@ def get_or_create(
         ssc = create()
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
-            ssc = at_home(ssc, home, max_per_batch=max_per_batch, drain=drain)
+            ssc = at_home(ssc, home, max_per_batch=max_per_batch, drain=drain, give_up_received=give_up_received)
     if not bridge.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
@@ -117,6 +119,7 @@ def at_home(
     *,
     max_per_batch: int | None = None,
     drain: bool = False,
+    give_up_received: bool = False,
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
     """Bring a freshly built graph together with what its home remembers."""
@@ -143,7 +146,7 @@ def at_home(
         batches.attach(fresh, graph, home / "ticks")
         ssc = fresh
         if bridge.output_count(fresh) > 1:  # receivers or plain DStreams beside the ticks: theirs is Spark's checkpoint
-            ssc = checkpoints.recover(fresh, graph, home)
+            ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
         home.mark_running()
     except BaseException:
         lease.release()

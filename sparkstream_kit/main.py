@@ -80,6 +80,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         batch_interval=options.batch_interval,
         max_per_batch=options.max_per_batch,
         drain=options.drain,
+        give_up_received=options.give_up_received,
         conf=conf,
     )
     engine = batches.live()
@@ -175,6 +176,11 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         metavar="N",
         help="at most so many records (of files: files) of a source in a batch (default: of a backlog as many as take "
         "about an interval, of a drain all)",
+    )
+    add(
+        "--give-up-received",
+        action="store_true",
+        help="go on where the checkpoint cannot be read: what receivers stored in it and was not processed is lost",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser
