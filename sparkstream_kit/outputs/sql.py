@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -194,23 +195,24 @@ class SqlTable:
         # one job over all partitions, unlike take(); a batch that is larger is only begun
         few = frame.limit(DRIVER_ROWS + 1).coalesce(1).collect()
         if len(few) <= DRIVER_ROWS:
-            return lambda connection: self._insert(connection, table, map(convert, few))
+            rows = [convert(row) for row in few]
+            places = [i for i, column in enumerate(table.c) if column.primary_key]
+            if self.mode == "upsert" and len({tuple(row[i] for i in places) for row in rows}) < len(rows):
+                raise _Ambiguous
+            return lambda connection: self._insert(connection, table, iter(rows))
         if dialect == "postgresql":
             staging = _stage(frame, self, batch, table, convert)
             return lambda connection: self._move(connection, table, *staging)
+        if self.mode == "upsert" and _has_twins(frame, self.key):  # PostgreSQL says so itself
+            raise _Ambiguous
         return lambda connection: self._insert(connection, table, map(convert, frame.toLocalIterator()))
 
     def _insert(self, connection: sa.Connection, table: sa.Table, rows: Iterator[tuple[Any, ...]]) -> int:
         statement, names, count = self._statement(table), table.c.keys(), 0
-        keys: set[tuple[Any, ...]] = set()
         for chunk in _chunks(rows, CHUNK):
             given = [dict(zip(names, row, strict=True)) for row in chunk]
             connection.execute(statement, given)
             count += len(given)
-            if self.mode == "upsert":
-                keys.update(tuple(row[c.key] for c in table.primary_key) for row in given)
-                if len(keys) < count:
-                    raise _Ambiguous
         return count
 
     def _move(self, connection: sa.Connection, table: sa.Table, staging: sa.Table, attempts: dict[str, int]) -> int:
@@ -250,6 +252,13 @@ class SqlTable:
 
 class _Ambiguous(Exception):
     """A batch has several rows for one key."""
+
+
+def _has_twins(frame: DataFrame, key: Sequence[str]) -> bool:
+    """Whether several rows have one key; Spark finds out, as a set of all keys would fill the driver."""
+    columns = [F.col("`{}`".format(name.replace("`", "``"))).alias(f"c{i}") for i, name in enumerate(key)]
+    keys = frame.select(*columns)
+    return not keys.groupBy(*keys.columns).count().where("count > 1").isEmpty()
 
 
 # --- the ledger
