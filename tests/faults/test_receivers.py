@@ -1,0 +1,118 @@
+"""Receivers in executors of their own that die, and senders that go away: what was acknowledged comes out once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from tests.faults.sockets import Server, logged, numbers
+from tests.faults.supervisor import Job, Run, wait_until
+
+BURST = 200
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    made = Job(tmp_path, script="lines.py")
+    yield made
+    made.close()
+
+
+def start(job: Job, server: Server, *arguments: str, **options: object) -> Run:
+    server.expect_a_new_driver(looks=not job.claimed())
+    words = ["--source", f"socket:127.0.0.1:{server.port}", "--output", f"text:{job.out}", "--batch-interval", "500ms"]
+    return job.start(*words, *arguments, **options)
+
+
+def out(job: Job) -> Counter[int]:
+    """How often each number came out."""
+    lines = sum(job.rows("text", "lines").values(), Counter[str]())
+    return Counter({numbers(line.encode()).pop(): times for line, times in lines.items()})
+
+
+def feed(job: Job, server: Server, run: Run) -> None:
+    """Send lines and wait until they are safe."""
+    server.send(BURST)
+    sent = set(range(server.sent))
+    run.wait_until(lambda: logged(job.home / "checkpoint") | set(out(job)) >= sent, "what was sent is safe")
+
+
+def stop_and_recount(job: Job, server: Server, run: Run, title: str) -> None:
+    """Stop the job in order once all is out."""
+    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are out")
+    run.signal(signal.SIGTERM)
+    assert run.end() == 0, run.said()
+    found = out(job)
+    missing = sum(n not in found for n in range(server.sent))
+    job.report(title, server.sent, missing, sum(times - 1 for times in found.values()))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments for a master whose one executor is a process; its worker writes into Spark's own folder, so a copy."""
+    spark = tmp_path / "spark"
+    spark.mkdir()
+    for part in Path(pyspark.__file__).parent.iterdir():
+        if part.name != "work":
+            (spark / part.name).symlink_to(part)
+    monkeypatch.setenv("SPARK_HOME", str(spark))
+    return ["--conf", "spark.master=local-cluster[1,2,1024]"]
+
+
+def kill_the_executor(job: Job, run: Run) -> None:
+    """kill -9 of the process in which the receiver runs; the worker starts another one."""
+    victims = run.processes("CoarseGrainedExecutorBackend")
+    assert len(victims) == 1, victims
+    os.kill(victims[0], signal.SIGKILL)
+    wait_until(lambda: victims[0] not in run.processes("CoarseGrainedExecutorBackend"), "it is gone")
+    job.kills += 1
+
+
+def test_what_a_receiver_acknowledged_comes_out_once_when_its_executor_dies(
+    job: Job, server: Server, cluster: list[str]
+) -> None:
+    hold = job.work / "hold"
+    run = start(job, server, *cluster, hold=str(hold))
+    feed(job, server, run)
+    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are out")
+    for _ in range(2):
+        hold.touch()
+        feed(job, server, run)  # safe, but not out: it is in the write-ahead log and in the executor
+        server.expect_a_new_receiver()
+        kill_the_executor(job, run)
+        hold.unlink()
+        feed(job, server, run)  # by the receiver in the next executor
+    stop_and_recount(job, server, run, "a receiver whose executor dies")
+
+
+def test_a_sender_that_dies_and_comes_back_is_found_again(job: Job, server: Server) -> None:
+    run = start(job, server)
+    feed(job, server, run)
+    for tries in (1, 2):
+        server.die()
+        run.wait_until(lambda tries=tries: run.said().count("Connection refused") > tries, "it has tried again")
+        server.come_back()
+        feed(job, server, run)
+    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are out")
+    run.kill()
+    job.kills += 1
+    server.die()
+    run = start(job, server)  # nobody listens at this start, which is not the first
+    server.expect_a_new_receiver()
+    run.wait_until(lambda: "Connection refused" in run.said(), "it has tried in vain")
+    server.come_back()
+    feed(job, server, run)
+    stop_and_recount(job, server, run, "a sender that dies")
