@@ -29,6 +29,7 @@ OUTPUTS = {
     "json": "outputs.files:json",
     "parquet": "outputs.files:parquet",
     "ranking": "outputs.redis:ranking",
+    "rejected": "outputs.rejected:rejected",
     "sql": "outputs.sql:sql",
     "text": "outputs.files:text",
     "webhook": "outputs.webhook:webhook",

@@ -3,10 +3,12 @@
     sparkstream archive FILE.zip      the package as one archive for spark-submit --py-files
     sparkstream status HOME           last batch, what is unfinished, who holds the lease
     sparkstream stop HOME [--wait]    let the job of that home drain and stop
+    sparkstream replay-rejected HOME DIRECTORY
+                                      give rejected lines back to a job that reads the directory
     sparkstream compact FOLDER        make few large files of a folder of Parquet batches
 
-A home on a local disk is read without Spark; any other file system, and compact, need the JVM and take a few seconds
-more.
+A home on a local disk is read without Spark; any other file system, compact and replay-rejected need the JVM and take a
+few seconds more.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import json
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from . import __doc__ as about
 from . import __version__
 from .context import live_session
 from .errors import KitError, UsageError
+from .outputs import rejected
 from .outputs.compaction import compact
 from .recovery import lease, saved_state, storage
 from .recovery.home import Home
@@ -39,6 +43,19 @@ folders; their `batch` becomes that of the newest batch that was merged. Readers
 at the end, miss rows or fail: let them try again, or write a Delta table. A compaction that was killed is finished by
 the next one. Spark runs in this process, with every core: PYSPARK_SUBMIT_ARGS="--driver-memory 4g pyspark-shell" gives
 it more, and --master in there a cluster.
+"""
+
+
+REPLAY = """\
+Give the lines that the output rejected: of a job has kept back to it: they are written as one new file into DIRECTORY,
+and are then kept no more.
+
+    --source files:/data/logs --home /data/access.home --output rejected=rejected:
+    sparkstream replay-rejected /data/access.home /data/logs
+
+The job that reads the directory takes them as it takes any new line, with the parser it has now: into the results of
+the same home, once. For a job with another source, drain the file into a home of its own. A replay that was killed is
+finished by the next one.
 """
 
 
@@ -99,35 +116,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = commands.add_parser("archive", help="write the package into one archive for spark-submit --py-files")
-    add.add_argument("file", type=Path)
-    add = commands.add_parser("status", help="tell what a home knows of its job")
-    add.add_argument("home")
-    add = commands.add_parser("stop", help="let the job of a home drain and stop")
-    add.add_argument("home")
-    add.add_argument("--wait", action="store_true", help="come back when it has stopped")
-    add = commands.add_parser(
-        "compact",
-        help="make few large files of a folder of Parquet batches",
-        description=COMPACT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add.add_argument("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
+
+    def command(name: str, does: str, run: Callable[[argparse.Namespace], None], more: str = "") -> Any:
+        raw = argparse.RawDescriptionHelpFormatter
+        added = commands.add_parser(name, help=does, description=more or does, formatter_class=raw)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    add = command("archive", "write the package into one archive for spark-submit --py-files", _archive)
+    add("file", type=Path)
+    add = command("status", "tell what a home knows of its job", _status)
+    add("home")
+    add = command("stop", "let the job of a home drain and stop", _stop)
+    add("home")
+    add("--wait", action="store_true", help="come back when it has stopped")
+    add = command("replay-rejected", "give rejected lines back to a job that reads a directory", _replay, REPLAY)
+    add("home")
+    add("directory")
+    add("--name", default="rejected", help="of the output that kept them (default: rejected)")
+    add = command("compact", "make few large files of a folder of Parquet batches", _compact, COMPACT)
+    add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "archive":
-            archive(options.file)
-        elif options.command == "status":
-            print(status(_existing(options.home)))
-        elif options.command == "compact":
-            live_session()
-            print(f"{compact(options.folder)} batches merged")
-        else:
-            stop(_existing(options.home), wait=options.wait)
+        options.run(options)
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _archive(options: argparse.Namespace) -> None:
+    archive(options.file)
+
+
+def _status(options: argparse.Namespace) -> None:
+    print(status(_existing(options.home)))
+
+
+def _stop(options: argparse.Namespace) -> None:
+    stop(_existing(options.home), wait=options.wait)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    home = _existing(options.home)
+    live_session()
+    count, file = rejected.replay(home, options.directory, options.name)
+    print(f"{count} lines written to {file}" if file else "no rejected lines are kept")
+
+
+def _compact(options: argparse.Namespace) -> None:
+    live_session()
+    print(f"{compact(options.folder)} batches merged")
 
 
 def _existing(path: str) -> Home:

@@ -117,7 +117,7 @@ class OffsetLog:
         last = self.last
         positions = {**last.positions, **{source: end for source, (_, end) in ranges.items()}}
         last_data = time if data else last.last_data
-        entry = Entry(last.n + 1, time, ranges, positions, data, last_data, self.epoch)
+        entry = Entry(last.n + 1, time, ranges, positions, data, last_data, self.epoch, left or {})
         try:
             storage.write_new(f"{self._root}/{entry.n}", json.dumps(asdict(entry)))
         except FileExistsError:

@@ -1,0 +1,106 @@
+"""What could not be parsed, kept under the home until somebody has looked at it.
+
+    rejected/<name>/<n>/         Parquet: the rejected rows of batch n
+    rejected/<name>.replaying    what a replay is about to give back, and in which file
+
+Hostile senders can make any number of such lines, so there are bounds: of a batch, and of all batches.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from pyspark.sql import DataFrame, SparkSession
+
+from .. import bridge
+from ..errors import UsageError
+from ..frames import FrameStream
+from ..graph import Batch
+from ..recovery import kept, storage
+from ..recovery.home import Home
+
+log = logging.getLogger(__name__)
+
+ROWS = 10_000
+"""Rows kept of a batch."""
+
+BATCHES, BYTES = 1_000, 256 * 1024 * 1024
+"""Batches and bytes kept of an output; the oldest batches go first."""
+
+
+def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
+    """Keep the rejected lines of each batch under the home, for `sparkstream replay-rejected`. Column: line: string.
+
+    Other columns, such as the reason, are kept with it. Of a batch the first 10,000 rows are kept, and of all batches
+    the newest 256 MiB; what is left out is told in the log.
+
+    Guarantee: exactly once. Raises UsageError at the start where the frame has no column line.
+    """
+
+    def check(frame: DataFrame, before: Batch) -> None:
+        if "line" not in frame.columns:
+            raise UsageError(f"the rejected rows have no column line, only {', '.join(frame.columns)}: select it")
+
+    def write(frame: DataFrame, batch: Batch) -> int:
+        directory = _directory(stream.graph.home, name)
+        found = frame.limit(ROWS + 1).count()
+        if found == 0 or storage.exists(f"{directory}/{batch.n}"):
+            return found
+        if found > ROWS:
+            log.warning("batch %d has more than %d rejected rows: the others are not kept", batch.n, ROWS)
+        kept.keep(frame.limit(ROWS), f"{directory}/{batch.n}")
+        _remove_old(directory)
+        return min(found, ROWS)
+
+    stream.for_each_batch(write, name=f"rejected:{name}", check=check)
+
+
+def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, str]:
+    """Write all lines kept so far as one new file into a directory that a job reads; how many, and the file.
+
+    The kept rows are then removed. Each line is given back once: a replay that is killed is finished by the next.
+    UsageError where there is no such directory.
+    """
+    if not bridge.is_directory(directory):
+        raise UsageError(f"{directory!r} is no directory: name the one that a job reads as files:DIRECTORY")
+    kept_in = _directory(home, name)
+    note = f"{kept_in}.replaying"
+    if not storage.exists(note):
+        batches = _batches(kept_in)
+        if not batches:
+            return 0, ""
+        target = f"{storage.qualify(directory)}/rejected-{home.id[:8]}-{name}-{batches[0]}-{batches[-1]}.log"
+        storage.write_new(note, json.dumps({"batches": batches, "file": target}))
+    plan = json.loads(storage.read(note))
+    there = [f"{kept_in}/{n}" for n in plan["batches"] if storage.exists(f"{kept_in}/{n}")]
+    count = 0
+    if not storage.exists(plan["file"]) and there:
+        rows = kept.read(SparkSession.builder.getOrCreate(), *there).select("line").collect()
+        storage.write_new(plan["file"], "".join(f"{row.line}\n" for row in rows))
+        count = len(rows)
+    for path in there:
+        storage.delete(path)
+    storage.delete(note)
+    return count, plan["file"]
+
+
+def _directory(home: Home, name: str) -> str:
+    return home / f"rejected/{name}"
+
+
+def _batches(directory: str) -> list[int]:
+    return sorted(int(n) for n in storage.names(directory) if n.isdigit())
+
+
+def _remove_old(directory: str) -> None:
+    left, removed = BYTES, []
+    for i, n in enumerate(reversed(_batches(directory))):
+        left -= sum(storage.sizes(f"{directory}/{n}").values())
+        if i and (left < 0 or i >= BATCHES):
+            storage.delete(f"{directory}/{n}")
+            removed.append(n)
+    if removed:
+        log.warning("the rejected rows of batches %d to %d are not kept any more", removed[-1], removed[0])
+    for unfinished in storage.hidden(directory):
+        storage.delete(f"{directory}/{unfinished}")

@@ -1,0 +1,102 @@
+"""Rejected lines stay under the home, bounded, until they are given back, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from sparkstream_kit import submit
+from sparkstream_kit.errors import UsageError
+from sparkstream_kit.outputs import rejected
+from sparkstream_kit.recovery import storage
+from sparkstream_kit.recovery.home import Home
+from tests.ticks import given, job, killed
+
+LINES = [["a", "b"], [], ["c"], ["d", "d"]]
+
+
+def run(home: Path, lines: list[list[str]], ticks: range) -> None:
+    def build(ssc: object) -> dict[str, object]:
+        rejected.rejected(given(ssc, [[(x, "why") for x in batch] for batch in lines], "line string, reason string"))
+        return {}
+
+    with job(build, home) as engine:
+        for second in ticks:
+            engine.tick(1000 * second)
+
+
+def kept(home: Path) -> dict[str, list[str]]:
+    session = SparkSession.builder.getOrCreate()
+    folders = sorted(path for path in (home / "rejected/rejected").iterdir() if path.name.isdigit())
+    return {path.name: sorted(row.line for row in session.read.parquet(str(path)).collect()) for path in folders}
+
+
+@pytest.fixture
+def home(spark: SparkSession, tmp_path: Path) -> Path:
+    run(tmp_path / "home", LINES, range(1, 5))
+    (tmp_path / "logs").mkdir()
+    return tmp_path / "home"
+
+
+def replay(home: Path) -> int:
+    return submit.main(["replay-rejected", str(home), str(home.parent / "logs")])
+
+
+def test_each_batch_is_kept_and_given_back_in_one_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert kept(home) == {"1": ["a", "b"], "3": ["c"], "4": ["d", "d"]}
+    assert replay(home) == 0
+    (file,) = (home.parent / "logs").iterdir()
+    assert capsys.readouterr().out == f"5 lines written to file:{file}\n"
+    assert sorted(file.read_text().splitlines()) == ["a", "b", "c", "d", "d"]
+    assert kept(home) == {}
+    assert replay(home) == 0
+    assert capsys.readouterr().out == "no rejected lines are kept\n"
+    assert list((home.parent / "logs").iterdir()) == [file]
+
+
+@pytest.mark.parametrize("step", ["write_new", "delete"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_replay_that_is_killed_is_finished_by_the_next_and_gives_back_each_line_once(
+    home: Path, step: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = getattr(storage, step), []
+
+    def dies(*arguments: str) -> None:
+        original(*arguments)
+        calls.append(arguments)
+        if len(calls) == call:
+            killed(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, step, dies)
+        with pytest.raises(SystemExit):
+            replay(home)
+    run(home, [*LINES, ["e"]], range(5, 6))  # what is rejected meanwhile belongs to the next replay
+    assert replay(home) == 0
+    assert replay(home) == 0
+    files = sorted((home.parent / "logs").iterdir())
+    assert sorted(line for file in files for line in file.read_text().splitlines()) == ["a", "b", "c", "d", "d", "e"]
+
+
+def test_floods_are_bounded(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejected, "ROWS", 3)
+    monkeypatch.setattr(rejected, "BATCHES", 2)
+    run(tmp_path, [[f"{n}{x}" for x in "abcde"] for n in range(5)], range(1, 6))
+    assert {n: len(lines) for n, lines in kept(tmp_path).items()} == {"4": 3, "5": 3}
+    monkeypatch.setattr(rejected, "BYTES", 1)
+    run(tmp_path, [[], [], [], [], [], ["f"]], range(6, 7))
+    assert kept(tmp_path) == {"6": ["f"]}, "the newest stays, whatever its size"
+
+
+def test_rows_without_a_line_and_a_directory_that_is_none_are_told(tmp_path: Path, spark: SparkSession) -> None:
+    with pytest.raises(UsageError, match="no column line, only text"), job(no_line, tmp_path / "home"):
+        pass
+    with pytest.raises(UsageError, match="is no directory: name the one that a job reads"):
+        rejected.replay(Home.open(str(tmp_path / "home")), str(tmp_path / "nowhere"))
+
+
+def no_line(ssc: object) -> dict[str, object]:
+    rejected.rejected(given(ssc, [], "text string"))
+    return {}
