@@ -150,6 +150,8 @@ def approx_count_distinct(column: str) -> Aggregate:
 def approx_percentile(column: str, fraction: float) -> Aggregate:
     """The smallest value that at least that fraction of the values does not exceed: double; null without values.
 
+    NaN is no value.
+
     Exact for up to 200 values; of more, the rank of the value is off by at most 1.33 percent of their number in 99 of
     100 cases, and may differ when a batch is computed again. A KLL sketch of Apache DataSketches (Spark's
     kll_sketch_agg_double), which Spark has from 4.1 on: UsageError before.
@@ -161,9 +163,14 @@ def approx_percentile(column: str, fraction: float) -> Aggregate:
         raise UsageError(f"got the fraction {fraction}, expected a number from 0 to 1, for example 0.95")
     if not hasattr(F, "kll_merge_agg_double"):
         raise UsageError("approx_percentile needs the KLL sketches of a newer Spark: upgrade, or use max and mean")
-    sketch = Part(lambda: F.kll_sketch_agg_double(F.col(column).cast("double")), F.kll_merge_agg_double)
+
+    def numbers() -> Column:
+        value = F.col(column).cast("double")
+        return F.when(~F.isnan(value), value)
+
+    sketch = Part(lambda: F.kll_sketch_agg_double(numbers()), F.kll_merge_agg_double)
     return Aggregate(
-        (sketch, _counted(lambda: F.count(column))),
+        (sketch, _counted(lambda: F.count(numbers()))),
         lambda s, n: F.when(n > 0, F.kll_sketch_get_quantile_double(s, F.lit(fraction))),
     )
 

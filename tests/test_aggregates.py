@@ -170,3 +170,9 @@ def test_a_batch_is_aggregated_the_same_way_on_a_plain_frame(spark: SparkSession
 def test_a_number_that_makes_no_sense_is_refused(make: Callable[[], agg.Aggregate], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_a_percentile_passes_over_nan_also_where_there_is_nothing_else(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("a", 1.0), ("a", float("nan")), ("b", float("nan"))], "k string, x double")
+    found = agg.aggregate(rows, "k", {"median": agg.approx_percentile("x", 0.5)}).orderBy("k").collect()
+    assert [row.median for row in found] == [1.0, None]

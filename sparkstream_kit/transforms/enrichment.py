@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable
 
 from pyspark.sql import DataFrame
@@ -13,7 +12,7 @@ from .. import bridge
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..graph import Graph, Moment
-from ..recovery import storage
+from ..recovery import kept, storage
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +117,6 @@ class _Versions:
 
     def _refresh(self, n: int, good: list[int]) -> None:
         """Read anew, if it is time to."""
-        temporary = f"{self._directory}/.{uuid.uuid4().hex}"
         try:
             listed = {} if self._files is None else bridge.changes(self._files)
             if good and self._asked is not None and n - self._asked < self._every and listed == self._listed:
@@ -127,7 +125,7 @@ class _Versions:
             frame = self._read()
             if frame.schema.simpleString() != self._columns:
                 raise UsageError(f"it is {frame.schema.simpleString()}, expected {self._columns} as at the start")
-            frame.write.parquet(temporary)
+            kept.keep(frame, f"{self._directory}/{n}")
         except Exception as error:
             if not good:
                 raise
@@ -139,7 +137,6 @@ class _Versions:
                 good[-1],
             )
             return
-        storage.publish(temporary, f"{self._directory}/{n}")
         self._remove_old()
 
     def _remove_old(self) -> None:
@@ -153,5 +150,5 @@ class _Versions:
         if n not in self._loaded:
             for old in self._loaded.values():
                 old.unpersist()
-            self._loaded = {n: self._graph.session.read.parquet(f"{self._directory}/{n}").cache()}
+            self._loaded = {n: kept.read(self._graph.session, f"{self._directory}/{n}").cache()}
         return self._loaded[n]
