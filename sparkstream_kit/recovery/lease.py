@@ -7,13 +7,15 @@
 The highest epoch holds the lease. It is free when the holder ended in order, when its processes are gone (seen from the
 same machine; the JVM goes on storing what it receives for a moment after its Python was killed), or when its beat has
 not changed for `TTL` seconds of the observer's own monotonic clock - no two clocks are ever compared. A holder that was
-paused longer than that finds a higher epoch and is fenced.
+paused longer than that is killed by the next one where both are on one machine, since its JVM would go on with Spark's
+checkpoint, which knows no lease, before its Python hears of it; elsewhere it finds a higher epoch and is fenced.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -161,7 +163,19 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
             if not same_application:
                 return False
             seen, since = now, time.monotonic()
+    _kill(who)
     return True
+
+
+def _kill(who: dict[str, Any]) -> None:
+    """kill -9 of a silent holder on this machine: what it would do when it wakes up is the next one's to do."""
+    if who["host"] != _machine():
+        return
+    for pid, start in who["processes"]:
+        mine = pid in (os.getpid(), bridge.jvm_process())
+        if not mine and start not in ("", "?") and _process_start(pid) == start:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _is_gone(who: dict[str, Any]) -> bool:

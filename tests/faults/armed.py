@@ -10,6 +10,7 @@ OPTIONS is a JSON object:
     retry_for       seconds that a failing output is tried again
     save_every      batches between two saves of state
     ttl, beat       seconds of the lease
+    machine         pretend to run on this machine
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ def hold_while(there: Path) -> None:
 def arm(options: dict[str, Any]) -> None:
     batches.SAVE_EVERY = options.get("save_every", batches.SAVE_EVERY)
     lease.TTL, lease.BEAT = options.get("ttl", lease.TTL), options.get("beat", lease.BEAT)
+    if "machine" in options:
+        wrap(lease, "_machine", lambda original: options["machine"])
     if "retry_for" in options:
         wrap(
             batches.Engine,

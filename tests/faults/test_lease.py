@@ -26,7 +26,7 @@ def test_a_second_driver_is_refused_and_a_paused_one_is_fenced_when_it_wakes_up(
     first.wait_until(lambda: job.claimed() > claimed, "it has claimed one more")
     os.killpg(first.process.pid, signal.SIGSTOP)
     claimed = job.claimed()
-    third = job.start(*arguments)
+    third = job.start(*arguments, machine="elsewhere")  # here it would kill the first
     third.wait_until(lambda: job.claimed() >= claimed + 2, "the next driver has gone on")
     os.killpg(first.process.pid, signal.SIGCONT)
     assert first.end() == 1

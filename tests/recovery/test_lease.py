@@ -199,13 +199,23 @@ def test_the_next_attempt_of_the_same_application_waits_for_the_one_before(root:
     assert held[0].epoch == 2
 
 
-def test_one_that_was_paused_longer_than_the_lease_is_fenced_when_it_wakes_up(root: str, holder: Holder) -> None:
-    assert holder.told("check") == "fine"
+def test_one_that_was_paused_longer_than_the_lease_never_wakes_up_on_the_machine_of_the_next(
+    root: str, holder: Holder
+) -> None:
     holder.process.send_signal(signal.SIGSTOP)
+    assert lease.acquire(root).epoch == 2
+    assert holder.process.wait(60) == -signal.SIGKILL
+
+
+def test_one_that_was_paused_longer_than_the_lease_elsewhere_is_fenced_when_it_wakes_up(
+    root: str, foreign: Holder
+) -> None:
+    assert foreign.told("check") == "fine"
+    foreign.process.send_signal(signal.SIGSTOP)
     held = lease.acquire(root)
     assert held.epoch == 2
-    holder.process.send_signal(signal.SIGCONT)
-    answer = holder.told("check")
+    foreign.process.send_signal(signal.SIGCONT)
+    answer = foreign.told("check")
     assert answer.startswith(f"Fenced: another driver took the lease: process {os.getpid()} on ")
     held.check()
 
