@@ -63,6 +63,8 @@ class Batch:
     home_id: str
     ranges: dict[str, tuple[Position, Position]] = field(default_factory=dict)
     """What each source gave to the batch, as the offset log has it."""
+    positions: dict[str, Position] = field(default_factory=dict)
+    """How far each source was read when the batch had been taken."""
 
 
 Write = Callable[[DataFrame, Batch], object]
@@ -189,7 +191,7 @@ class Graph:
     def batch(self, entry: Entry) -> Batch:
         """What an output may know of an entry."""
         time = datetime.fromtimestamp(entry.time / 1000, timezone.utc)
-        return Batch(entry.n, time, self.home.id, entry.ranges)
+        return Batch(entry.n, time, self.home.id, entry.ranges, entry.positions)
 
     def moment(self, entry: Entry) -> Moment:
         """The moment of an entry, the same one until `forget`."""

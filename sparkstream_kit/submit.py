@@ -5,10 +5,12 @@
     sparkstream stop HOME [--wait]    let the job of that home drain and stop
     sparkstream replay-rejected HOME DIRECTORY
                                       give rejected lines back to a job that reads the directory
+    sparkstream rebuild HOME --from URL
+                                      make a lost home anew from the ledger in a SQL database
     sparkstream compact FOLDER        make few large files of a folder of Parquet batches
 
-A home on a local disk is read without Spark; any other file system, compact and replay-rejected need the JVM and take a
-few seconds more.
+A home on a local disk is read without Spark. Any other file system, compact, rebuild and replay-rejected need the JVM
+and take a few seconds more.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __doc__ as about
-from . import __version__
+from . import __version__, kinds
 from .context import live_session
 from .errors import KitError, UsageError
 from .outputs import rejected
@@ -56,6 +58,19 @@ and are then kept no more.
 The job that reads the directory takes them as it takes any new line, with the parser it has now: into the results of
 the same home, once. For a job with another source, drain the file into a home of its own. A replay that was killed is
 finished by the next one.
+"""
+
+
+REBUILD = """\
+Make a home that was lost anew from the ledger that the output sql: keeps in its database: the job goes on with the
+first record that is not in there, and none is doubled.
+
+    sparkstream rebuild /data/access.home --from postgresql://kit@db/logs
+
+The newest batch in the ledger is run again, for outputs that do not have it. While the ledger still has every batch, up
+to 1,000 of each output, running states and windows are made again from the sources; after that they start empty, so do
+not rebuild a job that writes running states with upsert. The source files: keeps its list of files in the home and
+cannot go on without it. A password is better given by PGPASSWORD or ~/.pgpass than in the URL.
 """
 
 
@@ -134,6 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("home")
     add("directory")
     add("--name", default="rejected", help="of the output that kept them (default: rejected)")
+    add = command("rebuild", "make a lost home anew from the ledger in a SQL database", _rebuild, REBUILD)
+    add("home")
+    add("--from", dest="url", required=True, metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE")
+    add("--id", help="of the home, where the database knows of several")
     add = command("compact", "make few large files of a folder of Parquet batches", _compact, COMPACT)
     add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
     options = parser.parse_args(arguments)
@@ -162,6 +181,22 @@ def _replay(options: argparse.Namespace) -> None:
     live_session()
     count, file = rejected.replay(home, options.directory, options.name)
     print(f"{count} lines written to {file}" if file else "no rejected lines are kept")
+
+
+def _rebuild(options: argparse.Namespace) -> None:
+    ledger: Callable[[str], dict[str, dict[int, Entry]]] = kinds.load("outputs.sql:ledger")
+    homes = ledger(options.url)
+    chosen = [options.id] if options.id else sorted(homes)
+    if len(chosen) != 1 or chosen[0] not in homes:
+        raise UsageError(
+            f"the database knows of the homes {', '.join(sorted(homes)) or '(none)'}: choose one with --id"
+        )
+    live_session()
+    home, floor = Home.rebuilt(options.home, chosen[0], homes[chosen[0]])
+    states = (
+        f"what came up to batch {floor.n} is not replayed: states start empty" if floor.n else "states are replayed"
+    )
+    print(f"{home.root} goes on with batch {max(homes[chosen[0]])}; {states}")
 
 
 def _compact(options: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Rows in a table of a SQL database, committed in one transaction with a note of the batch they belong to.
 
-The note is a row of `sparkstream_ledger` in the same database: home, output, batch, table, ranges of the sources,
-number of rows, time of the commit. A batch that is run again finds its row there and is skipped.
+The note is a row of `sparkstream_ledger` in the same database: home, output, batch, its recorded time in ms since 1970,
+table, ranges of the sources and how far they were read by then, number of rows, time of the commit. A batch that is run
+again finds its row there and is skipped, and a home that was lost is made anew from them (`ledger`).
 
 Up to `DRIVER_ROWS` rows go through the driver. More are copied by the executors into a staging table of PostgreSQL,
 and moved from there in the one transaction; SQLite, which only one process can write, gets them partition by partition.
@@ -31,6 +32,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
 from ..graph import Batch
+from ..recovery.offset_log import Entry
 from . import column_names
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,10 @@ _LEDGER = sa.Table(
     sa.Column("home", sa.Text, primary_key=True),
     sa.Column("output", sa.Text, primary_key=True),
     sa.Column("batch", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("table", sa.Text, nullable=False),
     sa.Column("ranges", sa.Text, nullable=False),
+    sa.Column("positions", sa.Text, nullable=False),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("committed_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
 )
@@ -271,11 +275,18 @@ def _entry(target: SqlTable, batch: Batch) -> tuple[sa.ColumnElement[bool], ...]
 
 def _claim(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
     """Enter the batch; False if it is there. Of two drivers, the second waits until the first has committed."""
-    entry = {"home": batch.home_id, "output": target.name, "batch": batch.n, "table": target.table, "rows": 0}
+    entry = {
+        "home": batch.home_id,
+        "output": target.name,
+        "batch": batch.n,
+        "time": round(batch.time.timestamp() * 1000),
+        "table": target.table,
+        "ranges": _ranges(batch),
+        "positions": json.dumps(batch.positions, sort_keys=True),
+        "rows": 0,
+    }
     insert = _INSERT[connection.dialect.name](_LEDGER).on_conflict_do_nothing().returning(_LEDGER.c.batch)
-    return connection.scalar(insert.values(**entry, ranges=_ranges(batch))) is not None or not _is_there(
-        connection, target, batch
-    )
+    return connection.scalar(insert.values(entry)) is not None or not _is_there(connection, target, batch)
 
 
 def _is_there(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
@@ -291,6 +302,20 @@ def _is_there(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool
 
 def _ranges(batch: Batch) -> str:
     return json.dumps(batch.ranges, sort_keys=True)
+
+
+def ledger(url: str) -> dict[str, dict[int, Entry]]:
+    """The entries of the offset logs of all homes that have committed batches to a database, by home id and batch."""
+    c, homes = _LEDGER.c, dict[str, dict[int, Entry]]()
+    try:
+        with _engine(url).connect() as connection:
+            rows = connection.execute(sa.select(c.home, c.batch, c.time, c.ranges, c.positions)).all()
+    except sa.exc.DBAPIError as error:
+        raise UsageError(f"cannot read the table {_LEDGER.name} of {_shown(url)} ({_said(error)})") from None
+    for home, n, time, ranges, positions in rows:
+        given = {source: (start, end) for source, (start, end) in json.loads(ranges).items()}
+        homes.setdefault(home, {})[n] = Entry(n, time, given, json.loads(positions), bool(given), time)
+    return homes
 
 
 def _forget(connection: sa.Connection, target: SqlTable, batch: Batch) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from .. import bridge
 from ..errors import UsageError
 from . import storage
+from .offset_log import Entry, rebuild
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,18 @@ class Home:
             raise UsageError(
                 f"cannot write the home {path!r} ({error.strerror or error}): name a directory that this user can write"
             ) from None
+
+    @classmethod
+    def rebuilt(cls, path: str, id: str, entries: dict[int, Entry]) -> tuple[Home, Entry]:
+        """A home with the id of one that was lost, its log made anew; the entry below which nothing can be replayed."""
+        root = storage.qualify(path)
+        if storage.exists(f"{root}/id"):
+            raise UsageError(f"{path!r} is a home already: name a new directory")
+        floor = rebuild(f"{root}/progress", entries)
+        home = cls(root, id)
+        home.mark_stopped()
+        storage.write_new(f"{root}/id", id)  # last: before it there is no home
+        return home, floor
 
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"

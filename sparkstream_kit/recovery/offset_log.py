@@ -158,6 +158,27 @@ class OffsetLog:
         self._first = floor
 
 
+def rebuild(root: str, entries: dict[int, Entry]) -> Entry:
+    """Write a log anew from what is known of its entries; gives the one below which nothing can be replayed.
+
+    The newest entry is left to be finished: nobody knows which outputs have it. Where an older one is not known, the
+    log begins with the newest.
+    """
+    storage.delete(root)
+    last = entries[max(entries)]
+    first = 0 if len(entries) == last.n else last.n - 1
+    floor = Entry(0, 0, data=False)
+    if first:
+        started = {source: start for source, (start, _) in last.ranges.items()}
+        floor = Entry(first, last.time - 1, {}, {**last.positions, **started}, data=False)
+        storage.write(f"{root}/{first}.floor", json.dumps(asdict(floor)))
+    for n in range(first + 1, last.n + 1):
+        storage.write_new(f"{root}/{n}", json.dumps(asdict(entries[n])))
+        if n < last.n:
+            storage.write(f"{root}/{n}.done", "")
+    return floor
+
+
 def _is_covered(name: str, floor: int) -> bool:
     """Whether the floor makes a file unnecessary; also what a compaction that was cut off has left."""
     number, _, kind = name.partition(".")

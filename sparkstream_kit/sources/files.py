@@ -46,7 +46,16 @@ def files(
         # names are taken literally: a bracket in one is no pattern
         return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
 
-    return FrameStream.from_source(ssc, name, Source(listing.latest, read, "value string", trial=32))
+    def latest(now: int | None) -> Position:
+        found, taken = listing.latest(now), graph.log.last.positions.get(name)
+        if (taken or 0) > (found or 0):
+            raise UsageError(
+                f"the source {name!r} was read up to file {taken}, and its home only knows of {found or 0}: restore "
+                f"{graph.home / 'sources'}/{name} from a copy, or start with a new home"
+            )
+        return found
+
+    return FrameStream.from_source(ssc, name, Source(latest, read, "value string", trial=32))
 
 
 class _Listing:
