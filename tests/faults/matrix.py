@@ -411,6 +411,7 @@ def paused(job: Job, source: Any, arguments: list[str], output: str) -> None:
     leases = set((job.home / "lease").glob("*"))
     second = start()
     second.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
+    os.killpg(first.process.pid, signal.SIGCONT)  # what helped them may end now
     assert first.end() == -signal.SIGKILL, first.said()
     assert second.kill() == -signal.SIGKILL  # so that the next run finds what both have left
     job.kills += 1
