@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import random
+import re
+import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from tests.faults.supervisor import POINTS, VICTIMS, Job, Point, counts, finish, kill_at_point, kill_at_random, recount
+from sparkstream_kit.sources import generator
+from tests.faults.supervisor import (
+    POINTS,
+    ROOT,
+    VICTIMS,
+    Job,
+    Point,
+    counts,
+    finish,
+    kill_at_point,
+    kill_at_random,
+    recount,
+)
 
 NewJob = Callable[..., Job]
+STATUS = r'" (\d{3}) '
 
 
 def test_killed_at_random_moments_and_changed_in_between(new_job: NewJob) -> None:
@@ -44,3 +62,23 @@ def test_killed_in_a_drain_which_still_ends_where_it_was_to_end(new_job: NewJob)
         job.kills += 1
     finish(job, arguments)
     recount(job, "killed in a drain", count=count, seed=9)
+
+
+def test_twenty_kills_of_a_real_job_whose_code_changes_and_whose_checkpoint_is_lost(new_job: NewJob) -> None:
+    job, chance, count = new_job(script=str(ROOT / "jobs" / "running_status_counts.py")), random.Random(20), 150_000
+    arguments = ["--source", f"generator:?rate=5000&seed=20&count={count}", "--output", f"json:{job.out}"]
+    arguments += ["--batch-interval", "200ms"]
+    for number in range(20):
+        changed = {"script": "statuses_changed.py"} if number >= 10 else {}
+        if number == 15:
+            shutil.rmtree(job.home / "checkpoint")  # only the changed job has one
+        kill_at_random(job, arguments, VICTIMS[number % 3], chance, most=3000, **changed)
+    finish(job, arguments, script="statuses_changed.py")
+    each = [Counter(re.findall(STATUS, "\n".join(generator.lines(20, *c.range())))) for c in job.claims()]
+    running = {n: totals for n, totals in enumerate(itertools.accumulate(each, operator.add), start=1)}
+    found = {n: Counter({str(status): k for status, k in rows}) for n, rows in job.rows("json", "statuses").items()}
+    whole, came = Counter(re.findall(STATUS, "\n".join(generator.lines(20, 0, count)))), found[job.claimed()]
+    job.report("a real job, changed", count, (whole - came).total(), (came - whole).total())
+    assert job.kills == 20
+    assert found == running, "every batch is out, with the counts up to it"
+    assert job.rows("json", "methods"), "the output that was added"
