@@ -127,11 +127,12 @@ class Engine:
         So a slow patch makes one big batch of many ticks, however long it was. Ticks that come up while the others are
         left are not waited for, so where ticks are always late batches still come.
         """
+        if time <= self._claiming_tick:
+            return time < self._claiming_tick
         newest = bridge.newest_waiting_tick(self._ssc)
-        if newest <= time or time == self._claiming_tick:
+        if newest <= time:
             return False
-        if time > self._claiming_tick:
-            self._claiming_tick = newest
+        self._claiming_tick = newest
         return True
 
     def land(self, name: str, time: int, rdd: RDD[Any]) -> None:

@@ -317,9 +317,22 @@ def _rename(source: str, target: str, how: str) -> None:
 
 
 def newest_waiting_tick(ssc: StreamingContext) -> int:
-    """Time in ms of the newest batch that has been generated and is not over (JobScheduler.getPendingTimes); or 0."""
+    """Time in ms of the newest batch that has been generated and is not over; or 0.
+
+    JobScheduler.getPendingTimes and Time.ordering; the JVM looks for it, as thousands may be waiting.
+    """
     pending = ssc._jssc.ssc().scheduler().getPendingTimes()
-    return max((int(pending.apply(i).milliseconds()) for i in range(pending.size())), default=0)
+    if pending.isEmpty():
+        return 0
+    return int(pending.max(ssc._jvm.org.apache.spark.streaming.Time.ordering()).milliseconds())
+
+
+def python_list(jlist: Any) -> list[Any]:
+    """What is in a java.util.List, which py4j walks through up to NoSuchElementException.
+
+    PySpark's CapturedException takes dozens of crossings to make a StopIteration of that: most of what a tick costs.
+    """
+    return [jlist.get(i) for i in range(jlist.size())]
 
 
 def free(frame: DataFrame) -> None:

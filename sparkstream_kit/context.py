@@ -358,7 +358,7 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
         # on a copy, since the checkpoint may be pickling the function of this one
         original, twin = self.func, copy.copy(self)
         twin.func = function
-        result = call(twin, milliseconds, jrdds)  # type: ignore[no-untyped-call]
+        result = call(twin, milliseconds, bridge.python_list(jrdds))  # type: ignore[no-untyped-call]
         self.failure = twin.failure
         return result
 

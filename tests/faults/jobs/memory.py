@@ -3,7 +3,6 @@
 import gc
 import json
 import sys
-import tracemalloc
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -29,7 +28,7 @@ def say(frame: DataFrame, batch: Batch) -> None:
     held = {
         "stored RDDs": context._jsc.getPersistentRDDs().size(),
         "heap": runtime.totalMemory() - runtime.freeMemory(),
-        "python": tracemalloc.get_traced_memory()[0],
+        "python": sys.getallocatedblocks(),
     }
     print("held", json.dumps(held))
 
@@ -43,5 +42,4 @@ def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
 
 
 if __name__ == "__main__":
-    tracemalloc.start()
     sys.exit(main(build))
