@@ -49,14 +49,14 @@ it more, and --master in there a cluster.
 
 
 REPLAY = """\
-Give the lines that the output rejected: of a job has kept back to it: they are written as one new file into DIRECTORY,
-and are then kept no more.
+Give the lines that the output rejected: of a job has kept back to it: they are written into DIRECTORY, as a new file
+for each batch, and are then kept no more. Batches that are not done yet are left to a later replay.
 
     --source files:/data/logs --home /data/access.home --output rejected=rejected:
     sparkstream replay-rejected /data/access.home /data/logs
 
 The job that reads the directory takes them as it takes any new line, with the parser it has now: into the results of
-the same home, once. For a job with another source, drain the file into a home of its own. A replay that was killed is
+the same home, once. For a job with another source, drain the files into a home of its own. A replay that was killed is
 finished by the next one.
 """
 
@@ -179,8 +179,8 @@ def _stop(options: argparse.Namespace) -> None:
 def _replay(options: argparse.Namespace) -> None:
     home = _existing(options.home)
     live_session()
-    count, file = rejected.replay(home, options.directory, options.name)
-    print(f"{count} lines written to {file}" if file else "no rejected lines are kept")
+    lines, files = rejected.replay(home, options.directory, options.name)
+    print(f"{lines} lines written to {files} files in {options.directory}" if files else "no rejected lines are kept")
 
 
 def _rebuild(options: argparse.Namespace) -> None:

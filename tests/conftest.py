@@ -1,4 +1,4 @@
-"""Rules for every test run: a test's folder gives it its marker, and CI does not accept skipped tests."""
+"""Rules for every test run: a test's folder gives it its marker, examples are slow, and CI accepts no skipped tests."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-MARKERS = {"programs": "program", "servers": "server", "faults": "fault", "cluster": "cluster"}
+MARKERS = {"jobs": "slow", "programs": "program", "servers": "server", "faults": "fault", "cluster": "cluster"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("slow")
         for folder, marker in MARKERS.items():
             if item.path.is_relative_to(TESTS / folder):
                 item.add_marker(marker)
     items.sort(
-        key=lambda item: any(item.get_closest_marker(marker) for marker in ("slow", *MARKERS.values()))
+        key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values())
     )  # the fast ones first
 
 

@@ -99,6 +99,7 @@ def in_plain_python(name: str, lines: Sequence[Line]) -> Any:
     return expected[1][1] if name in ("first", "last") and expected is not None else expected
 
 
+@pytest.mark.slow
 @few(5)
 @given(lines=LINES, order=st.permutations(range(4)), at_once=st.booleans())
 def test_every_aggregate_is_right_however_rows_are_split_and_merged(

@@ -19,7 +19,7 @@ PASSED = """
 def test_passes():
     pass
 """
-MARKERS = "[pytest]\nmarkers =\n  program:\n  server:\n  fault:\n  cluster:\n"
+MARKERS = "[pytest]\nmarkers =\n  slow:\n  program:\n  server:\n  fault:\n  cluster:\n"
 
 
 def run_pytest(tests: Path, *arguments: str, ci: str) -> subprocess.CompletedProcess[str]:

@@ -165,6 +165,7 @@ def in_any_order(batch: Sequence[Sequence[Any]] | None) -> list[tuple[Any, ...]]
     return None if batch is None else sorted(map(tuple, batch), key=repr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_gives_what_the_dstream_operation_gives(name: str, both: dict[tuple[str, str], list[Any]]) -> None:
     frames, dstreams = (list(map(in_any_order, both[floor, name])) for floor in ("frames", "DStreams"))
@@ -172,6 +173,7 @@ def test_an_operation_gives_what_the_dstream_operation_gives(name: str, both: di
     assert any(dstreams)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["count", "window", "updateStateByKey"])
 def test_of_a_dstream_differs_only_where_nothing_arrived_and_no_window_moves(name: str) -> None:
     on_frames, on_pairs = OPERATIONS[name]

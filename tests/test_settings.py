@@ -93,6 +93,7 @@ ssc.stop()
 """
 
 
+@pytest.mark.slow
 def test_a_bare_receiver_writes_ahead_before_its_lines_are_processed(tmp_path: Path) -> None:
     job = tmp_path / "receiving.py"
     job.write_text(RECEIVING)

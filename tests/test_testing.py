@@ -195,6 +195,7 @@ def in_any_order(batches: list[list[Any] | None]) -> list[list[Any] | None]:
     return [batch if batch is None else sorted(batch, key=repr) for batch in batches]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_gives_in_each_batch_what_sparks_guide_says(name: str) -> None:
     build, inputs, expected = CASES[name]

@@ -1,14 +1,12 @@
 """What could not be parsed, kept under the home until somebody has looked at it.
 
-    rejected/<name>/<n>/         Parquet: the rejected rows of batch n
-    rejected/<name>.replaying    what a replay is about to give back, and in which file
+    rejected/<name>/<n>/    Parquet: the rejected rows of batch n
 
 Hostile senders can make any number of such lines, so there are bounds: of a batch, and of all batches.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 
 from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +17,7 @@ from ..frames import FrameStream
 from ..graph import Batch
 from ..recovery import kept, storage
 from ..recovery.home import Home
+from ..recovery.offset_log import OffsetLog
 
 log = logging.getLogger(__name__)
 
@@ -56,33 +55,27 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
     stream.for_each_batch(write, name=f"rejected:{name}", check=check)
 
 
-def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, str]:
-    """Write all lines kept so far as one new file into a directory that a job reads; how many, and the file.
+def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int]:
+    """Write the lines of each batch as a new file into a directory that a job reads; how many lines, in how many files.
 
-    The kept rows are then removed. Each line is given back once: a replay that is killed is finished by the next.
-    UsageError where there is no such directory.
+    What was written is kept no more. Each line is given back once: the file of a batch that a killed replay has
+    written is not written again, and a batch that the job may still run again is left to a later replay. UsageError
+    where there is no such directory.
     """
     if not bridge.is_directory(directory):
         raise UsageError(f"{directory!r} is no directory: name the one that a job reads as files:DIRECTORY")
-    kept_in = _directory(home, name)
-    note = f"{kept_in}.replaying"
-    if not storage.exists(note):
-        batches = _batches(kept_in)
-        if not batches:
-            return 0, ""
-        target = f"{storage.qualify(directory)}/rejected-{home.id[:8]}-{name}-{batches[0]}-{batches[-1]}.log"
-        storage.write_new(note, json.dumps({"batches": batches, "file": target}))
-    plan = json.loads(storage.read(note))
-    there = [f"{kept_in}/{n}" for n in plan["batches"] if storage.exists(f"{kept_in}/{n}")]
-    count = 0
-    if not storage.exists(plan["file"]) and there:
-        rows = kept.read(SparkSession.builder.getOrCreate(), *there).select("line").collect()
-        storage.write_new(plan["file"], "".join(f"{row.line}\n" for row in rows))
-        count = len(rows)
-    for path in there:
-        storage.delete(path)
-    storage.delete(note)
-    return count, plan["file"]
+    kept_in, log_ = _directory(home, name), OffsetLog(home / "progress")
+    lines = files = 0
+    for n in _batches(kept_in):
+        if n > log_.last.n or (n > log_.floor.n and not log_.is_done(n)):
+            break
+        target = f"{storage.qualify(directory)}/rejected-{home.id[:8]}-{name}-{n}.log"
+        if not storage.exists(target):
+            rows = kept.read(SparkSession.builder.getOrCreate(), f"{kept_in}/{n}").select("line").collect()
+            storage.write_new(target, "".join(f"{row.line}\n" for row in rows))
+            lines, files = lines + len(rows), files + 1
+        storage.delete(f"{kept_in}/{n}")
+    return lines, files
 
 
 def _directory(home: Home, name: str) -> str:

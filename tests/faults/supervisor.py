@@ -25,6 +25,7 @@ import pyarrow.parquet
 from sparkstream_kit.sources import generator
 
 ROOT = Path(__file__).parents[2]
+LOGGING = ROOT / "conf" / "log4j2.properties"
 HERE = Path(__file__).parent
 PATIENCE = 120  # seconds, far more than any step takes
 INTERVAL, WINDOW, SLIDE = 200, 2000, 1000  # ms, as jobs/counts.py has them
@@ -182,9 +183,8 @@ class Job:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "PYSPARK_PYTHON": sys.executable,
-            "SPARK_CONF_DIR": str(ROOT / "conf"),
+            "SPARK_SUBMIT_OPTS": f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} -Dlog4j2.configurationFile={LOGGING}",
             "SPARK_LOCAL_DIRS": str(self.work / "local"),
-            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # starts sooner
         }
         run = Run(command, self.work / f"run-{len(self.runs)}.log", env)
         self.runs.append(run)

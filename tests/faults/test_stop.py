@@ -20,6 +20,7 @@ import pyspark
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LOGGING = ROOT / "conf" / "log4j2.properties"
 PATIENCE = 60  # seconds, far more than any step takes
 
 JOB = """
@@ -76,9 +77,8 @@ class Run:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PYSPARK_PYTHON": sys.executable,
-            "SPARK_CONF_DIR": str(ROOT / "conf"),
+            "SPARK_SUBMIT_OPTS": f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} -Dlog4j2.configurationFile={LOGGING}",
             "PYSPARK_SUBMIT_ARGS": f"--master local[1] --conf spark.run={number} pyspark-shell",
-            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # starts sooner
         }
         with log.open("w") as stderr:
             self.process = subprocess.Popen(

@@ -52,6 +52,7 @@ def parts(folder: Path) -> int:
     return len([file for file in folder.rglob("*.parquet") if not any(p.startswith(".") for p in file.parts)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"partition_by": "the day"}], ids=["flat", "partitions"])
 def test_every_row_stays_in_fewer_files_and_the_job_goes_on(
     spark: SparkSession, tmp_path: Path, options: dict[str, Any]

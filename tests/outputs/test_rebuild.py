@@ -46,6 +46,7 @@ def rebuild(work: Path, *arguments: str) -> int:
     return submit.main(["rebuild", str(work / "home"), "--from", f"sqlite:///{work}/out.db", *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [1000, 2], ids=["of all batches", "of the last two"])
 def test_a_lost_home_goes_on_from_the_ledger(
     spark: SparkSession, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

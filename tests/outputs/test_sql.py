@@ -85,6 +85,7 @@ def execute(url: str, *statements: str) -> None:
 # --- each batch once
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_run_again_is_in_the_table_once(url: str, frame: Frame, either_size: None) -> None:
     table = sql_table(url, "seen")
     first = frame(("a", 1), ("a", 1), ("b", None))
@@ -452,6 +453,7 @@ print(expected)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver_rows", [sql.DRIVER_ROWS, 0], ids=["small", "large"])
 def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str, driver_rows: int) -> None:
     run = subprocess.run(

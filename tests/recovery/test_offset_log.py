@@ -214,6 +214,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return files
 
 
+@pytest.mark.slow
 def test_what_a_start_has_to_read_is_bounded_after_100_000_batches(memory: dict[str, str]) -> None:
     log = OffsetLog("root")
     for _ in range(5000):

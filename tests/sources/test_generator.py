@@ -30,6 +30,7 @@ def in_spark(spark: SparkSession, seed: int, start: int, stop: int) -> list[str]
     return [row.value for row in frame.collect()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 7, -3, 2**40])
 @pytest.mark.parametrize("start", [0, 99_990, 497_690, 2**31 - 100, 2**40, 24 * 10**11])
 def test_spark_and_python_make_equal_lines(spark: SparkSession, seed: int, start: int) -> None:

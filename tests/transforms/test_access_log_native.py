@@ -62,6 +62,7 @@ def assert_agreement(spark: SparkSession, lines: list[str]) -> None:
         assert result == parse_line(line), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [SAMPLE, DATA / "hostile_400.log"], ids=lambda path: path.name)
 def test_both_parsers_agree_on_a_real_log(spark: SparkSession, path: Path) -> None:
     assert_agreement(spark, path.read_text("utf-8").split("\n"))
@@ -77,6 +78,7 @@ def damaged(line: str) -> list[str]:
     return cut + [line[:i] + more + line[i:] for i in range(len(line) + 1) for more in ' "\\-],[\x1a']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -122,6 +124,7 @@ near = st.builds('{} - {} {} "{}" 200 5{}{}{}'.format, client, user, st.just(TIM
 any_line = near | composed | st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.lists(any_line, min_size=50, max_size=200))
 @example([LINE + "\\", ' [] "', "", "\n", "\x1a", LINE + "\x1a", LINE.replace("GET", "\x1a2")])
@@ -129,6 +132,7 @@ def test_both_parsers_agree_on_any_text(spark: SparkSession, lines: list[str]) -
     assert_agreement(spark, lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a", "\\", '\\"', '"', "[ ", " [", "] ", ", ", " /", "- ", "A", '"" ', "\x1a"])
 @pytest.mark.parametrize(
     "hostile", ['::1 - - {time} "GET /{a} HTTP/1.1" 200 5 "{a}" "{a}"', '{a} - {a} {time} "{a}" 200 5', "{a}"]
@@ -184,6 +188,7 @@ def test_text_files_are_read_with_any_line_end_and_with_bytes_that_are_not_utf_8
     assert rejected.select(F.hex("line"), "reason").collect() == [("FF", "timestamp is not in brackets")]
 
 
+@pytest.mark.slow
 def test_requests_are_the_same_whichever_columns_are_used(spark: SparkSession) -> None:
     frame = frame_of(spark, [line for vector in VECTORS for line in damaged(vector)[::7]])
     requests = access_log.parse(frame)
@@ -255,6 +260,7 @@ def test_the_time_zone_of_the_session_plays_no_part(spark: SparkSession) -> None
         spark.conf.unset("spark.sql.session.timeZone")
 
 
+@pytest.mark.slow
 def test_lines_are_parsed_under_structured_streaming(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.log").write_text(SAMPLE.read_text("utf-8"), "utf-8")

@@ -98,6 +98,7 @@ def test_events_are_those_of_the_rule_through_kills(
         assert seen[name] == events(name, rows), name
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_nan_or_infinite_is_an_event_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:
     rows = [[("a", v)] for v in (1.0, 2.0, 7.0, math.nan, math.inf, 30.0)]
 

@@ -171,6 +171,7 @@ def test_a_long_session_is_cut_at_multiples_from_its_start_even_when_its_rows_co
     assert visits == [("a", at(10), at(16), 4), ("a", at(18), at(23), 3), ("a", at(25), at(25), 1)]
 
 
+@pytest.mark.slow
 def test_a_row_without_a_timestamp_is_late(tmp_path: Path) -> None:
     seen = run_ticks(program([[("a", None, "/"), ("a", 5, "/")]]), tmp_path, [1])
     assert seen["late"] == {1: [("a", None, "/")]}
