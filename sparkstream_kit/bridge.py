@@ -324,7 +324,8 @@ def newest_waiting_tick(ssc: StreamingContext) -> int:
     pending = ssc._jssc.ssc().scheduler().getPendingTimes()
     if pending.isEmpty():
         return 0
-    return int(pending.max(ssc._jvm.org.apache.spark.streaming.Time.ordering()).milliseconds())
+    jvm: Any = ssc._jvm
+    return int(pending.max(jvm.org.apache.spark.streaming.Time.ordering()).milliseconds())
 
 
 def python_list(jlist: Any) -> list[Any]:
