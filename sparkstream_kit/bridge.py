@@ -238,6 +238,18 @@ def batch_of(event: Any) -> tuple[int, list[str]]:
     return int(info.batchTime().milliseconds()), [str(r) for r in reasons if r]
 
 
+def push_failure(event: Any) -> str | None:
+    """What a StreamingListenerReceiverError says of a receiver whose pushing thread has ended; None of other errors.
+
+    BlockGenerator.keepPushingBlocks reports the exception and is over; the receiver goes on to be shown as active.
+    """
+    info = event.receiverInfo()
+    if not info.lastErrorMessage().startswith("Error in block pushing thread"):
+        return None
+    what = str(info.lastError()).strip().splitlines()
+    return f"{info.name()} on {info.location() or 'an unknown machine'}: {what[0] if what else 'no reason given'}"
+
+
 # --- file systems that hold a home -------------------------------------------------------------------------------
 
 
@@ -324,8 +336,7 @@ def newest_waiting_tick(ssc: StreamingContext) -> int:
     pending = ssc._jssc.ssc().scheduler().getPendingTimes()
     if pending.isEmpty():
         return 0
-    jvm: Any = ssc._jvm
-    return int(pending.max(jvm.org.apache.spark.streaming.Time.ordering()).milliseconds())
+    return int(pending.max(_jvm().org.apache.spark.streaming.Time.ordering()).milliseconds())
 
 
 def python_list(jlist: Any) -> list[Any]:

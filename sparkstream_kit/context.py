@@ -27,12 +27,13 @@ from typing import Any, NoReturn
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
+from pyspark.streaming.listener import StreamingListener
 from pyspark.streaming.util import TransformFunction
 
 from . import batches, bridge, checkpoints, durations, settings
 from .checks import check_cores, check_writable
 from .durations import Duration
-from .errors import BatchFailed, StayStopped, UsageError
+from .errors import BatchFailed, ReceiverFailed, StayStopped, UsageError
 from .graph import graph_of
 from .recovery.home import Home
 from .recovery.lease import acquire
@@ -234,7 +235,8 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     SIGTERM and SIGINT do the same; a second one ends the process at once. The SparkContext lives on.
 
     0   drained and stopped
-    1   a batch failed, or the drain did not end within the larger of 60 s and three batch intervals
+    1   a batch failed, a receiver can store nothing any more, or the drain did not end within the larger of 60 s and
+        three batch intervals
 
     After a failed batch the process ends here, at once and without a drain: nothing runs past the batch, not
     even the next output of the same one, so it stays in the checkpoint and the next start runs it again. In a
@@ -243,6 +245,8 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     """
     asked = threading.Event()
     with _signals(asked.set), _failed_batches_held() as failures:
+        if bridge.receiver_count(ssc):
+            ssc.addStreamingListener(_Receivers(failures))
         try:
             engine = batches.live()
             _wait(
@@ -259,7 +263,7 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
             if engine is not None:
                 engine.end()
         except Exception as error:
-            failure = error if isinstance(error, BatchFailed) else _failed(error)
+            failure = error if isinstance(error, (BatchFailed, ReceiverFailed)) else _failed(error)
             if in_notebook():
                 _background(ssc.stop, False, False).join(5)
                 raise failure from failure.__cause__
@@ -312,7 +316,26 @@ def _background(call: Callable[..., object], *arguments: object) -> threading.Th
     return thread
 
 
-def _failed(error: BaseException) -> BatchFailed:
+class _Receivers(StreamingListener):
+    """Notes a receiver that can store nothing any more: Spark shows it as active and lets it be."""
+
+    def __init__(self, failures: list[BaseException]):
+        self._failures = failures
+
+    def onReceiverError(self, receiverError: Any) -> None:
+        reason = bridge.push_failure(receiverError)
+        if reason is not None:
+            self._failures.append(
+                ReceiverFailed(
+                    f"a receiver can store nothing any more ({reason}): the next start connects anew; what is in the "
+                    "write-ahead log is not lost"
+                )
+            )
+
+
+def _failed(error: BaseException) -> BatchFailed | ReceiverFailed:
+    if isinstance(error, ReceiverFailed):
+        return error
     failure = BatchFailed(f"a batch failed, the next start runs it again: {bridge.reason(error)}")
     failure.__cause__ = error
     return failure

@@ -3,6 +3,7 @@
 KitError
 ├── UsageError          something the person who starts the job can mend (exit 2)
 ├── BatchFailed         a batch failed and the job stops, so that nothing runs past it (exit 1)
+├── ReceiverFailed      a receiver can store nothing any more and the job stops, to connect anew (exit 1)
 ├── StayStopped         a stop was asked for while the job was down: it does not start (exit 0)
 └── Fenced              another driver has taken over the home; this one must not write (exit 1)
 """
@@ -24,6 +25,10 @@ class UsageError(KitError):
 
 class BatchFailed(KitError):
     """A batch failed; it is still owed and the next start runs it again."""
+
+
+class ReceiverFailed(KitError):
+    """A receiver can store nothing any more; what it has stored is still owed, and the next start connects anew."""
 
 
 class Fenced(KitError):

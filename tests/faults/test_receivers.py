@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyspark
@@ -43,10 +43,10 @@ def out(job: Job) -> Counter[int]:
     return Counter({numbers(line.encode()).pop(): times for line, times in lines.items()})
 
 
-def feed(job: Job, server: Server, run: Run) -> None:
-    """Send lines and wait until they are safe."""
+def feed(job: Job, server: Server, run: Run, lost: Iterable[int] = ()) -> None:
+    """Send lines and wait until they are safe, and all before them that were not lost."""
     server.send(BURST)
-    sent = set(range(server.sent))
+    sent = set(range(server.sent)).difference(lost)
     run.wait_until(lambda: logged(job.home / "checkpoint") | set(out(job)) >= sent, "what was sent is safe")
 
 
@@ -96,6 +96,30 @@ def test_what_a_receiver_acknowledged_comes_out_once_when_its_executor_dies(
         hold.unlink()
         feed(job, server, run)  # by the receiver in the next executor
     stop_and_recount(job, server, run, "a receiver whose executor dies")
+
+
+def test_a_receiver_that_can_store_nothing_ends_the_job_and_the_next_start_connects_anew(
+    job: Job, server: Server
+) -> None:
+    run = start(job, server)
+    feed(job, server, run)
+    folder = job.home / "checkpoint" / "receivedData" / "0"
+    away = folder.with_name("away")
+    folder.rename(away)
+    folder.touch()  # a file where blocks belong: Spark's pushing thread ends, and the receiver is still shown as active
+    server.send(BURST)
+    assert run.end() == 1, run.said()
+    assert "a receiver can store nothing any more (SocketReceiver-0 on localhost: " in run.said()
+    job.kills += 1
+    lost = set(range(BURST, server.sent))  # on their way when the connection was given up
+    folder.unlink()
+    away.rename(folder)
+    run = start(job, server)
+    feed(job, server, run, lost)
+    run.wait_until(lambda: set(out(job)) | lost == set(range(server.sent)), "all other lines are out")
+    run.signal(signal.SIGTERM)
+    assert run.end() == 0, run.said()
+    assert max(out(job).values()) == 1
 
 
 def test_a_sender_that_dies_and_comes_back_is_found_again(job: Job, server: Server) -> None:

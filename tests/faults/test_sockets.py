@@ -85,6 +85,7 @@ def test_what_was_acknowledged_comes_out_once_however_the_driver_is_killed(job: 
         assert run.end() == -signal.SIGKILL, run.said()
         job.job.kills += 1
     run = job.start()
+    run.wait_to_say(" done in ")  # it is up, and has finished what the last one owed
     job.wait_until_all_is_out(run)
     run.signal(signal.SIGTERM)
     assert run.end() == 0, run.said()
