@@ -65,14 +65,16 @@ def parse(text: str, kinds: dict[str, str]) -> Spec:
     >>> parse("kafka:topic", SOURCES)
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: got the kind 'kafka' in 'kafka:topic', expected files, generator or socket
+    sparkstream_kit.errors.UsageError: got the kind 'kafka', expected files, generator or socket
     """
     match = re.fullmatch(r"(?:([A-Za-z_][\w-]*)=)?([a-z]+):(.*)", text, re.DOTALL)
     if not match:
-        raise UsageError(f"got {masked(text)!r}, expected [NAME=]KIND:REST, where KIND is {listed(kinds)}")
+        kind, colon, rest = text.partition(":")  # what follows may hold secrets
+        got = f"{kind}{colon}{'…' if rest else ''}"
+        raise UsageError(f"got {got!r}, expected [NAME=]KIND:REST, where KIND is {listed(kinds)}")
     name, kind, rest = match[1] or "", match[2], match[3]
     if kind not in kinds:
-        raise UsageError(f"got the kind {kind!r} in {masked(text)!r}, expected {listed(kinds)}")
+        raise UsageError(f"got the kind {kind!r}, expected {listed(kinds)}")
     make = load(kinds[kind])
     required, optional = parameters(make)
     rest, _, query = rest.partition("?")

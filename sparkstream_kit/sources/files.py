@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 
@@ -20,6 +21,9 @@ from ..recovery.offset_log import Position
 
 Listed = tuple[str, int]
 """A file's path and size."""
+
+PARTS, FULL = 64, 10_000
+"""A start reads at most so many parts of the list that are not full, and a full one holds at least so many files."""
 
 
 def files(
@@ -59,13 +63,19 @@ def files(
 
 
 class _Listing:
-    """All files ever seen, in the order they were seen, kept as `sources/<name>/<position of the first>`."""
+    """All files ever seen, in the order they were seen, in parts: `sources/<name>/<position of the first file>`.
+
+    Small parts are merged into `<position>-<position behind the last file>`. No part is ever overwritten: of those that
+    begin at one position the longest counts, whoever wrote it, and what it covers is removed after.
+    """
 
     def __init__(self, directory: Callable[[], str], pattern: str, min_age: Duration | None):
         self._directory, self._pattern = directory, pattern
         self._min_age = milliseconds(min_age) if min_age is not None else None
         self._files: list[Listed] | None = None
         self._seen: set[str] = set()
+        self._small: list[int] = []
+        """Positions of the parts behind the last full one."""
 
     def files(self, start: int, end: int) -> list[Listed]:
         """The files with the positions start + 1 to end."""
@@ -78,19 +88,42 @@ class _Listing:
         new = [f for f in bridge.list_files(self._pattern, oldest) if f[0] not in self._seen]
         if new:
             storage.write_new(f"{self._directory()}/{len(known):012d}", json.dumps(new))
-            known.extend(new)
-            self._seen.update(file for file, _ in new)
+            self._append(new)
+            if len(self._small) > PARTS:
+                self._merge()
         return len(known) or None
 
     def _known(self) -> list[Listed]:
         if self._files is None:
-            directory = self._directory()
             self._files = []
-            for part in storage.names(directory):
-                if part.isdigit():
-                    self._files += [(file, size) for file, size in json.loads(storage.read(f"{directory}/{part}"))]
-            self._seen = {file for file, _ in self._files}
+            parts = _parts(self._directory())
+            longest = {start: path for start, _, path in sorted(parts)}
+            while (part := longest.get(len(self._files))) is not None:
+                self._append([(file, size) for file, size in json.loads(storage.read(part))])
         return self._files
+
+    def _append(self, files: list[Listed]) -> None:
+        """The next part holds these."""
+        assert self._files is not None
+        self._small = [] if len(files) >= FULL else [*self._small, len(self._files)]
+        self._files += files
+        self._seen.update(file for file, _ in files)
+
+    def _merge(self) -> None:
+        """Make one part of all that came since the last full one."""
+        first, directory, known = self._small[0], self._directory(), self._known()
+        parts = _parts(directory)
+        storage.write_new(f"{directory}/{first:012d}-{len(known):012d}", json.dumps(known[first:]))
+        for start, _, path in parts:
+            if first <= start < len(known):
+                storage.delete(path)
+        self._small = [] if len(known) - first >= FULL else [first]
+
+
+def _parts(directory: str) -> list[tuple[int, int, str]]:
+    """Where each part begins, where it ends if its name tells (else 0), and its path."""
+    found = (re.fullmatch(r"(\d+)(?:-(\d+))?", name) for name in storage.names(directory))
+    return [(int(m[1]), int(m[2] or 0), f"{directory}/{m[0]}") for m in found if m]
 
 
 def _check_unchanged(file: str, size: int) -> None:

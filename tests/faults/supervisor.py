@@ -172,17 +172,17 @@ class Job:
         self.kills = 0
         self._script, self._options = script, {"copies": str(self.copies), **options}
 
-    def start(self, *arguments: str, script: str | None = None, **options: Any) -> Run:
+    def start(self, *arguments: str, script: str | None = None, python: str = sys.executable, **options: Any) -> Run:
         """Start the job with these arguments beside the home and the outputs."""
         options = {**self._options, **options}
-        command = [sys.executable, str(HERE / "armed.py"), json.dumps(options)]
+        command = [python, str(HERE / "armed.py"), json.dumps(options)]
         command += [str(HERE / "jobs" / (script or self._script)), "--home", str(self.home), *arguments]
         command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=1"]
         env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_PYTHON": python,
             "SPARK_SUBMIT_OPTS": f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} -Dlog4j2.configurationFile={LOGGING}",
             "SPARK_LOCAL_DIRS": str(self.work / "local"),
         }

@@ -1,0 +1,85 @@
+"""The list of the files that were seen stays a few parts, however often new ones come and the job is killed."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.streaming import StreamingContext
+
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.recovery import storage
+from sparkstream_kit.sources import files
+from tests.ticks import Seen, job, killed
+
+
+def parts(home: Path) -> list[Path]:
+    return sorted((home / "sources" / "files").iterdir())
+
+
+@pytest.mark.parametrize("step", [None, ("write_new", 1), ("delete", 1), ("delete", 3)], ids=str)
+def test_each_file_comes_once_though_parts_of_the_list_are_merged(
+    spark: SparkSession, tmp_path: Path, step: tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PARTS", 3)
+    monkeypatch.setattr(files, "FULL", 6)
+    logs, home = tmp_path / "logs", tmp_path / "home"
+    logs.mkdir()
+    seen: Seen = {}
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        return {"lines": files.files(ssc, str(logs))}
+
+    def run(seconds: range) -> None:
+        with job(build, home, seen) as engine:
+            for second in seconds:
+                (logs / f"{second:02d}").write_text(f"{second}\n")
+                engine.tick(1000 * second)
+
+    def kill_in_a_merge(name: str, k: int) -> None:
+        original, calls = getattr(storage, name), 0
+
+        def dies(path: str, *text: Any) -> None:
+            nonlocal calls
+            original(path, *text)
+            calls += "/sources/files/" in path and (name == "delete" or "-" in path.rpartition("/")[2])
+            if calls == k:
+                killed(9)
+
+        with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+            patch.setattr(storage, name, dies)
+            run(range(1, 12))
+            pytest.fail("it was never killed")
+
+    if step is not None:
+        kill_in_a_merge(*step)
+    run(range(1 if step is None else 5, 15))  # the fourth part is the first to be merged
+    came = sorted(int(row[0]) for rows in seen["lines"].values() for row in rows)
+    assert came == list(range(1, 15))
+    assert len(parts(home)) <= 3 + 2, "two full ones, and those that are not yet merged"
+
+
+def test_of_parts_that_begin_alike_the_longest_counts(spark: SparkSession, tmp_path: Path) -> None:
+    """One that a driver writes late, which had been paused in a merge, changes nothing."""
+    logs, home = tmp_path / "logs", tmp_path / "home"
+    logs.mkdir()
+    for name in ("a", "b", "c"):
+        (logs / name).write_text(f"{name}\n")
+    seen: Seen = {}
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        return {"lines": files.files(ssc, str(logs))}
+
+    with job(build, home, seen) as engine:
+        engine.tick(1000)
+    (whole,) = parts(home)
+    whole.rename(whole.with_name(f"{whole.name}-{3:012d}"))
+    (late := whole.with_name(f"{0:012d}-{1:012d}")).write_text(f'[["file:{logs}/a", 2]]')
+    (logs / "d").write_text("d\n")
+    with job(build, home, seen) as engine:
+        engine.tick(2000)
+    assert late.exists()
+    assert sorted(row[0] for rows in seen["lines"].values() for row in rows) == ["a", "b", "c", "d"]
