@@ -1,8 +1,8 @@
 """Results in Redis, for those who look one up: hashes, rankings and counters.
 
-A batch is written in one transaction with its number, which is kept in `sparkstream:ledger:<home>:<output>`, so that
-a batch that is run again is skipped. Results go through the driver: at most `MOST_ROWS` a batch. One Redis server, not
-a cluster, whose transactions do not reach over all keys.
+A batch is written in one transaction with its number, which is kept in `sparkstream:ledger:<home>:<kind>:<name>`, so
+that a batch that is run again is skipped. Results go through the driver: at most `MOST_ROWS` a batch. One Redis server,
+not a cluster, whose transactions do not reach over all keys.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Redis:
         return bool(known)
 
     def _ledger(self, batch: Batch) -> str:
-        return f"sparkstream:ledger:{batch.home_id}:{self.name}"
+        return f"sparkstream:ledger:{batch.home_id}:{self.kind}:{self.name}"
 
     def _claim(self, home_id: str) -> None:
         """Make the name this home's, or refuse what would be mixed with another's."""

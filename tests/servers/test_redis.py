@@ -47,6 +47,14 @@ def batch(n: int, home: str = "home-a") -> Batch:
     return Batch(n, datetime.datetime.fromtimestamp(n, timezone.utc), home, {"lines": (n - 1, n)})
 
 
+def test_outputs_of_different_kinds_with_one_name_do_not_take_each_others_batches(
+    url: str, db: Any, frame: Frame
+) -> None:
+    Redis(url, "hashes", None, "host").write(frame(("a", 1)), batch(1))
+    Redis(url, "ranking", None, "host").write(frame(("a", 1)), batch(1))
+    assert (db.hgetall("host:a"), db.zrange("host", 0, -1)) == ({"n": "1"}, ["a"])
+
+
 def test_a_row_is_a_hash_that_the_next_batch_replaces(url: str, db: Any, spark: SparkSession, frame: Frame) -> None:
     given = spark.sql(
         """select 'a' as host, 1 as n, true as ok, 1.50 as price, cast(null as string) as note,
@@ -94,7 +102,7 @@ def test_a_batch_that_is_run_again_changes_nothing(kind: str, url: str, db: Any,
 def test_what_no_batch_brings_expires(kind: str, url: str, db: Any, frame: Frame) -> None:
     Redis(url, kind, "1h", "it").write(frame(("a", 1)), batch(1))
     assert 3_500_000 < db.pttl("it:a") <= 3_600_000
-    assert db.ttl("sparkstream:ledger:home-a:it") == -1
+    assert db.ttl(f"sparkstream:ledger:home-a:{kind}:it") == -1
 
 
 @pytest.mark.parametrize(
