@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,23 @@ import pytest
 from tests.faults import supervisor
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Put what the jobs of a test went through into its report, which also reaches us from another process."""
+    try:
+        yield
+    finally:
+        item.user_properties += [("figures", str(figures)) for figures in supervisor.REPORTS]
+        supervisor.REPORTS.clear()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if supervisor.REPORTS:
+    ended = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    figures = [value for report in ended for name, value in report.user_properties if name == "figures"]
+    if figures:
         terminalreporter.section("jobs that were killed")
-        for figures in supervisor.REPORTS:
-            terminalreporter.write_line(str(figures))
+        for line in figures:
+            terminalreporter.write_line(str(line))
 
 
 @pytest.fixture
