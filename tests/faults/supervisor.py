@@ -108,18 +108,29 @@ class Run:
     def end(self, patience: float = PATIENCE) -> int:
         """The exit code, once neither Python nor the JVM is there any more."""
         code = self.process.wait(patience)
-        wait_until(lambda: not self._members(), "all processes of the job have ended")
+        try:
+            wait_until(lambda: not self._members(), "all processes of the job have ended")
+        except AssertionError:
+            for pid, name in self._members().items():
+                if name == "java":
+                    os.kill(pid, signal.SIGQUIT)  # the JVM says on its output what its threads do
+            time.sleep(2)
+            raise AssertionError(f"{self._members()} live on:\n{self.said()}") from None
         return code
 
     def kill(self, victim: str = "both") -> int:
-        """kill -9 of Python, of the JVM or of both; the other one must not live on."""
+        """kill -9 of Python, of the JVM or of both; Python must not live on without its JVM.
+
+        A JVM without its Python ends in seconds, unless Spark hangs in its own shutdown: then the next driver on the
+        machine ends it. So the next run is not kept waiting here.
+        """
         if victim == "both":
             os.killpg(self.process.pid, signal.SIGKILL)
         else:
             for pid, name in self._members().items():
                 if (name == "java") == (victim == "jvm"):
                     os.kill(pid, signal.SIGKILL)
-        return self.end()
+        return self.process.wait(PATIENCE) if victim == "python" else self.end()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
