@@ -39,3 +39,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for nodeid in skipped(terminalreporter.config):
         terminalreporter.write_line(f"skipped, which CI does not accept: {nodeid}", red=True)
+    ended = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    figures = [value for report in ended for name, value in report.user_properties if name == "figures"]
+    if figures:
+        terminalreporter.section("jobs that were killed")
+        for line in figures:
+            terminalreporter.write_line(str(line))

@@ -1,4 +1,4 @@
-"""Shows at the end what the supervised jobs went through."""
+"""Lets a test report what its supervised jobs went through; tests/conftest.py shows it at the end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,6 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     finally:
         item.user_properties += [("figures", str(figures)) for figures in supervisor.REPORTS]
         supervisor.REPORTS.clear()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    ended = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
-    figures = [value for report in ended for name, value in report.user_properties if name == "figures"]
-    if figures:
-        terminalreporter.section("jobs that were killed")
-        for line in figures:
-            terminalreporter.write_line(str(line))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ killed and clean runs cut batches differently. The recount shares no code with t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -119,18 +120,15 @@ class Run:
         return code
 
     def kill(self, victim: str = "both") -> int:
-        """kill -9 of Python, of the JVM or of both; Python must not live on without its JVM.
-
-        A JVM without its Python ends in seconds, unless Spark hangs in its own shutdown: then the next driver on the
-        machine ends it. So the next run is not kept waiting here.
-        """
+        """kill -9 of Python, of the JVM or of both; the other one must not live on."""
         if victim == "both":
             os.killpg(self.process.pid, signal.SIGKILL)
         else:
             for pid, name in self._members().items():
                 if (name == "java") == (victim == "jvm"):
-                    os.kill(pid, signal.SIGKILL)
-        return self.process.wait(PATIENCE) if victim == "python" else self.end()
+                    with contextlib.suppress(ProcessLookupError):  # a worker that has ended meanwhile
+                        os.kill(pid, signal.SIGKILL)
+        return self.end()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -141,7 +139,8 @@ class Run:
 
     def sweep(self) -> None:
         for pid in self._members():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def _members(self) -> dict[int, str]:

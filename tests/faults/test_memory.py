@@ -18,10 +18,10 @@ FORGETFUL = [
 ]
 
 
-def test_the_200_batches_after_the_first_100_leave_the_memory_flat(new_job: NewJob) -> None:
+def test_the_120_batches_after_the_first_60_leave_the_memory_flat(new_job: NewJob) -> None:
     job = new_job(script="memory.py")
     source = ["--source", "generator:?rate=100000&count=1000000", "--batch-interval", "100ms", "--max-per-batch", "10"]
-    run = job.start(*source, *FORGETFUL, "--stop-after", "300batches", "--output", "console:")
+    run = job.start(*source, *FORGETFUL, "--stop-after", "180batches", "--output", "console:")
     assert run.end(patience=1200) == 0, run.said()
     early, late = (json.loads(line) for line in re.findall("^held (.*)", run.said(), re.MULTILINE))
     assert late["stored RDDs"] < 50, "one state and what the window needs"

@@ -14,7 +14,7 @@ from sparkstream_kit.graph import Batch
 from sparkstream_kit.main import OutputTo, SourceOf, main
 
 COUNT = {"count": aggregates.count()}
-SAID_AT = (100, 300)
+SAID_AT = (60, 180)
 
 
 def say(frame: DataFrame, batch: Batch) -> None:
