@@ -135,7 +135,12 @@ class Run:
 
     def processes(self, words: str) -> list[int]:
         """The living processes of the job with these words in their command line."""
-        return [pid for pid in self._members() if words in Path(f"/proc/{pid}/cmdline").read_text()]
+        found = []
+        for pid in self._members():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if words in Path(f"/proc/{pid}/cmdline").read_text():
+                    found.append(pid)
+        return found
 
     def sweep(self) -> None:
         for pid in self._members():
