@@ -173,7 +173,9 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _stop(options: argparse.Namespace) -> None:
-    stop(_existing(options.home), wait=options.wait)
+    home = _existing(options.home)
+    stop(home, wait=options.wait)
+    print(f"stopped after batch {OffsetLog(home / 'progress').last.n}" if options.wait else "asked to stop")
 
 
 def _replay(options: argparse.Namespace) -> None:

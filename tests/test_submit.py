@@ -51,11 +51,14 @@ def test_status_tells_what_is_owed_and_who_runs_it(home: Home, capsys: pytest.Ca
     assert "nobody holds the lease" in capsys.readouterr().out
 
 
-def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(home: Home) -> None:
+def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
     home.mark_running()
     assert not home.asked_to_stop()
     assert submit.main(["stop", home.root.removeprefix("file:"), "--wait"]) == 0
     assert home.asked_to_stop()
+    assert capsys.readouterr().out.startswith("stopped after batch ")
 
 
 def test_a_directory_that_is_no_home_is_told(spark: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
