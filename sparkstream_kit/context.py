@@ -263,7 +263,7 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
             if engine is not None:
                 engine.end()
         except Exception as error:
-            failure = error if isinstance(error, (BatchFailed, ReceiverFailed)) else _failed(error)
+            failure = error if isinstance(error, BatchFailed) else _failed(error)
             if in_notebook():
                 _background(ssc.stop, False, False).join(5)
                 raise failure from failure.__cause__

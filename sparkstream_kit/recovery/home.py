@@ -5,6 +5,8 @@ checkpoint/    Spark's checkpoint, only for jobs with receivers or plain DStream
 progress/      the offset log
 sources/       what sources must remember: listings of files, the first start of a generator
 received/      landed batches of receivers
+enrichment/    versions of the frames that streams are joined with
+rejected/      what parsers gave back, for each output of that kind
 state/         saved state
 lease/         who may write
 ticks/         always empty: the stream on it ticks without data

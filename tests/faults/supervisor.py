@@ -109,14 +109,7 @@ class Run:
     def end(self, patience: float = PATIENCE) -> int:
         """The exit code, once neither Python nor the JVM is there any more."""
         code = self.process.wait(patience)
-        try:
-            wait_until(lambda: not self._members(), "all processes of the job have ended")
-        except AssertionError:
-            for pid, name in self._members().items():
-                if name == "java":
-                    os.kill(pid, signal.SIGQUIT)  # the JVM says on its output what its threads do
-            time.sleep(2)
-            raise AssertionError(f"{self._members()} live on:\n{self.said()}") from None
+        wait_until(lambda: not self._members(), "all processes of the job have ended")
         return code
 
     def kill(self, victim: str = "both") -> int:
