@@ -23,7 +23,7 @@ Listed = tuple[str, int]
 """A file's path and size."""
 
 PARTS, FULL = 64, 10_000
-"""Parts behind the last full one are merged when there are more than so many; a full one holds at least so many files."""
+"""Parts behind the last full one are merged when there are more than so many; a full one holds at least so many."""
 
 
 def files(
