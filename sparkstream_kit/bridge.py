@@ -70,6 +70,39 @@ def output_count(ssc: StreamingContext) -> int:
     return len(ssc._jssc.ssc().graph().getOutputStreams())
 
 
+def checkpoint_directory(ssc: StreamingContext) -> str | None:
+    """Where the context keeps Spark's checkpoint; None if it keeps none (StreamingContext.checkpointDir)."""
+    directory = ssc._jssc.ssc().checkpointDir()
+    return None if directory is None else str(directory)
+
+
+def write_first_checkpoint(ssc: StreamingContext) -> None:
+    """Write the checkpoint that a context which was never started would write just before its first batch.
+
+    Spark writes its first one after the first batch is generated, and a driver that is killed before forgets what its
+    receivers had stored until then. A copy of the graph is started in its place, as DStreamGraph.start can be called
+    once; JobGenerator.restart runs all batches since the time of a checkpoint (Checkpoint.serialize, deserialize).
+    """
+    streaming, bytes_in = _jvm().org.apache.spark.streaming, _jvm().java.io.ByteArrayInputStream
+    fresh = ssc._jssc.ssc()
+    conf, interval = fresh.conf(), batch_interval_ms(ssc)
+    zero = int(fresh.scheduler().clock().getTimeMillis()) // interval * interval
+
+    serialized = streaming.Checkpoint.serialize(streaming.Checkpoint(fresh, streaming.Time(zero)), conf)
+    copy = streaming.Checkpoint.deserialize(bytes_in(serialized), conf)
+    twin = streaming.StreamingContext(fresh.sc(), copy, None)
+    twin.graph().start(streaming.Time(zero))
+    first = streaming.Checkpoint(twin, streaming.Time(zero + interval))
+
+    directory = checkpoint_directory(ssc)
+    fs, temporary = _file_system(f"{directory}/temp")  # not like a checkpoint's name, which Spark would read
+    stream = fs.create(temporary, True)
+    stream.write(streaming.Checkpoint.serialize(first, conf))
+    stream.hsync()
+    stream.close()
+    rename(f"{directory}/temp", f"{directory}/checkpoint-{zero + interval}")
+
+
 def local_cores() -> int:
     """Cores of a local master, `local[*]` included (SparkContext.numDriverCores, of the companion object)."""
     companion = getattr(getattr(_jvm().org.apache.spark, "SparkContext$"), "MODULE$")

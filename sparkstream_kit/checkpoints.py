@@ -1,4 +1,4 @@
-"""Spark's own checkpoint: read if it can be, and set aside if it belongs to another Spark, Python or graph."""
+"""Spark's own checkpoint: begun early, read if it can be, set aside if it belongs to another Spark, Python or graph."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
         raise UsageError(
             f"the checkpoint {checkpoint!r} cannot be read ({bridge.reason(error)}): run the code and the "
             "Spark that wrote it, or name a new checkpoint directory"
+        ) from error
+
+
+def begin(ssc: StreamingContext) -> None:
+    """Write a checkpoint before the start of a new context that keeps one: UsageError if that cannot be done."""
+    directory = bridge.checkpoint_directory(ssc)
+    if directory is None or bridge.is_recovered(ssc):
+        return
+    try:
+        bridge.write_first_checkpoint(ssc)
+    except Exception as error:
+        raise UsageError(
+            f"the job cannot be kept in the checkpoint {directory!r} ({bridge.reason(error)}): let its functions refer "
+            "to nothing that cannot be pickled, like locks, connections and contexts"
         ) from error
 
 

@@ -69,7 +69,8 @@ def get_or_create(
     the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch. Without it a backlog
     is taken in pieces that take about an interval each. With `drain` the job processes what is there now, all of
     it in one batch unless `max_per_batch` says less, and then claims nothing more. A checkpoint that cannot be gone
-    on with is set aside; if it holds received records, only with `give_up_received`, which is for one start.
+    on with is set aside; if it holds received records, only with `give_up_received`, which is for one start. A new
+    checkpoint is written here, before the start, so what a driver received that is killed early is not forgotten.
 
     Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
     with another interval, a definition without outputs or with columns that do not exist, a home that another
@@ -97,6 +98,7 @@ def get_or_create(
     if not bridge.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
+    checkpoints.begin(ssc)
     return ssc
 
 

@@ -92,6 +92,31 @@ def test_what_was_acknowledged_comes_out_once_however_the_driver_is_killed(job: 
     job.report("socket with a write-ahead log")
 
 
+def test_what_came_before_spark_wrote_its_first_checkpoint_is_owed_too(job: SocketJob) -> None:
+    hold, checkpoint = job.job.work / "hold", job.job.home / "checkpoint"
+    hold.touch()  # no batch ends, so Spark writes one checkpoint for each
+    run = job.start("--batch-interval", "5s", hold=str(hold))
+    job.feed(run)
+    before = len(batches(checkpoint))
+    run.wait_until(lambda: len(batches(checkpoint)) > before + 1, "Spark has given all that to a batch")
+    run.kill()
+    job.job.kills += 1
+    ours = checkpoint / f"{batches(checkpoint)[0]}.bk"  # Spark renamed it when it wrote that of its first batch
+    for file in set(checkpoint.glob("checkpoint-*")) - {ours}:
+        file.unlink()
+
+    run = job.start("--batch-interval", "5s")
+    job.wait_until_all_is_out(run)
+    run.signal(signal.SIGTERM)
+    assert run.end() == 0, run.said()
+    job.report("socket whose first checkpoint was never written")
+
+
+def batches(checkpoint: Path) -> list[str]:
+    """The batches that have a checkpoint, oldest first."""
+    return sorted(file.name for file in checkpoint.glob("checkpoint-*") if file.suffix != ".bk")
+
+
 def test_a_checkpoint_that_is_damaged_is_refused_and_one_that_is_gone_is_made_anew(job: SocketJob) -> None:
     run = job.start()
     job.feed(run)
