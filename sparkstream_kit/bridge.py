@@ -103,6 +103,40 @@ def write_first_checkpoint(ssc: StreamingContext) -> None:
     rename(f"{directory}/temp", f"{directory}/checkpoint-{zero + interval}")
 
 
+def leave_out_downtime(ssc: StreamingContext, until: int) -> None:
+    """Let a recovered context run the batches it owes and those up to a time in ms, but none until now after that.
+
+    JobGenerator.restart runs all since the checkpoint before anything new: for a week at one second that takes hours.
+    They are empty where everything comes from receivers, and can be left out where no step builds on the batch before
+    (DStream.mustCheckpoint); elsewhere this does nothing. What restart reads are fields of Checkpoint without a setter.
+    """
+    recovered = ssc._jssc.ssc()
+    graph, checkpoint, interval = recovered.graph(), recovered.initialCheckpoint(), batch_interval_ms(ssc)
+    receivers = graph.getReceiverInputStreams()
+    a_tick = 1  # the input of the kit's own that never has anything
+    if len(graph.getInputStreams()) > len(receivers) + a_tick or any(map(_looks_back, graph.getOutputStreams())):
+        return
+    first = int(checkpoint.checkpointTime().milliseconds())
+    last = max(first, until) + max((int(r.rememberDuration().milliseconds()) for r in receivers), default=0)
+    resume = int(recovered.scheduler().clock().getTimeMillis()) // interval * interval
+    if resume <= last:
+        return
+    time = _jvm().org.apache.spark.streaming.Time
+    owed = [*checkpoint.pendingTimes(), *map(time, range(first, last + 1, interval))]
+    times = _context()._gateway.new_array(time, len(owed))  # type: ignore[union-attr]
+    for i, t in enumerate(owed):
+        times[i] = t
+    for name, value in (("pendingTimes", times), ("checkpointTime", time(resume))):
+        field = checkpoint.getClass().getDeclaredField(name)
+        field.setAccessible(True)
+        field.set(checkpoint, value)
+
+
+def _looks_back(dstream: Any) -> bool:
+    parents = dstream.dependencies()
+    return dstream.mustCheckpoint() or any(_looks_back(parents.apply(i)) for i in range(parents.size()))
+
+
 def local_cores() -> int:
     """Cores of a local master, `local[*]` included (SparkContext.numDriverCores, of the companion object)."""
     companion = getattr(getattr(_jvm().org.apache.spark, "SparkContext$"), "MODULE$")

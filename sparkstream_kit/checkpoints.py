@@ -80,10 +80,19 @@ def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_receiv
             _set_aside(home, "; ".join(changed), give_up_received)
     storage.write(note, json.dumps(mine))
     try:
-        return recover_or(lambda: fresh, path)
+        ssc = recover_or(lambda: fresh, path)
     except UsageError as error:
         _set_aside(home, str(error), give_up_received)
-        return recover_or(lambda: fresh, path)
+        ssc = recover_or(lambda: fresh, path)
+    if bridge.is_recovered(ssc):
+        bridge.leave_out_downtime(ssc, _received_until(path))
+    return ssc
+
+
+def _received_until(checkpoint: str) -> int:
+    """Up to when, in ms, received blocks can have been given to batches: said by the names of Spark's files of that."""
+    names = storage.names(f"{checkpoint}/receivedBlockMetadata")
+    return max((int(name.rpartition("-")[2]) for name in names if name.startswith("log-")), default=0)
 
 
 def _set_aside(home: Home, why: str, give_up_received: bool) -> None:
