@@ -1,4 +1,8 @@
-"""Files that arrive in a directory of any Hadoop file system, read as lines."""
+"""Files that arrive in a directory of any Hadoop file system, read as lines.
+
+A position is the number of files read and a digest of their names and sizes, "3:1f0c2a9b7d3e4f50": it says which files
+they were, also to a home that was lost and has to list the directory anew.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from hashlib import sha256
 
 from pyspark.sql import DataFrame
 from pyspark.streaming import StreamingContext
@@ -44,22 +49,16 @@ def files(
     listing = _Listing(lambda: graph.home / f"sources/{name}", f"{path.rstrip('/')}/{glob}", min_age)
 
     def read(start: Position, end: Position) -> DataFrame:
-        chosen = listing.files(start or 0, end)
+        chosen = listing.files(start, end)
         for file, size in chosen:
             _check_unchanged(file, size)
         # names are taken literally: a bracket in one is no pattern
         return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
 
     def latest(now: int | None) -> Position:
-        found, taken = listing.latest(now), graph.log.last.positions.get(name)
-        if (taken or 0) > (found or 0):
-            raise UsageError(
-                f"the source {name!r} was read up to file {taken}, and its home only knows of {found or 0}: restore "
-                f"{graph.home / 'sources'}/{name} from a copy, or start with a new home"
-            )
-        return found
+        return listing.latest(graph.log.last.positions.get(name))
 
-    return FrameStream.from_source(ssc, name, Source(latest, read, "value string", trial=32))
+    return FrameStream.from_source(ssc, name, Source(latest, read, "value string", listing.limit, trial=32))
 
 
 class _Listing:
@@ -73,25 +72,47 @@ class _Listing:
         self._directory, self._pattern = directory, pattern
         self._min_age = milliseconds(min_age) if min_age is not None else None
         self._files: list[Listed] | None = None
+        self._digests: list[str] = []
         self._seen: set[str] = set()
         self._small: list[int] = []
         """Positions of the parts behind the last full one."""
 
-    def files(self, start: int, end: int) -> list[Listed]:
-        """The files with the positions start + 1 to end."""
-        return self._known()[start:end]
+    def files(self, start: Position, end: Position) -> list[Listed]:
+        """The files between two positions."""
+        return self._checked(end)[_count(start) : _count(end)]
 
-    def latest(self, now: int | None) -> Position:
-        """List the directory, write down what is new, give the number of files seen so far."""
-        known = self._known()
+    def limit(self, start: Position, end: Position, most: int) -> Position:
+        """The position at most so many files beyond start."""
+        return self._position(min(_count(end), _count(start) + most))
+
+    def latest(self, taken: Position) -> Position:
+        """List the directory, write down what is new, give the position behind all files seen so far."""
+        known = self._checked(taken)
         oldest = None if self._min_age is None else round(time.time() * 1000) - self._min_age
         new = [f for f in bridge.list_files(self._pattern, oldest) if f[0] not in self._seen]
         if new:
-            storage.write_new(f"{self._directory()}/{len(known):012d}", json.dumps(new))
-            self._append(new)
+            self._write(new)
             if len(self._small) > PARTS:
                 self._merge()
-        return len(known) or None
+        return self._position(len(known))
+
+    def _position(self, count: int) -> Position:
+        return f"{count}:{self._digests[count - 1]}" if count else None
+
+    def _checked(self, position: Position) -> list[Listed]:
+        """All files known, those up to the position being the ones it counts; a list that was lost is made again."""
+        known, count = self._known(), _count(position)
+        if count and not known:
+            found = bridge.list_files(self._pattern, None)[:count]
+            if _digests(found)[-1:] == [position.partition(":")[2]]:
+                self._write(found)
+        if len(known) < count or self._position(count) != position:
+            raise UsageError(
+                f"the {count} files that were read are neither listed in {self._directory()} nor found as they were, "
+                f"with these names and sizes and in this order of time, by {self._pattern}: restore the list from a "
+                "copy, or start with a new home"
+            )
+        return known
 
     def _known(self) -> list[Listed]:
         if self._files is None:
@@ -102,11 +123,17 @@ class _Listing:
                 self._append([(file, size) for file, size in json.loads(storage.read(part))])
         return self._files
 
+    def _write(self, files: list[Listed]) -> None:
+        """Make these the next part."""
+        storage.write_new(f"{self._directory()}/{len(self._known()):012d}", json.dumps(files))
+        self._append(files)
+
     def _append(self, files: list[Listed]) -> None:
         """The next part holds these."""
         assert self._files is not None
         self._small = [] if len(files) >= FULL else [*self._small, len(self._files)]
         self._files += files
+        self._digests += _digests(files, self._digests[-1] if self._digests else "")
         self._seen.update(file for file, _ in files)
 
     def _merge(self) -> None:
@@ -118,6 +145,19 @@ class _Listing:
             if first <= start < len(known):
                 storage.delete(path)
         self._small = [] if len(known) - first >= FULL else [first]
+
+
+def _count(position: Position) -> int:
+    return 0 if position is None else int(position.partition(":")[0])
+
+
+def _digests(files: list[Listed], before: str = "") -> list[str]:
+    """For each file a digest of all up to it."""
+    found = []
+    for file in files:
+        before = sha256(f"{before}{json.dumps(file)}".encode()).hexdigest()[:16]
+        found.append(before)
+    return found
 
 
 def _parts(directory: str) -> list[tuple[int, int, str]]:

@@ -126,7 +126,7 @@ class Files(Generated):
     def lines(self, claim: Claim) -> list[str]:
         parts = sorted(self._listings.glob("[0-9]*"))
         files = [file for part in parts for file, _ in json.loads(part.read_text())]
-        start, end = claim.range()
+        start, end = (int(str(position).partition(":")[0]) for position in claim.range())
         return [line for file in files[start:end] for line in Path(file.removeprefix("file:")).read_text().splitlines()]
 
 

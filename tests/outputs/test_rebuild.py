@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates as agg
@@ -16,7 +18,7 @@ from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import sql
 from sparkstream_kit.sources.files import files
 from tests.outputs.test_sql import rows_of
-from tests.ticks import given, job
+from tests.ticks import Build, Seen, given, job
 
 NUMBERS = [[(n % 3, n)] * n for n in range(1, 9)]
 
@@ -76,19 +78,67 @@ def test_what_cannot_be_rebuilt_is_told(
     assert "choose one with --id" in capsys.readouterr().err
 
 
-def test_files_cannot_go_on_without_the_list_of_those_that_were_read(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "a").write_text("a\n")
+def count_lines(work: Path) -> Build:
+    """Lines of files, counted for each first letter into a table, and by a running state."""
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
-        return {"lines": files(ssc, str(tmp_path / "logs"))}
+        letters = files(ssc, str(work / "logs")).select(F.substring("value", 1, 1).alias("k"))
+        sql.sql(
+            letters.reduce_by_key("k", {"n": agg.count()}),
+            f"sqlite:///{work}/out.db",
+            table="counts",
+            mode="accumulate",
+            key="k",
+        )
+        return {"running": letters.update_state_by_key("k", {"n": agg.count()})}
 
-    with job(build, tmp_path / "home", {}) as engine:
-        engine.tick(1000)
-    (tmp_path / "logs" / "a").unlink()
-    shutil.rmtree(tmp_path / "home" / "sources")
+    return build
+
+
+def write(work: Path, second: int) -> None:
+    """A file that arrives at that second."""
+    file = work / "logs" / f"{9 - second}"  # the names do not tell the order
+    file.write_text("a\nb\n"[: 2 * second])
+    os.utime(file, (second, second))
+
+
+@pytest.fixture
+def lost(spark: SparkSession, tmp_path: Path) -> Path:
+    """A job that has read two files, one after the other, and lost its home."""
+    (tmp_path / "logs").mkdir()
+    with job(count_lines(tmp_path), tmp_path / "home") as engine:
+        for second in (1, 2):
+            write(tmp_path, second)
+            engine.tick(1000 * second)
+    shutil.rmtree(tmp_path / "home")
+    assert rebuild(tmp_path) == 0
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_files_go_on_where_the_directory_still_has_those_that_were_read(lost: Path) -> None:
+    seen: Seen = {}
+    write(lost, 3)
+    with job(count_lines(lost), lost / "home", seen) as engine:
+        engine.tick(3000)
+    assert seen["running"][3] == [("a", 3), ("b", 2)]
+    assert sorted(rows_of(f"sqlite:///{lost}/out.db", "counts", "k", "n")) == [("a", 3), ("b", 2)]
+
+
+@pytest.mark.parametrize("what", ["gone", "longer", "older"])
+def test_files_do_not_go_on_where_it_has_others(lost: Path, what: str) -> None:
+    first, second = sorted((lost / "logs").iterdir(), reverse=True)
+    if what == "gone":
+        first.unlink()
+    elif what == "longer":
+        first.write_text("a\na\n")
+        os.utime(first, (1, 1))
+    else:
+        os.utime(second, (0, 0))
+    write(lost, 3)
     with (
-        job(build, tmp_path / "home", {}) as engine,
-        pytest.raises(UsageError, match="was read up to file 1, and its home only knows of 0"),
+        job(count_lines(lost), lost / "home") as engine,
+        pytest.raises(UsageError, match=r"the 2 files that were read are neither listed in .* nor found as they were"),
     ):
-        engine.tick(2000)
+        engine.tick(3000)
+    assert sorted(rows_of(f"sqlite:///{lost}/out.db", "counts", "k", "n")) == [("a", 2), ("b", 1)]
