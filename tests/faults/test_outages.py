@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,24 +62,36 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def fill(disk: Path) -> Path:
+@contextlib.contextmanager
+def full(disk: Path) -> Iterator[None]:
     """Leave no room on the disk."""
     filler = disk / "filler"
     with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    return filler
+    yield
+    filler.unlink()
 
 
-def test_a_job_waits_while_the_disk_of_its_output_is_full(new_job: NewJob, disk: Path) -> None:
+@contextlib.contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """Let nobody write to the disk, root included."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+
+
+@pytest.mark.parametrize("spoilt", [full, read_only])
+def test_a_job_waits_while_nothing_can_be_written_to_the_disk_of_its_output(
+    new_job: NewJob, disk: Path, spoilt: Callable[[Path], contextlib.AbstractContextManager[None]]
+) -> None:
     job, count = new_job(), 1000
     job.out = disk / "out"
-    filler = fill(disk)
-    run = job.start(*counts(job, count=count, seed=3), "--drain")
-    run.wait_until(lambda: run.said().count("trying again in") >= 5, "it has tried again")
-    filler.unlink()
+    with spoilt(disk):
+        run = job.start(*counts(job, count=count, seed=3), "--drain")
+        run.wait_until(lambda: run.said().count("trying again in") >= 5, "it has tried again")
     assert run.end() == 0, run.said()
-    recount(job, "a full disk under the output", count=count, seed=3)
+    recount(job, f"a disk under the output: {spoilt.__name__}", count=count, seed=3)
 
 
 def test_a_job_ends_when_the_disk_of_its_home_is_full_and_goes_on_when_there_is_room(
@@ -89,9 +102,8 @@ def test_a_job_ends_when_the_disk_of_its_home_is_full_and_goes_on_when_there_is_
     arguments = counts(job, count=count, seed=4)
     run = job.start(*arguments, "--max-per-batch", "100")
     run.wait_until(lambda: job.claimed() >= 2, "two batches were claimed")
-    filler = fill(disk)
-    assert run.end() == 1
-    assert "No space left on device" in run.said()
-    filler.unlink()
+    with full(disk):
+        assert run.end() == 1
+        assert "No space left on device" in run.said()
     finish(job, arguments)
     recount(job, "a full disk under the home", count=count, seed=4)
