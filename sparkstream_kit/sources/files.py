@@ -7,6 +7,7 @@ they were, also to a home that was lost and has to list the directory anew.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from ..frames import FrameStream
 from ..graph import Source, graph_of
 from ..recovery import storage
 from ..recovery.offset_log import Position
+
+log = logging.getLogger(__name__)
 
 Listed = tuple[str, int]
 """A file's path and size."""
@@ -46,7 +49,12 @@ def files(
     """
     check_directory(path)
     graph = graph_of(ssc)
-    listing = _Listing(lambda: graph.home / f"sources/{name}", f"{path.rstrip('/')}/{glob}", min_age)
+    listing = _Listing(
+        lambda: graph.home / f"sources/{name}",
+        f"{path.rstrip('/')}/{glob}",
+        min_age,
+        taken=lambda: graph.log.last.positions.get(name),
+    )
 
     def read(start: Position, end: Position) -> DataFrame:
         chosen = listing.files(start, end)
@@ -55,21 +63,22 @@ def files(
         # names are taken literally: a bracket in one is no pattern
         return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
 
-    def latest(now: int | None) -> Position:
-        return listing.latest(graph.log.last.positions.get(name))
-
-    return FrameStream.from_source(ssc, name, Source(latest, read, "value string", listing.limit, trial=32))
+    source = Source(lambda now: listing.latest(), read, "value string", listing.limit, trial=32)
+    return FrameStream.from_source(ssc, name, source)
 
 
 class _Listing:
     """All files ever seen, in the order they were seen, in parts: `sources/<name>/<position of the first file>`.
 
     Small parts are merged into `<position>-<position behind the last file>`. No part is ever overwritten: of those that
-    begin at one position the longest counts, whoever wrote it, and what it covers is removed after.
+    begin at one position the longest counts, whoever wrote it, and what it covers is removed after. `taken` is the
+    position up to which files were given to batches.
     """
 
-    def __init__(self, directory: Callable[[], str], pattern: str, min_age: Duration | None):
-        self._directory, self._pattern = directory, pattern
+    def __init__(
+        self, directory: Callable[[], str], pattern: str, min_age: Duration | None, taken: Callable[[], Position]
+    ):
+        self._directory, self._pattern, self._taken = directory, pattern, taken
         self._min_age = milliseconds(min_age) if min_age is not None else None
         self._files: list[Listed] | None = None
         self._digests: list[str] = []
@@ -85,9 +94,9 @@ class _Listing:
         """The position at most so many files beyond start."""
         return self._position(min(_count(end), _count(start) + most))
 
-    def latest(self, taken: Position) -> Position:
+    def latest(self) -> Position:
         """List the directory, write down what is new, give the position behind all files seen so far."""
-        known = self._checked(taken)
+        known = self._checked(self._taken())
         oldest = None if self._min_age is None else round(time.time() * 1000) - self._min_age
         new = [f for f in bridge.list_files(self._pattern, oldest) if f[0] not in self._seen]
         if new:
@@ -100,17 +109,13 @@ class _Listing:
         return f"{count}:{self._digests[count - 1]}" if count else None
 
     def _checked(self, position: Position) -> list[Listed]:
-        """All files known, those up to the position being the ones it counts; a list that was lost is made again."""
+        """All files known, of which the first are those that the position counts."""
         known, count = self._known(), _count(position)
-        if count and not known:
-            found = bridge.list_files(self._pattern, None)[:count]
-            if _digests(found)[-1:] == [position.partition(":")[2]]:
-                self._write(found)
         if len(known) < count or self._position(count) != position:
             raise UsageError(
-                f"the {count} files that were read are neither listed in {self._directory()} nor found as they were, "
-                f"with these names and sizes and in this order of time, by {self._pattern}: restore the list from a "
-                "copy, or start with a new home"
+                f"the {count} files that were read are not those listed in {self._directory()}, nor can that list be "
+                f"made again: {self._pattern} gives others, or gives them with other sizes or in another order of "
+                "time; restore the list from a copy, or start with a new home"
             )
         return known
 
@@ -121,11 +126,21 @@ class _Listing:
             longest = {start: path for start, _, path in sorted(parts)}
             while (part := longest.get(len(self._files))) is not None:
                 self._append([(file, size) for file, size in json.loads(storage.read(part))])
+            if not self._files and self._taken() is not None:
+                self._make_again(self._taken())
         return self._files
+
+    def _make_again(self, taken: Position) -> None:
+        """List the files anew that a lost list had, if the directory still gives them as it did."""
+        found = bridge.list_files(self._pattern, None)[: _count(taken)]
+        if _digests(found)[-1:] == [taken.partition(":")[2]]:
+            self._write(found)
+            log.warning("the list of the %d files that were read was lost; made again from the directory", len(found))
 
     def _write(self, files: list[Listed]) -> None:
         """Make these the next part."""
-        storage.write_new(f"{self._directory()}/{len(self._known()):012d}", json.dumps(files))
+        assert self._files is not None
+        storage.write_new(f"{self._directory()}/{len(self._files):012d}", json.dumps(files))
         self._append(files)
 
     def _append(self, files: list[Listed]) -> None:
