@@ -95,34 +95,50 @@ def write_first_checkpoint(ssc: StreamingContext) -> None:
     first = streaming.Checkpoint(twin, streaming.Time(zero + interval))
 
     directory = checkpoint_directory(ssc)
-    fs, temporary = _file_system(f"{directory}/temp")  # not like a checkpoint's name, which Spark would read
-    stream = fs.create(temporary, True)
-    stream.write(streaming.Checkpoint.serialize(first, conf))
-    stream.hsync()
-    stream.close()
-    rename(f"{directory}/temp", f"{directory}/checkpoint-{zero + interval}")
+    temporary = f"{directory}/temp"  # not like a checkpoint's name, which Spark would read
+    _write(temporary, streaming.Checkpoint.serialize(first, conf))
+    rename(temporary, f"{directory}/checkpoint-{zero + interval}")
 
 
-def leave_out_downtime(ssc: StreamingContext, until: int) -> None:
-    """Let a recovered context run the batches it owes and those up to a time in ms, but none until now after that.
+def keeps_received(ssc: StreamingContext) -> bool:
+    """Whether there are receivers that keep a write-ahead log (WriteAheadLogUtils.enableReceiverLog)."""
+    conf = ssc._jssc.ssc().conf()
+    return receiver_count(ssc) > 0 and bool(conf.getBoolean("spark.streaming.receiver.writeAheadLog.enable", False))
+
+
+Gap = tuple[int, int]
+"""Times in ms, from the first up to, not including, the second."""
+
+
+def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, silent: int) -> list[Gap]:
+    """Let a recovered context run the batches it owes and those up to a time in ms, but none after that until now.
 
     JobGenerator.restart runs all since the checkpoint before anything new: for a week at one second that takes hours.
     They are empty where everything comes from receivers, and can be left out where no step builds on the batch before
-    (DStream.mustCheckpoint); elsewhere this does nothing. What restart reads are fields of Checkpoint without a setter.
+    (DStream.mustCheckpoint); elsewhere this does nothing. `silent` inputs never have anything. Gives the gaps that are
+    left out, to be given again the next time, as the checkpoint may then still be the same.
+
+    What restart reads are fields of Checkpoint without a setter.
     """
     recovered = ssc._jssc.ssc()
     graph, checkpoint, interval = recovered.graph(), recovered.initialCheckpoint(), batch_interval_ms(ssc)
     receivers = graph.getReceiverInputStreams()
-    a_tick = 1  # the input of the kit's own that never has anything
-    if len(graph.getInputStreams()) > len(receivers) + a_tick or any(map(_looks_back, graph.getOutputStreams())):
-        return
+    if len(graph.getInputStreams()) > len(receivers) + silent or any(map(_looks_back, graph.getOutputStreams())):
+        return []
     first = int(checkpoint.checkpointTime().milliseconds())
-    last = max(first, until) + max((int(r.rememberDuration().milliseconds()) for r in receivers), default=0)
-    resume = int(recovered.scheduler().clock().getTimeMillis()) // interval * interval
-    if resume <= last:
-        return
+    remembered = (receiver.rememberDuration() for receiver in receivers)  # null where no output uses the receiver
+    last = max(first, until) + max((int(d.milliseconds()) for d in remembered if d is not None), default=0)
+    now = int(recovered.scheduler().clock().getTimeMillis()) // interval * interval
+    resume = max(first, now)
+    gaps = [gap for gap in [*gaps, (last + interval, resume)] if first < gap[1] <= resume and gap[0] < gap[1]]
+    if not gaps:
+        return []
     time = _jvm().org.apache.spark.streaming.Time
-    owed = [*checkpoint.pendingTimes(), *map(time, range(first, last + 1, interval))]
+    candidates = range(first, min(last + interval, resume), interval)
+    owed = [
+        *checkpoint.pendingTimes(),
+        *(time(t) for t in candidates if not any(begin <= t < end for begin, end in gaps)),
+    ]
     times = _context()._gateway.new_array(time, len(owed))  # type: ignore[union-attr]
     for i, t in enumerate(owed):
         times[i] = t
@@ -130,6 +146,7 @@ def leave_out_downtime(ssc: StreamingContext, until: int) -> None:
         field = checkpoint.getClass().getDeclaredField(name)
         field.setAccessible(True)
         field.set(checkpoint, value)
+    return gaps
 
 
 def _looks_back(dstream: Any) -> bool:
@@ -374,12 +391,16 @@ def rename_new(source: str, target: str) -> bool:
 def _write_beside(path: str, text: str) -> str:
     folder, _, name = path.rpartition("/")
     temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
-    fs, jpath = _file_system(temporary)
+    _write(temporary, text.encode())
+    return temporary
+
+
+def _write(path: str, data: bytes) -> None:
+    fs, jpath = _file_system(path)
     stream = fs.create(jpath, True)
-    stream.write(text.encode())
+    stream.write(data)
     stream.hsync()
     stream.close()
-    return temporary
 
 
 def _rename(source: str, target: str, how: str) -> None:

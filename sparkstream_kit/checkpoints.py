@@ -44,16 +44,19 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
 
 
 def begin(ssc: StreamingContext) -> None:
-    """Write a checkpoint before the start of a new context that keeps one: UsageError if that cannot be done."""
-    directory = bridge.checkpoint_directory(ssc)
-    if directory is None or bridge.is_recovered(ssc):
+    """Write a checkpoint before the start of a new context that keeps what it receives; UsageError if it cannot be.
+
+    Spark's own first one comes after the first batch, and a driver killed before then forgets what was received.
+    """
+    if bridge.is_recovered(ssc) or not bridge.keeps_received(ssc):
         return
     try:
         bridge.write_first_checkpoint(ssc)
     except Exception as error:
         raise UsageError(
-            f"the job cannot be kept in the checkpoint {directory!r} ({bridge.reason(error)}): let its functions refer "
-            "to nothing that cannot be pickled, like locks, connections and contexts"
+            f"cannot write the first checkpoint to {bridge.checkpoint_directory(ssc)!r} ({bridge.reason(error)}): the "
+            "directory must take files, and functions must not refer to what cannot be pickled and read back, like "
+            "locks, connections, contexts and broadcasts"
         ) from error
 
 
@@ -84,15 +87,38 @@ def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_receiv
     except UsageError as error:
         _set_aside(home, str(error), give_up_received)
         ssc = recover_or(lambda: fresh, path)
-    if bridge.is_recovered(ssc):
-        bridge.leave_out_downtime(ssc, _received_until(path))
+    _leave_out_downtime(ssc, home)
     return ssc
 
 
-def _received_until(checkpoint: str) -> int:
-    """Up to when, in ms, received blocks can have been given to batches: said by the names of Spark's files of that."""
-    names = storage.names(f"{checkpoint}/receivedBlockMetadata")
-    return max((int(name.rpartition("-")[2]) for name in names if name.startswith("log-")), default=0)
+TICKS = 1
+"""Inputs of a context that are the kit's own: the one that only ticks."""
+
+
+def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
+    """Do not make up for batch times in which nothing can have been received, now or after the next crash."""
+    note, files = home / "downtime.json", storage.names(home / "checkpoint/receivedBlockMetadata")
+    until = _received_until(files)
+    if not bridge.is_recovered(ssc) or until is None:
+        return
+    before = json.loads(storage.read(note)) if storage.exists(note) else []
+    try:
+        gaps = bridge.leave_out_downtime(ssc, until, before, silent=TICKS)
+    except bridge.JavaError as error:  # a Java that lets nobody set final fields
+        log.warning("all batch times of the downtime are run first, which may take long: %s", bridge.reason(error))
+        return
+    if gaps != before:
+        storage.write(note, json.dumps(gaps))
+    for begin, end in gaps:
+        log.info("left out %d s of downtime, in which nothing can have been received", (end - begin) // 1000)
+
+
+def _received_until(names: list[str]) -> int | None:
+    """Up to when, in ms, Spark can have given received blocks to batches, as the files of its log of that are named.
+
+    None if there are none, as with a log of another class.
+    """
+    return max((int(name.rpartition("-")[2]) for name in names if name.startswith("log-")), default=None)
 
 
 def _set_aside(home: Home, why: str, give_up_received: bool) -> None:

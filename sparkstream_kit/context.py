@@ -22,6 +22,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any, NoReturn
 
 from pyspark import SparkConf
@@ -69,8 +70,8 @@ def get_or_create(
     the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch. Without it a backlog
     is taken in pieces that take about an interval each. With `drain` the job processes what is there now, all of
     it in one batch unless `max_per_batch` says less, and then claims nothing more. A checkpoint that cannot be gone
-    on with is set aside; if it holds received records, only with `give_up_received`, which is for one start. A new
-    checkpoint is written here, before the start, so what a driver received that is killed early is not forgotten.
+    on with is set aside; if it holds received records, only with `give_up_received`, which is for one start. With
+    receivers and a write-ahead log a first checkpoint is written here, so that a driver killed early forgets nothing.
 
     Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
     with another interval, a definition without outputs or with columns that do not exist, a home that another
@@ -94,11 +95,12 @@ def get_or_create(
         ssc = create()
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
-            ssc = at_home(ssc, home, max_per_batch=max_per_batch, drain=drain, give_up_received=give_up_received)
+            return at_home(ssc, home, max_per_batch=max_per_batch, drain=drain, give_up_received=give_up_received)
     if not bridge.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
-    checkpoints.begin(ssc)
+    if checkpoint is not None:
+        checkpoints.begin(ssc)
     return ssc
 
 
@@ -150,6 +152,8 @@ def at_home(
         ssc = fresh
         if bridge.output_count(fresh) > 1:  # receivers or plain DStreams beside the ticks: theirs is Spark's checkpoint
             ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
+            check_cores(ssc)
+            checkpoints.begin(ssc)
         home.mark_running()
     except BaseException:
         lease.release()
@@ -212,11 +216,12 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
 
     The marker is a file on any Hadoop file system, created here. Deleted while the job is down after a crash
     it still means stop: the restarted job drains what it owes and ends. After a stop that was asked for in
-    this way the next start creates it anew; the file `<path>.stopped` remembers that one. Gives the exit code
-    of `stop_when`.
+    this way the next start creates it anew; a note in the checkpoint tells the two apart, so a job without one
+    always starts. Gives the exit code of `stop_when`.
     """
-    stopped = f"{path}.stopped"
-    asked_while_down = bridge.is_recovered(ssc) and not bridge.path_exists(path) and not bridge.path_exists(stopped)
+    directory = bridge.checkpoint_directory(ssc)
+    note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
+    asked_while_down = note is not None and bridge.path_exists(note) and not bridge.path_exists(path)
     if not asked_while_down:
         try:
             bridge.create_file(path)
@@ -224,10 +229,11 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
             raise UsageError(
                 f"cannot create the marker {path!r} ({bridge.reason(error)}): name a file this user can write"
             ) from error
-        bridge.delete(stopped)
+        if note is not None:
+            bridge.create_file(note)
     code = stop_when(ssc, lambda: not bridge.path_exists(path), poll=poll)
-    if code == 0 and not bridge.path_exists(path):
-        bridge.create_file(stopped)
+    if code == 0 and note is not None and not bridge.path_exists(path):
+        bridge.delete(note)
     return code
 
 

@@ -69,9 +69,9 @@ first record that is not in there, and none is doubled.
 
 The newest batch in the ledger is run again, for outputs that do not have it. While the ledger still has every batch, up
 to 1,000 of each output, running states and windows are made again from the sources; after that they start empty, so do
-not rebuild a job that writes running states with upsert. The source files: goes on as long as its directory has the
-files that were read, and says so where it has not. A password is better given by PGPASSWORD or ~/.pgpass than in the
-URL.
+not rebuild a job that writes running states with upsert. The source files: goes on as long as its directory still has
+the files that were read, of the same sizes and first in the order of their times; where files with older times came
+later, as mv and rsync bring them, it refuses. A password is better given by PGPASSWORD or ~/.pgpass than in the URL.
 """
 
 

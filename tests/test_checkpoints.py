@@ -11,15 +11,37 @@ from typing import Any
 import pytest
 from pyspark import RDD
 from pyspark.sql import SparkSession
-from pyspark.streaming import StreamingContext
+from pyspark.streaming import DStream, StreamingContext
 from pyspark.streaming.listener import StreamingListener
 
-from sparkstream_kit import bridge
+from sparkstream_kit import bridge, checkpoints
 from sparkstream_kit.context import get_or_create
+from sparkstream_kit.errors import UsageError
 
-pytestmark = pytest.mark.usefixtures("spark")
 WEEK = 7 * 24 * 60 * 60 * 1000
 Build = Callable[[StreamingContext], object]
+
+
+@pytest.fixture(autouse=True)
+def write_ahead_log(spark: SparkSession) -> Iterator[None]:
+    """Receivers keep what they receive, as they do in every job with a home."""
+    name, conf = "spark.streaming.receiver.writeAheadLog.enable", live_conf(spark)
+    conf.set(name, "true")
+    yield
+    conf.remove(name)
+
+
+@pytest.fixture
+def jump(spark: SparkSession) -> Iterator[Callable[[int], None]]:
+    """Sets how many ms after its checkpoint a context comes back that goes by its own clock."""
+    name, conf = "spark.streaming.manualClock.jump", live_conf(spark)
+    yield lambda ms: conf.set(name, str(ms))
+    conf.remove(name)
+
+
+def live_conf(spark: SparkSession) -> Any:
+    """The settings that contexts look at when they are made."""
+    return spark.sparkContext._jsc.sc().conf()  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -29,26 +51,35 @@ def port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+Define = Callable[..., Build]
+
+
 @pytest.fixture
-def receive(port: int, tmp_path: Path) -> Build:
-    """A definition like those of received streams: an input that never has anything, and a receiver."""
+def define(port: int, tmp_path: Path) -> Define:
+    """Makes a definition like those of received streams: an input that never has anything, and a receiver's."""
 
-    def build(ssc: StreamingContext) -> None:
-        ssc.textFileStream(str(tmp_path / "ticks")).foreachRDD(nothing)
-        ssc.socketTextStream("127.0.0.1", port).foreachRDD(nothing)
+    def make(more: Callable[[DStream[str]], DStream[Any]] = lambda lines: lines, files: int = 0) -> Build:
+        def build(ssc: StreamingContext) -> None:
+            for i in range(files + 1):
+                ssc.textFileStream(str(tmp_path / f"incoming{i}")).foreachRDD(nothing)
+            more(ssc.socketTextStream("127.0.0.1", port)).foreachRDD(nothing)
 
-    return build
+        return build
+
+    return make
 
 
 def nothing(rdd: RDD[Any]) -> None:
     pass
 
 
-def come_back(build: Build, path: Path) -> StreamingContext:
-    """A context of 1s that was made at time 0, by its own clock, came to no batch and is recovered."""
+def come_back(build: Build, path: Path, at: int) -> StreamingContext:
+    """A context of 1s that was made at time 0, by its own clock, came to no batch and is recovered later."""
     with bridge.manual_clock():
         get_or_create(build, checkpoint=str(path), batch_interval="1s")
-        return get_or_create(build, checkpoint=str(path), batch_interval="1s")
+        ssc = get_or_create(build, checkpoint=str(path), batch_interval="1s")
+    bridge.advance_clock(ssc, at)
+    return ssc
 
 
 def batches_of(ssc: StreamingContext, last: int) -> list[int]:
@@ -68,50 +99,62 @@ def batches_of(ssc: StreamingContext, last: int) -> list[int]:
     return found
 
 
-@pytest.fixture
-def jump(spark: SparkSession) -> Iterator[Callable[[int], None]]:
-    """Sets how many ms after its checkpoint a context comes back that goes by its own clock."""
-    name, conf = "spark.streaming.manualClock.jump", spark.sparkContext._jsc.sc().conf()  # type: ignore[union-attr]
-    yield lambda ms: conf.set(name, str(ms))
-    conf.remove(name)
+def windowed(lines: DStream[str]) -> DStream[str]:
+    return lines.window(3, 1)
 
 
-def test_after_a_week_it_runs_what_it_may_have_received_and_then_goes_on(receive: Build, tmp_path: Path) -> None:
-    ssc = come_back(receive, tmp_path / "checkpoint")
-    bridge.advance_clock(ssc, WEEK)
-    bridge.leave_out_downtime(ssc, 3000)
-    assert batches_of(ssc, WEEK) == [1000, 2000, 3000, 4000, WEEK]
+def counted(lines: DStream[str]) -> DStream[Any]:
+    return lines.map(lambda line: (line, 1)).updateStateByKey(lambda new, old: sum(new, old or 0))
 
 
-def test_after_a_moment_it_runs_every_batch(receive: Build, tmp_path: Path, jump: Callable[[int], None]) -> None:
-    jump(3000)
-    ssc = come_back(receive, tmp_path / "checkpoint")
-    bridge.advance_clock(ssc, 4000)
-    bridge.leave_out_downtime(ssc, 3000)
-    assert batches_of(ssc, 4000) == [1000, 2000, 3000, 4000]
-
-
-def with_files(ssc: StreamingContext, incoming: str) -> None:
-    ssc.textFileStream(incoming).foreachRDD(nothing)
-
-
-def with_state(ssc: StreamingContext, incoming: str) -> None:
-    pairs = ssc.textFileStream(incoming).map(lambda line: (line, 1))
-    pairs.updateStateByKey(lambda new, old: sum(new, old or 0)).foreachRDD(nothing)
-
-
-@pytest.mark.parametrize("more", [with_files, with_state])
-def test_with_an_input_or_a_step_that_looks_back_it_runs_every_batch(
-    port: int, tmp_path: Path, jump: Callable[[int], None], more: Callable[[StreamingContext, str], None]
+@pytest.mark.parametrize(
+    ("more", "remembered"), [(lambda lines: lines, 1000), (windowed, 4000)], ids=["plain", "window"]
+)
+def test_after_a_week_it_runs_what_it_may_have_received_and_then_goes_on(
+    define: Define, tmp_path: Path, more: Callable[[DStream[str]], DStream[str]], remembered: int
 ) -> None:
-    def build(ssc: StreamingContext) -> None:
-        ssc.socketTextStream("127.0.0.1", port).foreachRDD(nothing)
-        more(ssc, str(tmp_path / "incoming"))
-        if more is with_files:
-            with_files(ssc, str(tmp_path / "more"))
+    ssc = come_back(define(more), tmp_path / "checkpoint", WEEK)
+    assert bridge.leave_out_downtime(ssc, 3500, [], silent=1) == [(3500 + remembered + 1000, WEEK)]
+    assert batches_of(ssc, WEEK) == [*range(1000, 3500 + remembered + 1000, 1000), WEEK]
 
+
+def test_a_second_crash_brings_the_week_not_back(define: Define, tmp_path: Path) -> None:
+    ssc = come_back(define(), tmp_path / "checkpoint", WEEK + 2000)
+    gap = (4000, WEEK)
+    assert bridge.leave_out_downtime(ssc, WEEK + 60_000, [gap], silent=1) == [gap]
+    assert batches_of(ssc, WEEK + 2000) == [1000, 2000, 3000, WEEK, WEEK + 1000, WEEK + 2000]
+
+
+def test_a_gap_that_a_wrong_clock_has_made_is_forgotten(
+    define: Define, tmp_path: Path, jump: Callable[[int], None]
+) -> None:
+    jump(5000)
+    ssc = come_back(define(), tmp_path / "checkpoint", 6000)
+    assert bridge.leave_out_downtime(ssc, 60_000, [(3000, WEEK)], silent=1) == []
+    assert batches_of(ssc, 6000) == [*range(1000, 6001, 1000)]
+
+
+@pytest.mark.parametrize("with_more", [{"files": 1}, {"more": counted}], ids=["files", "state"])
+def test_with_an_input_or_a_step_that_looks_back_it_runs_every_batch(
+    define: Define, tmp_path: Path, jump: Callable[[int], None], with_more: dict[str, Any]
+) -> None:
     jump(9000)
-    ssc = come_back(build, tmp_path / "checkpoint")
-    bridge.advance_clock(ssc, 10_000)
-    bridge.leave_out_downtime(ssc, 3000)
+    ssc = come_back(define(**with_more), tmp_path / "checkpoint", 10_000)
+    assert bridge.leave_out_downtime(ssc, 3000, [], silent=1) == []
     assert batches_of(ssc, 10_000) == [*range(1000, 10_001, 1000)]
+
+
+def test_a_driver_that_died_before_its_first_batch_has_left_a_checkpoint(define: Define, tmp_path: Path) -> None:
+    assert bridge.is_recovered(come_back(define(), tmp_path / "checkpoint", 0))
+
+
+def test_a_function_that_cannot_be_pickled_is_refused_in_one_line(define: Define, tmp_path: Path) -> None:
+    lock = threading.Lock()
+    build = define(lambda lines: lines.map(lambda line: lock.locked()))
+    with pytest.raises(UsageError, match=r"cannot write the first checkpoint .* cannot pickle '_thread.lock' object"):
+        get_or_create(build, checkpoint=str(tmp_path / "checkpoint"), batch_interval="100ms")
+
+
+def test_how_far_blocks_were_given_to_batches_is_in_the_names_of_sparks_log() -> None:
+    assert checkpoints._received_until(["log-1000-61000", "log-5000-65000", ".log-9-99999.crc"]) == 65_000
+    assert checkpoints._received_until([]) is None

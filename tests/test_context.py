@@ -101,22 +101,6 @@ def test_a_checkpoint_is_recovered_without_the_definition(checkpoint: str) -> No
     assert bridge.batch_interval_ms(ssc) == 100
 
 
-def test_a_driver_that_died_before_its_first_batch_has_left_a_checkpoint(build: Build, tmp_path: Path) -> None:
-    path = str(tmp_path / "checkpoint")
-    context.get_or_create(build, checkpoint=path, batch_interval="100ms")
-    assert bridge.is_recovered(context.get_or_create(build, checkpoint=path, batch_interval="100ms"))
-
-
-def test_a_function_that_cannot_be_pickled_is_refused_in_one_line(spark: SparkSession, tmp_path: Path) -> None:
-    lock = threading.Lock()
-
-    def build(ssc: StreamingContext) -> None:
-        ssc.textFileStream(str(tmp_path)).foreachRDD(lambda rdd: lock.locked())
-
-    with pytest.raises(UsageError, match=r"kept in the checkpoint .* cannot pickle '_thread.lock' object\): let"):
-        context.get_or_create(build, checkpoint=str(tmp_path / "checkpoint"), batch_interval="100ms")
-
-
 def test_a_checkpoint_of_another_interval_is_refused_with_both(checkpoint: str, build: Build) -> None:
     with pytest.raises(UsageError, match="batch interval of 100ms, not 2s: keep the interval, or name a new"):
         context.get_or_create(build, checkpoint=checkpoint, batch_interval="2s")
