@@ -1,7 +1,7 @@
 """The home of a job: one directory that outlives its processes.
 
 id             made once; part of every ledger key, so a new home never meets an old ledger
-checkpoint/    Spark's checkpoint, only for jobs with receivers or plain DStreams; fingerprint.json beside it
+checkpoint/    Spark's, only for jobs with receivers or plain DStreams; fingerprint.json and downtime.json beside it
 progress/      the offset log
 sources/       what sources must remember: listings of files, the first start of a generator
 received/      landed batches of receivers
