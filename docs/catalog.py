@@ -74,8 +74,13 @@ TABLES: dict[str, list[Row]] = {
     ],
     "Windows of batches: methods of FrameStream": [
         Row(FrameStream.window, "rows of the window, which are read again", "window", "-"),
-        Row(FrameStream.count_by_window, "slides in the window", "countByWindow", "-"),
-        Row(FrameStream.reduce_by_window, "slides in the window", "reduceByWindow", "-"),
+        Row(FrameStream.count_by_window, ROWS, "countByWindow", "-"),
+        Row(
+            FrameStream.reduce_by_window,
+            "rows of the batch; slides in the window, where not all can be taken back",
+            "reduceByWindow, without a row for an empty window",
+            "-",
+        ),
         Row(
             FrameStream.reduce_by_key_and_window,
             "keys of the window; of each slide in it, where not all can be taken back",

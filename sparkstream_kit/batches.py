@@ -90,7 +90,7 @@ class Engine:
 
     def end(self) -> None:
         """The job has stopped in order: another driver may go on."""
-        self.graph.home.mark_stopped()
+        self.graph.home.mark_stopped(drained=not bridge.owes_received(self._ssc))
         self._lease.release()
         global _live
         _live = None

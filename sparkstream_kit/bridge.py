@@ -106,6 +106,13 @@ def keeps_received(ssc: StreamingContext) -> bool:
     return receiver_count(ssc) > 0 and bool(conf.getBoolean("spark.streaming.receiver.writeAheadLog.enable", False))
 
 
+def owes_received(ssc: StreamingContext) -> bool:
+    """Whether a context that was stopped has left batches, or received blocks that are in none (ReceiverTracker)."""
+    scheduler = ssc._jssc.ssc().scheduler()
+    tracker = scheduler.receiverTracker()
+    return bool(not scheduler.getPendingTimes().isEmpty() or (tracker is not None and tracker.hasUnallocatedBlocks()))
+
+
 Gap = tuple[int, int]
 """Times in ms, from the first up to, not including, the second."""
 

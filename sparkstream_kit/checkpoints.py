@@ -72,7 +72,7 @@ def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_receiv
         "spark": pyspark.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "batch interval": f"{graph.interval} ms",
-        "received streams": ", ".join(sorted(graph.received)),
+        "received streams": ", ".join([*sorted(graph.received), *sorted(graph.receivers)]),
     }
     if storage.exists(path) and storage.exists(note):
         theirs = json.loads(storage.read(note))
@@ -89,6 +89,12 @@ def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_receiv
         ssc = recover_or(lambda: fresh, path)
     _leave_out_downtime(ssc, home)
     return ssc
+
+
+def leave(home: Home, *, give_up_received: bool = False) -> None:
+    """Set aside the checkpoint of a job that received something once and does not any more, or refuse as above."""
+    if storage.exists(home / "checkpoint"):
+        _set_aside(home, "the job has no received streams now", give_up_received)
 
 
 TICKS = 1
@@ -123,7 +129,7 @@ def _received_until(names: list[str]) -> int | None:
 
 def _set_aside(home: Home, why: str, give_up_received: bool) -> None:
     path = home / "checkpoint"
-    blocks = _received_blocks(path)
+    blocks = 0 if home.has_drained() else _received_blocks(path)
     if blocks and not give_up_received:
         raise UsageError(
             f"the checkpoint {path} cannot be gone on with ({why}), and of the {blocks} blocks of received records in "

@@ -134,6 +134,8 @@ def at_home(
     endless = [name for name, source in graph.sources.items() if not source.drains]
     if drain and endless:
         raise UsageError(f"a drain needs sources with an end, and {endless[0]!r} has none: leave out the drain")
+    if max_per_batch is not None and max_per_batch < 1:
+        raise UsageError(f"got a limit of {max_per_batch} records a batch (max_per_batch), expected at least 1")
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from %s and does not survive its end", path)
@@ -154,6 +156,8 @@ def at_home(
             ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
             check_cores(ssc)
             checkpoints.begin(ssc)
+        else:
+            checkpoints.leave(home, give_up_received=give_up_received)
         home.mark_running()
     except BaseException:
         lease.release()

@@ -144,6 +144,8 @@ class Graph:
         self.sources: dict[str, Source] = {}
         self.outputs: dict[str, Output] = {}
         self.received: dict[str, tuple[DStream[Any], StructType | str | None]] = {}
+        self.receivers: list[str] = []
+        """How many receivers there are of what, where a source tells; a checkpoint only goes on with the same."""
         self.states: dict[str, State] = {}
         self.windows: list[Window] = []
         self.first_start: list[Callable[[], None]] = []

@@ -67,7 +67,9 @@ first record that is not in there, and none is doubled.
 
     sparkstream rebuild /data/access.home --from postgresql://kit@db/logs
 
-The newest batch in the ledger is run again, for outputs that do not have it. While the ledger still has every batch, up
+The newest batch in the ledger is run again, for outputs that do not have it. Directories of files may hold one more,
+which was cut at another place: remove it. What receivers had brought is lost with the home, and a job that still needs
+it refuses to start. While the ledger still has every batch, up
 to 1,000 of each output, running states and windows are made again from the sources; after that they start empty, so do
 not rebuild a job that writes running states with upsert. The source files: goes on as long as its directory still has
 the files that were read, of the same sizes and first in the order of their times; where files with older times came
@@ -97,6 +99,7 @@ def status(home: Home) -> str:
         "running": holder or "nobody holds the lease",
         "stop": "asked for" if home.must_stay_stopped() else "not asked for",
         "last batch": f"{last.n} at {_when(last.time)}{unfinished}" if last.n else "none yet",
+        **{f"it read {name}": f"{json.dumps(a)} to {json.dumps(b)}" for name, (a, b) in sorted(last.ranges.items())},
         **{f"source {name}": _read_up_to(last, name) for name in sorted(last.positions)},
         "replayable": f"batches {log.floor.n + 1} to {last.n}" if last.n > log.floor.n else "no batches",
         **{f"state {name}": f"saved after batch {', '.join(map(str, n)) or 'none'}" for name, n in states.items()},
@@ -121,7 +124,11 @@ def _read_up_to(last: Entry, source: str) -> str:
 def stop(home: Home, *, wait: bool) -> None:
     """Delete the marker; with `wait`, come back when the job has stopped."""
     storage.delete(home / "RUNNING")
-    while wait and lease.holder(home / "lease"):
+    told = ""
+    while wait and (holder := lease.holder(home / "lease")):
+        if holder != told:
+            print(f"waiting for {holder}", file=sys.stderr, flush=True)
+            told = holder
         time.sleep(0.5)
 
 
@@ -199,7 +206,11 @@ def _rebuild(options: argparse.Namespace) -> None:
     states = (
         f"what came up to batch {floor.n} is not replayed: states start empty" if floor.n else "states are replayed"
     )
-    print(f"{home.root} goes on with batch {max(homes[chosen[0]])}; {states}")
+    last = max(homes[chosen[0]])
+    print(f"{home.root} goes on with batch {last}; {states}")
+    print(
+        f"if another output of the job writes files, remove its folders batch=<n> with n above {last} before the start"
+    )
 
 
 def _compact(options: argparse.Namespace) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,13 @@ from pyspark.streaming import DStream, StreamingContext
 from pyspark.streaming.listener import StreamingListener
 
 from sparkstream_kit import bridge, checkpoints
-from sparkstream_kit.context import get_or_create
+from sparkstream_kit.batches import live
+from sparkstream_kit.context import at_home, get_or_create, new_context
 from sparkstream_kit.errors import UsageError
+from sparkstream_kit.recovery.home import Home
+from sparkstream_kit.sources.generator import generator
+from sparkstream_kit.sources.socket import socket as socket_lines
+from sparkstream_kit.testing import local_session
 
 WEEK = 7 * 24 * 60 * 60 * 1000
 Build = Callable[[StreamingContext], object]
@@ -153,6 +160,80 @@ def test_a_function_that_cannot_be_pickled_is_refused_in_one_line(define: Define
     build = define(lambda lines: lines.map(lambda line: lock.locked()))
     with pytest.raises(UsageError, match=r"cannot write the first checkpoint .* cannot pickle '_thread.lock' object"):
         get_or_create(build, checkpoint=str(tmp_path / "checkpoint"), batch_interval="100ms")
+
+
+# --- what belongs to another Spark, Python, interval or set of receivers
+
+Start = Callable[..., StreamingContext]
+
+
+@pytest.fixture
+def start(port: int, tmp_path: Path) -> Start:
+    """Starts a job that receives lines, up to where its context would be started, and dies."""
+
+    def start(*, at: int = port, interval: int = 1000, receives: bool = True, **options: bool) -> StreamingContext:
+        ssc = new_context(local_session(), interval)
+        lines = socket_lines(ssc, "127.0.0.1", at) if receives else generator(ssc, count=1)
+        lines.for_each_batch(lambda frame, batch: None)
+        ssc = at_home(ssc, str(tmp_path / "home"), **options)
+        engine = live()
+        assert engine is not None
+        engine._lease.release()
+        return ssc
+
+    return start
+
+
+@pytest.fixture
+def checkpoint(start: Start, tmp_path: Path) -> Path:
+    """What a first start has left."""
+    assert not bridge.is_recovered(start())
+    assert bridge.is_recovered(start()), "what is the same is gone on with"
+    return tmp_path / "home" / "checkpoint"
+
+
+def with_blocks(checkpoint: Path) -> None:
+    """Two blocks in the write-ahead log of the receiver, the second one cut off behind its length."""
+    log = checkpoint / "receivedData" / "0" / "log-1-60001"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(struct.pack(">i3si1s", 3, b"abc", 1, b"d") + struct.pack(">i", 9))
+
+
+@pytest.fixture
+def other_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("what", ["spark", "python", "interval", "receiver", "nothing received", "foreign", "cut off"])
+def test_another_ones_checkpoint_is_set_aside_unless_it_may_hold_received_lines(
+    what: str, checkpoint: Path, start: Start, other_port: int
+) -> None:
+    change: dict[str, Any] = {}
+    if what in ("spark", "python"):
+        note = checkpoint.parent / "fingerprint.json"
+        note.write_text(json.dumps({**json.loads(note.read_text()), what: "2.4"}))
+    elif what in ("foreign", "cut off"):
+        for file in checkpoint.glob("checkpoint-*"):
+            file.write_bytes(b"PAR1" if what == "foreign" else file.read_bytes()[:99])
+    else:
+        change = {
+            "interval": {"interval": 2000},
+            "receiver": {"at": other_port},
+            "nothing received": {"receives": False},
+        }[what]
+    with_blocks(checkpoint)
+    with pytest.raises(UsageError, match="of the 2 blocks of received records in it some may not be processed"):
+        start(**change)
+    assert not bridge.is_recovered(start(**change, give_up_received=True))
+    (aside,) = checkpoint.parent.glob("checkpoint-aside-*")
+    assert (aside / "receivedData").exists()
+
+
+def test_what_was_drained_is_set_aside_although_sparks_log_is_still_there(checkpoint: Path, start: Start) -> None:
+    with_blocks(checkpoint)
+    Home.open(str(checkpoint.parent)).mark_stopped(drained=True)
+    assert not bridge.is_recovered(start(interval=2000))
 
 
 def test_how_far_blocks_were_given_to_batches_is_in_the_names_of_sparks_log() -> None:

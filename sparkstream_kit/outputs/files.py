@@ -38,12 +38,27 @@ def parquet(
 
     Guarantee: exactly once. A batch is written below `.attempts/` and moved to its name when it is whole; one that is
     there already is left as it is. What a crash leaves in `.attempts/` goes with the next batch. The directory belongs
-    to one home: another home is refused, since its batch 7 is not this one's.
+    to one home: another home is refused, since its batch 7 is not this one's. UsageError at the start for columns that
+    do not fit.
     """
     _write_files(stream, directory, name, "parquet", column_names(partition_by))
 
 
 def _write_files(stream: FrameStream, directory: str, name: str, kind: str, partition_by: Sequence[str] = ()) -> None:
+    def check(frame: DataFrame, before: Batch) -> None:
+        columns = ", ".join(f"{column} {type}" for column, type in frame.dtypes)
+        missing = [column for column in partition_by if column not in frame.columns]
+        if missing or len(partition_by) == len(frame.columns):
+            raise UsageError(
+                f"the output {name!r} is to be partitioned by {', '.join(missing or partition_by)}, and has {columns}: "
+                "name some of these columns, and leave at least one for the files"
+            )
+        if kind == "text" and [type for _, type in frame.dtypes] != ["string"]:
+            raise UsageError(
+                f"the output {name!r} writes lines, one column of strings, and the columns are {columns}: select one, "
+                "or write json"
+            )
+
     def write(frame: DataFrame, batch: Batch) -> None:
         folder = f"{bridge.qualified(directory)}/{name}"
         claim(folder, batch.home_id)
@@ -55,7 +70,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: str, part
         for left in storage.names(attempts):  # by drivers that died; now that the batch is there, none can be published
             storage.delete(f"{attempts}/{left}")
 
-    stream.for_each_batch(write, name=f"{kind}:{name}")
+    stream.for_each_batch(write, name=f"{kind}:{name}", check=check)
 
 
 def claim(folder: str, home_id: str) -> None:

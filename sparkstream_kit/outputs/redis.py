@@ -53,7 +53,9 @@ def hashes(stream: FrameStream, url: str, *, expire: Duration | None = None, nam
     _to(stream, Redis(url, "hashes", expire, name))
 
 
-def ranking(stream: FrameStream, url: str, *, keep: int = 100, name: str = "ranking") -> None:
+def ranking(
+    stream: FrameStream, url: str, *, keep: int = 100, expire: Duration | None = None, name: str = "ranking"
+) -> None:
     """Keep the rows of the newest batch as a Redis sorted set `<name>`: the first column by its score, the second.
 
         ranking(hits, "redis://localhost", keep=10, name="top")    # ZRANGE top 0 9 REV WITHSCORES
@@ -61,7 +63,7 @@ def ranking(stream: FrameStream, url: str, *, keep: int = 100, name: str = "rank
     Only the `keep` highest scores stay. Scores are 64-bit floats; a row without one is left out. Guarantee and errors:
     those of `hashes`.
     """
-    _to(stream, Redis(url, "ranking", None, name, keep))
+    _to(stream, Redis(url, "ranking", expire, name, keep))
 
 
 def counters(stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "counters") -> None:
@@ -139,6 +141,8 @@ class Redis:
             if scores:
                 pipe.zadd(self.name, scores)
                 pipe.zremrangebyrank(self.name, 0, -self.keep - 1)
+                if self.expire is not None:
+                    pipe.pexpire(self.name, milliseconds(self.expire))
 
         self._in_transaction(batch, [self.name], "zset", put)
 

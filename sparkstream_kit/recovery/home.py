@@ -17,6 +17,7 @@ STOPPED        the last run ended in order; RUNNING missing without it means: st
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 import uuid
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from .. import bridge
 from ..errors import UsageError
 from . import storage
 from .offset_log import Entry, rebuild
+
+_DRAINED = "drained\n"
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,11 @@ class Home:
         Loading a checkpoint executes code, so a home is trusted like code.
         """
         root = storage.qualify(path)
-        here = storage.local(root)
         try:
             storage.make_directory(root)
-            if here.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) if here else bridge.others_may_write(root):
-                raise UsageError(
-                    f"other users can write to the home {path!r}, and so run code in the job: chmod go-w it"
-                )
+            _refuse_if_others_can_write(root)
+            if storage.exists(f"{root}/checkpoint"):
+                _refuse_if_others_can_write(f"{root}/checkpoint")
             for part in ("progress", "sources", "received", "state", "lease", "ticks"):
                 storage.make_directory(f"{root}/{part}")
             if not storage.exists(f"{root}/id"):
@@ -85,10 +86,26 @@ class Home:
             storage.write(self / "RUNNING", "delete this file to stop the job in order\n")
             storage.delete(self / "STOPPED")
 
-    def mark_stopped(self) -> None:
+    def mark_stopped(self, *, drained: bool = False) -> None:
         """The job ended in order: the next start goes on, whatever the marker says."""
-        storage.write(self / "STOPPED", "")
+        storage.write(self / "STOPPED", _DRAINED if drained else "")
+
+    def has_drained(self) -> bool:
+        """Whether the last run ended in order and left nothing of what it had received."""
+        return storage.exists(self / "STOPPED") and storage.read(self / "STOPPED") == _DRAINED
 
     def asked_to_stop(self) -> bool:
         """Whether somebody deleted RUNNING."""
         return not storage.exists(self / "RUNNING")
+
+
+def _refuse_if_others_can_write(directory: str) -> None:
+    here = storage.local(directory)
+    if here is None:
+        open_, mine = bridge.others_may_write(directory), True
+    else:
+        found = here.stat()
+        open_, mine = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)), found.st_uid in (0, os.geteuid())
+    if open_ or not mine:
+        whose = "other users can write to" if open_ else "another user owns"
+        raise UsageError(f"{whose} {directory}, and so can run code in the job: chown it to yourself, chmod go-w it")

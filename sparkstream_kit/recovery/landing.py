@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 
+from ..errors import UsageError
 from . import kept, storage
 from .offset_log import Position
 
@@ -33,6 +34,11 @@ def latest(directory: str) -> Position:
 def read(session: SparkSession, directory: str, start: Position, end: Position) -> DataFrame:
     """The rows landed in (start, end]."""
     inside = {p: tick for p, tick in _landed(directory).items() if (start or 0) < p <= end}
+    if len(inside) < end - (start or 0):
+        raise UsageError(
+            f"{directory} has {len(inside)} of the received batches {(start or 0) + 1} to {end}: restore it from a "
+            "copy, or start with a new home"
+        )
     return kept.read(session, *(f"{directory}/{p:010d}-{tick}" for p, tick in sorted(inside.items())))
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from .. import bridge
 from ..errors import UsageError
@@ -44,9 +43,9 @@ def enrich(
 
     What `read` gives is kept under the home before it is used. A batch that runs again, also after a restart, finds the
     version it had. Where `read` fails, or gives other columns than at the start, the last good version serves on, with
-    a warning, until it is time to read again; where there is none, the start fails. The frame goes to every executor
-    in each batch (a broadcast join), so it must fit into the driver's memory. Batches are entries of the offset log.
-    The name is that of the versions' directory.
+    a warning, until it is time to read again; where there is none, the start fails. A small frame goes to every
+    executor (spark.sql.autoBroadcastJoinThreshold), a large one is shuffled with the batch. Batches are entries of the
+    offset log. The name is that of the versions' directory.
 
     Grows with: the rows of the batch, the size of the frame, and the number of `files`.
     """
@@ -58,7 +57,7 @@ def enrich(
 
     def compute(moment: Moment) -> DataFrame | None:
         frame = moment.frame(stream.compute)
-        return None if frame is None else frame.join(F.broadcast(versions.at(moment)), on, how)
+        return None if frame is None else frame.join(versions.at(moment), on, how)
 
     return FrameStream(stream.graph, compute, carried=stream.carried)
 
@@ -126,6 +125,7 @@ class _Versions:
             if frame.schema.simpleString() != self._columns:
                 raise UsageError(f"it is {frame.schema.simpleString()}, expected {self._columns} as at the start")
             kept.keep(frame, f"{self._directory}/{n}")
+            log.info("%r: a new version serves from batch %d on", self._name, n)
         except Exception as error:
             if not good:
                 raise

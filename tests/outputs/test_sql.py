@@ -411,6 +411,8 @@ def run():
         ("accumulate", "host", 1, [("a", 1), ("b", 2)]),
         ("accumulate", "host", 2, [("b", 3), ("c", 4)]),
         ("append", "", 2, [("b", 3), ("c", 4)]),
+        ("upsert", "host", 1, [("a", 1), ("b", 2)]),
+        ("upsert", "host", 2, [("b", 3), ("c", 4)]),
     ):
         batch = Batch(n, datetime.fromtimestamp(n, timezone.utc), "home", {"x": (n - 1, n)})
         sql.sql_table(url, mode, mode=mode, key=key, name=mode).write(Frame([Row(*row) for row in rows]), batch)
@@ -465,10 +467,11 @@ def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str, 
     )
     assert run.returncode == 0, run.stderr
     kills, found = run.stdout.splitlines()
-    assert int(kills.split()[0]) > 30, "every statement, commit and row of three writes"
+    assert int(kills.split()[0]) > 30, "every statement, commit and row of five writes"
     assert found == str(
         {
             "accumulate": [("a", 1), ("b", 5), ("c", 4)],
             "append": [("b", 3), ("c", 4)],
+            "upsert": [("a", 1), ("b", 3), ("c", 4)],
         }
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,23 @@ def test_a_home_keeps_its_id_and_belongs_to_its_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o770, 0o702])
 def test_a_home_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(UsageError, match="other users can write to the home .*: chmod go-w it"):
+    with pytest.raises(UsageError, match=f"other users can write to .*{tmp_path}, .*chmod go-w it"):
         Home.open(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint").chmod(0o777)
+    with pytest.raises(UsageError, match="other users can write to .*/checkpoint, and so can run code"):
+        Home.open(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_home_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4711, -1)
+    with pytest.raises(UsageError, match=f"another user owns .*{tmp_path}"):
+        Home.open(str(tmp_path))
 
 
 def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -98,10 +98,29 @@ def test_a_batch_that_is_run_again_changes_nothing(kind: str, url: str, db: Any,
         target.write(frame(), Batch(1, batch(1).time, "home-a", {"lines": (0, 9)}))
 
 
-@pytest.mark.parametrize("kind", ["hashes", "counters"])
-def test_what_no_batch_brings_expires(kind: str, url: str, db: Any, frame: Frame) -> None:
+@pytest.mark.parametrize("kind", ["hashes", "ranking"])
+def test_of_two_drivers_that_write_one_batch_at_once_one_does(
+    kind: str, url: str, db: Any, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one commits between the look at the ledger and EXEC; the transaction is refused, and run again."""
+    multi = library.client.Pipeline.multi
+
+    def other_driver_first(pipe: Any) -> None:
+        monkeypatch.setattr(library.client.Pipeline, "multi", multi)
+        assert Redis(url, kind, None, "it").write(frame(("a", 1)), batch(1)) == 1
+        multi(pipe)
+
+    monkeypatch.setattr(library.client.Pipeline, "multi", other_driver_first)
+    with pytest.raises(library.WatchError):
+        Redis(url, kind, None, "it").write(frame(("a", 1), ("b", 2)), batch(1))
+    assert Redis(url, kind, None, "it").write(frame(("a", 1), ("b", 2)), batch(1)) == 0
+    assert (db.exists("it:b"), db.zscore("it", "b")) == (0, None)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("hashes", "it:a"), ("counters", "it:a"), ("ranking", "it")])
+def test_what_no_batch_brings_expires(kind: str, key: str, url: str, db: Any, frame: Frame) -> None:
     Redis(url, kind, "1h", "it").write(frame(("a", 1)), batch(1))
-    assert 3_500_000 < db.pttl("it:a") <= 3_600_000
+    assert 3_500_000 < db.pttl(key) <= 3_600_000
     assert db.ttl(f"sparkstream:ledger:home-a:{kind}:it") == -1
 
 

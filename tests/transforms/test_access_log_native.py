@@ -27,13 +27,17 @@ from sparkstream_kit.transforms import access_log
 from sparkstream_kit.transforms.access_log import Rejected, Request, parse_line
 from sparkstream_kit.transforms.json_lines import split_json
 from sparkstream_kit.transforms.log_formats import reader
+from tests.transforms.test_access_log import check
 
 DATA = Path(__file__).parents[1] / "data"
 SAMPLE = Path(__file__).parents[2] / "jobs" / "data" / "access_2000.log"
-VECTORS = [json.loads(row)["line"] for row in (DATA / "parser_vectors.jsonl").read_text("utf-8").splitlines()]
+CASES = [json.loads(row) for row in (DATA / "parser_vectors.jsonl").read_text("utf-8").splitlines()]
+VECTORS = [case["line"] for case in CASES]
 
 LOG_FORMAT = r"%h %l %u %t \"%r\" %>s %b \"%{Referer}i\" \"%{User-agent}i\""
 VHOST = 'shop.example:443 ::1 - Ann Lee [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 5 "-" "curl"'
+NGINX_MAIN = rf'{LOG_FORMAT} "%{{X-Forwarded-For}}i"'
+INGRESS = f"{LOG_FORMAT} %I %{{time}}x [%{{upstream}}x] [%{{other}}x]" + " %{more}x" * 5
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 TIME = "[10/Oct/2000:13:55:36 -0700]"
 LINE = f'127.0.0.1 - - {TIME} "GET / HTTP/1.1" 200 5'
@@ -70,6 +74,23 @@ def test_both_parsers_agree_on_a_real_log(spark: SparkSession, path: Path) -> No
 
 def test_both_parsers_agree_on_the_cases_of_other_parsers(spark: SparkSession) -> None:
     assert_agreement(spark, VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("format", "ids"),
+    [
+        (NGINX_MAIN, ["v014", "v019", "v024", "v025", "v026", "v027", "v028", "v081"]),
+        (INGRESS, ["v020", "v021", "v022", "v023"]),
+        (f"{LOG_FORMAT} %{{X-Forwarded-For}}i", ["v080"]),
+    ],
+)
+def test_what_other_parsers_read_in_combined_with_more_behind_it_a_format_reads(
+    spark: SparkSession, format: str, ids: list[str]
+) -> None:
+    cases = [case for case in CASES if case["id"] in ids]
+    assert [case["format"] for case in cases] == ["combined+extra"] * len(ids)
+    for case, result in zip(cases, native(spark, [case["line"] for case in cases], format), strict=True):
+        check(case, result)
 
 
 def damaged(line: str) -> list[str]:
