@@ -63,6 +63,8 @@ class Engine:
         """Rows written by this process, for each output that counts them."""
         self.retries: Counter[str] = Counter()
         """How often each output had to be tried again."""
+        self.errors: dict[str, str] = {}
+        """Why each of them failed last."""
         self.drained = threading.Event()
         self.stopping = threading.Event()
         """Set when a stop was asked for: nothing more is claimed, and retries do not wait."""
@@ -87,6 +89,16 @@ class Engine:
     def asked_to_stop(self) -> bool:
         """Whether somebody deleted the marker of the home."""
         return self.graph.home.asked_to_stop()
+
+    def tell(self) -> None:
+        """Say what came of this run: batches, and of each output the rows it counts and what it had to try again."""
+        log.info("%d batches%s", self.finished, ", drained" if self.drained.is_set() else "")
+        for name in self.graph.outputs:
+            told = [f"{self.written[name]} rows written"] if name in self.written else []
+            if name in self.errors:
+                told.append(f"tried again {self.retries[name]} times, last error: {self.errors[name]}")
+            if told:
+                log.info("%s: %s", name, ", ".join(told))
 
     def end(self) -> None:
         """The job has stopped in order: another driver may go on."""
@@ -186,7 +198,7 @@ class Engine:
     # --- one batch
 
     def _run(self, entry: Entry) -> None:
-        graph, started = self.graph, clock.monotonic()
+        graph, started, before = self.graph, clock.monotonic(), self.retries.copy()
         written = self._write_outputs(entry)
         for state in graph.states.values():
             state.at(graph.moment(entry))
@@ -204,6 +216,8 @@ class Engine:
         if entry.data:
             self._pace.learn(clock.monotonic() - started)
         told = [_told(entry), *(f"{name} {rows} rows" for name, rows in written.items())]
+        retries = self.retries - before
+        told += [f"{name} tried again {n} times ({self.errors[name]})" for name, n in retries.items()]
         log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(told))
 
     def _write_outputs(self, entry: Entry) -> dict[str, int]:
@@ -229,16 +243,17 @@ class Engine:
                     failures[name] = error
             if not failures:
                 return written
+            self.errors |= {name: bridge.reason(failure) for name, failure in failures.items()}
             left = deadline - clock.monotonic()
             if left <= 0 or self.stopping.is_set():
                 raise self._given_up(entry, failures)
             self.retries.update(failures.keys())
-            for name, failure in failures.items():
+            for name in failures:
                 log.warning(
                     "batch %d: the output %r failed (%s); trying again in %.1f s, for %.0f s more",
                     entry.n,
                     name,
-                    bridge.reason(failure),
+                    self.errors[name],
                     pause,
                     left,
                 )

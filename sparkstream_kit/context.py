@@ -181,7 +181,7 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
         live.setIfMissing(name, value)
     if (live.get("spark.master") or "local").startswith("local"):
         settings.apply(live, settings.LOCAL)
-    settings.apply(live, *presets)
+    settings.apply(live, *presets, settings.REDACTION)
     return SparkSession.builder.config(conf=live).getOrCreate()
 
 
@@ -259,8 +259,8 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     with _signals(asked.set), _failed_batches_held() as failures:
         if bridge.receiver_count(ssc):
             ssc.addStreamingListener(_Receivers(failures))
+        engine = batches.live()
         try:
-            engine = batches.live()
             _wait(
                 ssc,
                 lambda: flag() or (engine is not None and engine.asked_to_stop()),
@@ -274,7 +274,10 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
             _drain(ssc, failures)
             if engine is not None:
                 engine.end()
+                engine.tell()
         except Exception as error:
+            if engine is not None:
+                engine.tell()
             failure = error if isinstance(error, BatchFailed) else _failed(error)
             if in_notebook():
                 _background(ssc.stop, False, False).join(5)

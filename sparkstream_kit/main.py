@@ -85,11 +85,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     )
     engine = batches.live()
     assert engine is not None, "a job of main() has streams of frames"
-    code = run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
-    log.info("%d batches, %s", engine.finished, "drained" if engine.drained.is_set() else "stopped in order")
-    for name in sorted(engine.written | engine.retries):
-        log.info("%s: %d rows written, tried again %d times", name, engine.written[name], engine.retries[name])
-    return code
+    return run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
 
 
 def _told(error: KitError) -> int:

@@ -86,6 +86,15 @@ BACKPRESSURE: Preset = (
     ),
 )
 
+REDACTION: Preset = (
+    Property(
+        "spark.redaction.regex",
+        r"(?i)secret|password|passwd|token|access[.]?key|://[^/\s:@]*:[^@/\s]+@",
+        "what Spark's pages and event logs show of properties and command lines holds no password, in a URL neither",
+    ),
+)
+"""In every session that the kit makes."""
+
 ENCRYPTION: Preset = (
     Property(
         "spark.authenticate",
@@ -117,6 +126,7 @@ PRESETS = {
     "write_ahead_log": WRITE_AHEAD_LOG,
     "yarn_high_availability": YARN_HIGH_AVAILABILITY,
     "backpressure": BACKPRESSURE,
+    "redaction": REDACTION,
     "encryption": ENCRYPTION,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -55,6 +56,21 @@ def test_every_property_is_named_once_in_its_preset_and_has_a_reason(preset: set
 def test_the_files_for_spark_submit_say_what_the_presets_say(file: str, presets: list[settings.Preset]) -> None:
     expected = settings.properties_file(*presets)
     assert (CONF / file).read_text() == expected, f"conf/{file} must be:\n{expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("job.py --output sql:postgresql://kit:geheim@db/logs", True),
+        ("redis://:geheim@cache:6379/1", True),
+        ("spark.hadoop.fs.s3a.access.key", True),
+        ("job.py --source files:hdfs://namenode:8020/a@b --home /data/home", False),
+        ("spark.sql.shuffle.partitions", False),
+    ],
+)
+def test_what_spark_shows_hides_passwords_of_urls(text: str, hidden: bool) -> None:
+    (redaction,) = settings.REDACTION
+    assert bool(re.search(redaction.value, text)) == hidden
 
 
 def test_receivers_store_serialized_blocks_once_in_memory_or_on_disk(spark: SparkSession) -> None:

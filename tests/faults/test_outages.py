@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ def test_an_output_that_fails_for_a_while_is_tried_again_until_it_works(new_job:
     assert job.claimed() == 1, "nothing runs past the batch"
     away.unlink()
     assert run.end() == 0, run.said()
+    error = "ConnectionError: text:lines is away"
+    assert re.search(rf"batch 1 done in .*, text:lines tried again \d+ times \({error}\)", run.said())
+    assert re.search(rf"text:lines: tried again \d+ times, last error: {error}", run.said()), "and in the end"
     recount(job, "an output away", count=count, seed=1)
 
 
@@ -44,6 +48,7 @@ def test_a_job_ends_when_an_output_never_works_and_the_next_start_finishes_the_b
     assert run.end() == 1
     assert "batch 1: the output 'text:lines' still fails" in run.said()
     assert "the batch is owed and the next start finishes it" in run.said()
+    assert "json:each: tried again" in run.said(), "what came of it is told here, too"
     assert (job.out / "running" / "batch=1").exists()
     assert job.claimed() == 1
 

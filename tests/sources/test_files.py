@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
+from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.sources import files
@@ -83,3 +85,55 @@ def test_of_parts_that_begin_alike_the_longest_counts(spark: SparkSession, tmp_p
         engine.tick(2000)
     assert late.exists()
     assert sorted(row[0] for rows in seen["lines"].values() for row in rows) == ["a", "b", "c", "d"]
+
+
+def read_until(home: Path, logs: Path, second: int, **options: Any) -> set[str]:
+    """The lines that a job gives at a second."""
+    seen: Seen = {}
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        return {"lines": files.files(ssc, str(logs), **options)}
+
+    with job(build, home, seen) as engine:
+        engine.tick(1000 * second)
+    return {row[0] for rows in seen.get("lines", {}).values() for row in rows}
+
+
+def test_names_of_what_is_not_meant_to_be_read_are_passed_over(spark: SparkSession, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name in ("a.log", ".b.log", "_c.log", "d.log.tmp", "e.log._COPYING_", "f.txt", "[g].log"):
+        (logs / name).write_text(f"{name}\n")
+    (logs / "h.log").mkdir()
+    assert read_until(tmp_path / "home", logs, 1, glob="*.log") == {"a.log", "[g].log"}
+    assert read_until(tmp_path / "home", logs, 2, glob="*") == {"f.txt"}, "each file once"
+
+
+def test_a_file_that_changed_just_now_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name, age in (("old", 90), ("new", 0)):
+        (logs / name).write_text(f"{name}\n")
+        at = (logs / name).stat().st_mtime - age
+        os.utime(logs / name, (at, at))
+    assert read_until(tmp_path / "home", logs, 1, min_age="1min") == {"old"}
+    assert read_until(tmp_path / "home", logs, 2) == {"new"}
+
+
+@pytest.mark.parametrize(("what", "told"), [("gone", "is gone"), ("longer", "has 4 bytes now")])
+def test_a_file_that_is_owed_and_not_as_it_was_is_named(
+    spark: SparkSession, tmp_path: Path, what: str, told: str
+) -> None:
+    logs, home = tmp_path / "logs", tmp_path / "home"
+    logs.mkdir()
+    (logs / "a").write_text("a\n")
+    read_until(home, logs, 1)
+    (home / "progress" / "1.done").unlink()  # killed before the batch was done
+    if what == "gone":
+        (logs / "a").unlink()
+    else:
+        (logs / "a").write_text("a\nb\n")
+    with pytest.raises(UsageError, match=f"the input file .*/logs/a was planned with 2 bytes and {told}: put it back"):
+        read_until(home, logs, 2)
+    (logs / "a").write_text("a\n")
+    assert read_until(home, logs, 3) == {"a"}
