@@ -111,8 +111,10 @@ OPERATIONS: dict[str, tuple[Frames, Pairs]] = {
         lambda s, t: s.transform(lambda rdd: rdd.distinct()),
     ),
     "repartition": (
-        lambda s, t: s.repartition(3).transform(lambda frame: frame.withColumn("in", F.spark_partition_id() < 3)),
-        lambda s, t: s.repartition(3).map(lambda p: (*p, True)),
+        lambda s, t: s.repartition(3).transform(
+            lambda frame: frame.withColumn("in", F.lit(frame.rdd.getNumPartitions()))
+        ),
+        lambda s, t: s.repartition(3).map(lambda p: (*p, 3)),
     ),
     "several streams in SQL": (
         lambda s, t: s.sql("select batch.k, w from batch join other on batch.k = other.k", other=t),
