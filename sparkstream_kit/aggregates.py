@@ -178,6 +178,8 @@ def approx_percentile(column: str, fraction: float) -> Aggregate:
 def collect_set(column: str, limit: int) -> Aggregate:
     """Different values, sorted, at most `limit` of them, the smallest ones: array of the column's type.
 
+    Raises UsageError for a limit below 1.
+
     >>> aggregate(getfixture("spark").range(1, 5), [], {"some": collect_set("id", limit=3)}).first().some
     [1, 2, 3]
     """
@@ -195,7 +197,8 @@ def top_k(column: str, k: int) -> Aggregate:
     """The k most frequent values, most frequent first: array of struct(item: the column's type, count: bigint).
 
     A frequent-items sketch of Apache DataSketches (Spark's approx_top_k, from 4.1 on) that tracks 1,000 values or more:
-    exact while a key has fewer different values than that, beyond it counts are estimates from above.
+    exact while a key has fewer different values than that, beyond it counts are estimates from above. Raises
+    UsageError for k below 1.
 
     >>> endings = getfixture("spark").range(1, 8).selectExpr("cast(id % 3 as int) as ending")
     >>> aggregate(endings, [], {"top": top_k("ending", 1)}).first().top

@@ -401,6 +401,7 @@ class FrameStream:
         """The rows of all batches in (T - window, T], T being the recorded time, at every slide.
 
         They are read again from the source; where only aggregates are needed, `reduce_by_key_and_window` keeps those.
+        Raises UsageError for a window or slide that is no multiple of the batch interval, and over a running state.
 
         >>> from sparkstream_kit.testing import run_batches
         >>> run_batches(lambda lines: FrameStream.of(lines).window("2s"), [["a"], ["b"], []])
@@ -419,6 +420,7 @@ class FrameStream:
         without rows in the window is not there. With counts, and sums and means of whole numbers, a slide adds what
         came and takes back what went: it costs one pass over the keys of the window, however many batches are in it.
         With others all batches of the window are merged anew. Where nothing arrives windows move on until one is empty.
+        Errors: those of `window`.
 
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
@@ -477,7 +479,8 @@ class FrameStream:
 
         `expire_after` forgets a key at the first batch at which it was not seen for that long; while nothing arrives
         that is looked at ten times within the span. `expired()` of the result gives the rows that went. `initial` has
-        rows like those of the stream, which count as if they had come just before the first batch.
+        rows like those of the stream, which count as if they had come just before the first batch. Raises UsageError
+        for an `expire_after` that is no multiple of the batch interval.
 
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):

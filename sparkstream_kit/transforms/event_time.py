@@ -29,9 +29,10 @@ def event_time_window(
     """Aggregates for each key over windows of event time, each given once, when the watermark has passed its end.
 
     A window is [start, start + window); starts are multiples of the slide since 1970 (UTC), which is the window itself
-    unless given. Columns: the keys, start and end: timestamp, then one for each aggregate. The result equals one batch
-    computation over all rows that were not late; those are in `late()` of the result. What a watermark is, `watermarks`
-    says. Windows that are still open stay in the state when a job stops. The name is the key of the saved state.
+    unless given. Rows whose timestamp is null are in none. Columns: the keys, start and end: timestamp, then one for
+    each aggregate. The result equals one batch computation over all rows that were not late; those are in `late()` of
+    the result. What a watermark is, `watermarks` says. Windows that are still open stay in the state when a job stops.
+    The name is the key of the saved state.
 
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(clicks):

@@ -45,7 +45,8 @@ def outside(
     >>> run_batches(build, [[(6,)], [(2,), (7,)], [(1,)]])
     [[Row(time=1, since=1, expected=5.0, seen=6.0)], [Row(time=2, since=1, expected=5.0, seen=9.0)], []]
 
-    Columns: those of an event. Grows with: the rows of the batch and the number of keys.
+    Columns: those of an event. Raises UsageError without a limit. Grows with: the rows of the batch and the number of
+    keys.
     """
     if above is None and below is None:
         raise UsageError("got no limit, expected above= or below= or both")

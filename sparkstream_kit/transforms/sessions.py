@@ -30,7 +30,8 @@ def sessions(
 
     Rows of a key are taken in the order of their timestamps; a session starts where the pause since the row before is
     longer than `gap`. One that is longer than `longest` is given in pieces, cut at multiples of `longest` from its
-    start. Columns: the keys, start and end: timestamp (of the first and the last row), then one for each aggregate.
+    start. `timestamp` names a column of that type; rows where it is null are left out. Columns: the keys, start and
+    end: timestamp (of the first and the last row), then one for each aggregate.
 
         visits = sessions(requests, "client_ip", "timestamp", {
             "hits": agg.count(),
