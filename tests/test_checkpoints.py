@@ -25,6 +25,7 @@ from sparkstream_kit.sources.generator import generator
 from sparkstream_kit.sources.socket import socket as socket_lines
 from sparkstream_kit.testing import local_session
 
+pytestmark = pytest.mark.slow
 WEEK = 7 * 24 * 60 * 60 * 1000
 Build = Callable[[StreamingContext], object]
 

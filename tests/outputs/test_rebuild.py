@@ -124,6 +124,7 @@ def test_files_go_on_where_the_directory_still_has_those_that_were_read(lost: Pa
     assert sorted(rows_of(f"sqlite:///{lost}/out.db", "counts", "k", "n")) == [("a", 3), ("b", 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["gone", "longer", "older"])
 def test_files_do_not_go_on_where_it_has_others(lost: Path, what: str) -> None:
     first, second = sorted((lost / "logs").iterdir(), reverse=True)

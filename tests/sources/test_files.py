@@ -22,6 +22,7 @@ def parts(home: Path) -> list[Path]:
     return sorted((home / "sources" / "files").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [None, ("write_new", 1), ("delete", 1), ("delete", 3)], ids=str)
 def test_each_file_comes_once_though_parts_of_the_list_are_merged(
     spark: SparkSession, tmp_path: Path, step: tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
