@@ -92,13 +92,9 @@ def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_receiv
 
 
 def leave(home: Home, *, give_up_received: bool = False) -> None:
-    """Set aside the checkpoint of a job that received something once and does not any more, or refuse as above."""
+    """Set aside the checkpoint of a job that needs none any more, or refuse as `recover` does."""
     if storage.exists(home / "checkpoint"):
-        _set_aside(home, "the job has no received streams now", give_up_received)
-
-
-TICKS = 1
-"""Inputs of a context that are the kit's own: the one that only ticks."""
+        _set_aside(home, "the job has neither received streams nor plain DStreams now", give_up_received)
 
 
 def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
@@ -109,7 +105,7 @@ def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
         return
     before = json.loads(storage.read(note)) if storage.exists(note) else []
     try:
-        gaps = bridge.leave_out_downtime(ssc, until, before, silent=TICKS)
+        gaps = bridge.leave_out_downtime(ssc, until, before, silent=1)  # the stream that only ticks
     except bridge.JavaError as error:  # a Java that lets nobody set final fields
         log.warning("all batch times of the downtime are run first, which may take long: %s", bridge.reason(error))
         return

@@ -68,12 +68,14 @@ first record that is not in there, and none is doubled.
     sparkstream rebuild /data/access.home --from postgresql://kit@db/logs
 
 The newest batch in the ledger is run again, for outputs that do not have it. Directories of files may hold one more,
-which was cut at another place: remove it. What receivers had brought is lost with the home, and a job that still needs
-it refuses to start. While the ledger still has every batch, up
-to 1,000 of each output, running states and windows are made again from the sources; after that they start empty, so do
-not rebuild a job that writes running states with upsert. The source files: goes on as long as its directory still has
-the files that were read, of the same sizes and first in the order of their times; where files with older times came
-later, as mv and rsync bring them, it refuses. A password is better given by PGPASSWORD or ~/.pgpass than in the URL.
+which was cut at another place: remove it. While the ledger still has every batch, up to 1,000 of each output, running
+states and windows are made again from the sources; after that they start empty, so do not rebuild a job that writes
+running states with upsert.
+
+The source files: goes on as long as its directory still has the files that were read, of the same sizes and first in
+the order of their times; where files with older times came later, as mv and rsync bring them, it refuses. What
+receivers had brought is lost with the home, and a job that still needs it refuses to start. A password is better given
+by PGPASSWORD or ~/.pgpass than in the URL.
 """
 
 
@@ -99,7 +101,7 @@ def status(home: Home) -> str:
         "running": holder or "nobody holds the lease",
         "stop": "asked for" if home.must_stay_stopped() else "not asked for",
         "last batch": f"{last.n} at {_when(last.time)}{unfinished}" if last.n else "none yet",
-        **{f"it read {name}": f"{json.dumps(a)} to {json.dumps(b)}" for name, (a, b) in sorted(last.ranges.items())},
+        **{f"range {name}": f"{json.dumps(a)} to {json.dumps(b)}" for name, (a, b) in sorted(last.ranges.items())},
         **{f"source {name}": _read_up_to(last, name) for name in sorted(last.positions)},
         "replayable": f"batches {log.floor.n + 1} to {last.n}" if last.n > log.floor.n else "no batches",
         **{f"state {name}": f"saved after batch {', '.join(map(str, n)) or 'none'}" for name, n in states.items()},

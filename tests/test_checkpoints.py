@@ -1,4 +1,4 @@
-"""What a context owes that comes back after a week; tests/faults kills drivers and damages what they leave."""
+"""Which batches a context runs that comes back, and which checkpoint it goes on with; tests/faults kills real drivers."""
 
 from __future__ import annotations
 
@@ -172,9 +172,11 @@ Start = Callable[..., StreamingContext]
 def start(port: int, tmp_path: Path) -> Start:
     """Starts a job that receives lines, up to where its context would be started, and dies."""
 
-    def start(*, at: int = port, interval: int = 1000, receives: bool = True, **options: bool) -> StreamingContext:
+    def start(
+        *, host: str = "127.0.0.1", interval: int = 1000, receives: bool = True, **options: bool
+    ) -> StreamingContext:
         ssc = new_context(local_session(), interval)
-        lines = socket_lines(ssc, "127.0.0.1", at) if receives else generator(ssc, count=1)
+        lines = socket_lines(ssc, host, port) if receives else generator(ssc, count=1)
         lines.for_each_batch(lambda frame, batch: None)
         ssc = at_home(ssc, str(tmp_path / "home"), **options)
         engine = live()
@@ -200,15 +202,9 @@ def with_blocks(checkpoint: Path) -> None:
     log.write_bytes(struct.pack(">i3si1s", 3, b"abc", 1, b"d") + struct.pack(">i", 9))
 
 
-@pytest.fixture
-def other_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
 @pytest.mark.parametrize("what", ["spark", "python", "interval", "receiver", "nothing received", "foreign", "cut off"])
 def test_another_ones_checkpoint_is_set_aside_unless_it_may_hold_received_lines(
-    what: str, checkpoint: Path, start: Start, other_port: int
+    what: str, checkpoint: Path, start: Start
 ) -> None:
     change: dict[str, Any] = {}
     if what in ("spark", "python"):
@@ -220,7 +216,7 @@ def test_another_ones_checkpoint_is_set_aside_unless_it_may_hold_received_lines(
     else:
         change = {
             "interval": {"interval": 2000},
-            "receiver": {"at": other_port},
+            "receiver": {"host": "localhost"},
             "nothing received": {"receives": False},
         }[what]
     with_blocks(checkpoint)

@@ -32,7 +32,7 @@ def latest(directory: str) -> Position:
 
 
 def read(session: SparkSession, directory: str, start: Position, end: Position) -> DataFrame:
-    """The rows landed in (start, end]."""
+    """The rows landed in (start, end]; UsageError if some of these batches are gone."""
     inside = {p: tick for p, tick in _landed(directory).items() if (start or 0) < p <= end}
     if len(inside) < end - (start or 0):
         raise UsageError(

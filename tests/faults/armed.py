@@ -2,7 +2,7 @@
 
 OPTIONS is a JSON object:
     copies          keep a copy of every entry of the offset log and of every landed batch in this directory, since
-                    compaction removes them
+                    compaction removes them, and of Spark's checkpoint as it was before the first start
     kill            [point, k, "before" or "after"]: kill -9 the process group at the k-th call of a function in POINTS
     fail            fail every write of these outputs while this file is there
     failing         the names of those outputs
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparkstream_kit import batches, bridge
+from sparkstream_kit import batches, bridge, checkpoints
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import landing, lease, offset_log, saved_state, storage
 from sparkstream_kit.recovery.home import Home
@@ -100,6 +100,13 @@ def keep_copies(directory: Path) -> None:
                 os.rename(copied.with_name(f".{batch.name}"), copied)
         original(landed, *args)
 
+    def begun(original: Callable[..., Any], ssc: Any) -> None:
+        original(ssc)
+        first = directory / "checkpoint"
+        if not first.exists():
+            shutil.copytree(storage.local(bridge.checkpoint_directory(ssc) or "") or Path(), first)
+
+    wrap(checkpoints, "begin", begun)
     wrap(offset_log.OffsetLog, "__init__", opened)
     wrap(offset_log.OffsetLog, "append", appended)
     wrap(landing, "forget", forgotten)

@@ -6,6 +6,7 @@ write-ahead log that the driver's own log of blocks names, or out already. Kille
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -94,28 +95,29 @@ def test_what_was_acknowledged_comes_out_once_however_the_driver_is_killed(job: 
 
 def test_what_came_before_spark_wrote_its_first_checkpoint_is_owed_too(job: SocketJob) -> None:
     hold, checkpoint = job.job.work / "hold", job.job.home / "checkpoint"
-    hold.touch()  # no batch ends, so Spark writes one checkpoint for each
-    run = job.start("--batch-interval", "5s", hold=str(hold))
+    hold.touch()
+    run = job.start(hold=str(hold))
     job.feed(run)
-    before = len(batches(checkpoint))
-    run.wait_until(lambda: len(batches(checkpoint)) > before + 1, "Spark has given all that to a batch")
+    before = newest_batch(checkpoint)
+    run.wait_until(lambda: newest_batch(checkpoint) > before + 1000, "Spark has given all that to a batch")
     run.kill()
     job.job.kills += 1
-    first = checkpoint / batches(checkpoint)[0]
-    ours = first.with_suffix(".bk")  # Spark renames it when it writes its own, of the same batch
-    for file in set(checkpoint.glob("checkpoint-*")) - {ours if ours.exists() else first}:
+    for file in checkpoint.glob("checkpoint-*"):  # had it been killed before it wrote one of these
         file.unlink()
+    (first,) = (job.job.copies / "checkpoint").glob("checkpoint-*")
+    shutil.copy(first, checkpoint)
 
-    run = job.start("--batch-interval", "5s")
+    run = job.start()
     job.wait_until_all_is_out(run)
     run.signal(signal.SIGTERM)
     assert run.end() == 0, run.said()
     job.report("socket whose first checkpoint was never written")
 
 
-def batches(checkpoint: Path) -> list[str]:
-    """The batches that have a checkpoint, oldest first."""
-    return sorted(file.name for file in checkpoint.glob("checkpoint-*") if file.suffix != ".bk")
+def newest_batch(checkpoint: Path) -> int:
+    """The time in ms of the newest batch that has a checkpoint."""
+    names = (file.name.removesuffix(".bk") for file in checkpoint.glob("checkpoint-*"))
+    return max((int(name.partition("-")[2]) for name in names), default=0)
 
 
 def test_a_checkpoint_that_is_damaged_is_refused_and_one_that_is_gone_is_made_anew(job: SocketJob) -> None:

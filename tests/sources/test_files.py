@@ -1,4 +1,4 @@
-"""The list of the files that were seen stays a few parts, however often new ones come and the job is killed."""
+"""Each file comes once, from a list that stays a few parts, and one that is not as it was is named."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_of_parts_that_begin_alike_the_longest_counts(spark: SparkSession, tmp_p
     assert sorted(row[0] for rows in seen["lines"].values() for row in rows) == ["a", "b", "c", "d"]
 
 
-def read_until(home: Path, logs: Path, second: int, **options: Any) -> set[str]:
+def lines_at(home: Path, logs: Path, second: int, **options: Any) -> set[str]:
     """The lines that a job gives at a second."""
     seen: Seen = {}
 
@@ -106,8 +106,8 @@ def test_names_of_what_is_not_meant_to_be_read_are_passed_over(spark: SparkSessi
     for name in ("a.log", ".b.log", "_c.log", "d.log.tmp", "e.log._COPYING_", "f.txt", "[g].log"):
         (logs / name).write_text(f"{name}\n")
     (logs / "h.log").mkdir()
-    assert read_until(tmp_path / "home", logs, 1, glob="*.log") == {"a.log", "[g].log"}
-    assert read_until(tmp_path / "home", logs, 2, glob="*") == {"f.txt"}, "each file once"
+    assert lines_at(tmp_path / "home", logs, 1, glob="*.log") == {"a.log", "[g].log"}
+    assert lines_at(tmp_path / "home", logs, 2, glob="*") == {"f.txt"}, "each file once"
 
 
 def test_a_file_that_changed_just_now_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_file_that_changed_just_now_is_left_alone(spark: SparkSession, tmp_pat
         (logs / name).write_text(f"{name}\n")
         at = (logs / name).stat().st_mtime - age
         os.utime(logs / name, (at, at))
-    assert read_until(tmp_path / "home", logs, 1, min_age="1min") == {"old"}
-    assert read_until(tmp_path / "home", logs, 2) == {"new"}
+    assert lines_at(tmp_path / "home", logs, 1, min_age="1min") == {"old"}
+    assert lines_at(tmp_path / "home", logs, 2) == {"new"}
 
 
 @pytest.mark.parametrize(("what", "told"), [("gone", "is gone"), ("longer", "has 4 bytes now")])
@@ -128,13 +128,13 @@ def test_a_file_that_is_owed_and_not_as_it_was_is_named(
     logs, home = tmp_path / "logs", tmp_path / "home"
     logs.mkdir()
     (logs / "a").write_text("a\n")
-    read_until(home, logs, 1)
+    lines_at(home, logs, 1)
     (home / "progress" / "1.done").unlink()  # killed before the batch was done
     if what == "gone":
         (logs / "a").unlink()
     else:
         (logs / "a").write_text("a\nb\n")
     with pytest.raises(UsageError, match=f"the input file .*/logs/a was planned with 2 bytes and {told}: put it back"):
-        read_until(home, logs, 2)
+        lines_at(home, logs, 2)
     (logs / "a").write_text("a\n")
-    assert read_until(home, logs, 3) == {"a"}
+    assert lines_at(home, logs, 3) == {"a"}
