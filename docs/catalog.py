@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 from sparkstream_kit import aggregates, transforms
 from sparkstream_kit.frames import FrameStream, StateStream
 from sparkstream_kit.transforms import (
+    _alerts,
+    _enrichment,
+    _event_time,
+    _sessions,
+    _watermarks,
     access_log,
-    enrichment,
-    event_time,
-    events,
     json_lines,
-    sessions,
     state,
-    watermarks,
 )
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -131,29 +131,29 @@ TABLES: dict[str, list[Row]] = {
     ],
     "Event time: sparkstream_kit.transforms": [
         Row(
-            event_time.event_time_window,
+            _event_time.event_time_window,
             "rows of the batch times window / slide; keys of open windows",
             "-",
             "withWatermark, window, output mode append",
         ),
         Row(
-            sessions.sessions,
+            _sessions.sessions,
             "rows of the batch; timestamps of open sessions",
             "-",
             "session_window, without a longest session",
         ),
-        Row(watermarks.Final.late, ROWS, "-", "only their number, in the progress report"),
+        Row(_watermarks.Final.late, ROWS, "-", "only their number, in the progress report"),
     ],
     "Enrichment and events: sparkstream_kit.transforms": [
         Row(
-            enrichment.enrich,
+            _enrichment.enrich,
             "rows of the batch; size of the frame; number of its files, where they are watched",
             "transform and a broadcast",
             "stream-static join",
         ),
-        Row(events.outside, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
-        Row(events.jumps, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
-        Row(events.deviations, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
+        Row(_alerts.outside, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
+        Row(_alerts.jumps, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
+        Row(_alerts.deviations, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
     ],
     "Access logs: sparkstream_kit.transforms.access_log": [
         Row(access_log.parse, "bytes of the columns used", "map of parse_line", "the same function"),
@@ -178,7 +178,7 @@ FAMILIES: tuple[ModuleType, ...] = (
         for found in pkgutil.iter_modules(transforms.__path__)
     ),
 )
-STREAMS = (FrameStream, StateStream, watermarks.Final)
+STREAMS = (FrameStream, StateStream, _watermarks.Final)
 NOT_LISTED = {
     # where streams come from, and a question about them
     *("FrameStream.of", "FrameStream.from_source", "FrameStream.columns"),

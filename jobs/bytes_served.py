@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.job import OutputTo, SourceOf, main
 from sparkstream_kit.transforms import access_log
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sparkstream_kit.main import program
+from sparkstream_kit.job import program
 
 SAMPLE = Path(__file__).parent / "data" / "access_2000.log"
 

@@ -11,7 +11,7 @@ import sys
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates
-from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.job import OutputTo, SourceOf, main
 from sparkstream_kit.transforms import access_log
 
 

@@ -9,7 +9,7 @@ import socket
 
 from pyspark.streaming import StreamingContext
 
-from . import bridge
+from .bridge import hadoop, jvm, streaming
 from .errors import UsageError
 
 
@@ -19,7 +19,7 @@ def check_cores(ssc: StreamingContext) -> None:
     Knows the cores of local masters, of executors with a fixed number (spark.executor.instances times
     spark.executor.cores) and of spark.cores.max; where the number is open, it says nothing.
     """
-    receivers, cores = bridge.receiver_count(ssc), _cores(ssc)
+    receivers, cores = streaming.receiver_count(ssc), _cores(ssc)
     a_task = int(ssc.sparkContext.getConf().get("spark.task.cpus", "1"))
     needed = (receivers + 1) * a_task
     if receivers and cores is not None and cores < needed:
@@ -34,7 +34,7 @@ def _cores(ssc: StreamingContext) -> int | None:
     conf = ssc.sparkContext.getConf()
     master = ssc.sparkContext.master or ""
     if master.split("[")[0] == "local":  # local-cluster[...] is not: its executors are processes
-        return bridge.local_cores()
+        return jvm.local_cores()
     if conf.get("spark.dynamicAllocation.enabled") == "true":
         return None
     if conf.contains("spark.executor.instances"):
@@ -44,7 +44,7 @@ def _cores(ssc: StreamingContext) -> int | None:
 
 def check_directory(path: str) -> str:
     """The path, if it is a directory: textFileStream takes a missing one for an empty one, for ever."""
-    if not bridge.is_directory(path):
+    if not hadoop.is_directory(path):
         raise UsageError(f"{path!r} is not a directory: make it, or name the directory in which the files arrive")
     return path
 
@@ -53,12 +53,12 @@ def check_writable(path: str) -> str:
     """The path, if it is a directory (made where missing) in which this user can make and delete files."""
     probe = f"{path.rstrip('/')}/.writable"
     try:
-        bridge.make_directory(path)
-        bridge.create_file(probe)
-        bridge.delete(probe)
+        hadoop.make_directory(path)
+        hadoop.create_file(probe)
+        hadoop.delete(probe)
     except Exception as error:
         raise UsageError(
-            f"cannot write into {path!r} ({bridge.reason(error)}): name a directory that this user can write"
+            f"cannot write into {path!r} ({jvm.reason(error)}): name a directory that this user can write"
         ) from None
     return path
 

@@ -31,11 +31,13 @@ from pyspark.streaming import StreamingContext
 from pyspark.streaming.listener import StreamingListener
 from pyspark.streaming.util import TransformFunction
 
-from . import batches, bridge, checkpoints, durations, settings
+from . import durations, settings
+from .bridge import dataframes, hadoop, jvm, streaming
 from .checks import check_cores, check_writable
 from .durations import Duration
+from .engine import batches, checkpoints
+from .engine.graph import graph_of
 from .errors import BatchFailed, ReceiverFailed, StayStopped, UsageError
-from .graph import graph_of
 from .recovery.home import Home
 from .recovery.lease import acquire
 from .recovery.offset_log import OffsetLog
@@ -96,7 +98,7 @@ def get_or_create(
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
             return at_home(ssc, home, max_per_batch=max_per_batch, drain=drain, give_up_received=give_up_received)
-    if not bridge.output_count(ssc):
+    if not streaming.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
     if checkpoint is not None:
@@ -107,7 +109,7 @@ def get_or_create(
 def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, interval: int) -> StreamingContext:
     check_writable(checkpoint)
     ssc = checkpoints.recover_or(create, checkpoint)
-    found = bridge.batch_interval_ms(ssc)
+    found = streaming.batch_interval_ms(ssc)
     if found != interval:
         raise UsageError(
             f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, "
@@ -140,7 +142,7 @@ def at_home(
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from %s and does not survive its end", path)
     settings.apply_live(graph.session, settings.FRAMES)
-    bridge.quiet_what_is_meant()
+    dataframes.quiet_what_is_meant()
     home = Home.open(path)
     lease = acquire(home / "lease", fresh.sparkContext.applicationId)
     try:
@@ -152,7 +154,7 @@ def at_home(
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.attach(fresh, graph, home / "ticks")
         ssc = fresh
-        if bridge.output_count(fresh) > 1:  # receivers or plain DStreams beside the ticks: theirs is Spark's checkpoint
+        if streaming.output_count(fresh) > 1:  # there are receivers or plain DStreams, which need Spark's checkpoint
             ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
             check_cores(ssc)
             checkpoints.begin(ssc)
@@ -171,11 +173,11 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
 
     A local master, which is Spark's own choice where nobody names one, brings the local preset.
     """
-    if bridge.is_running():
+    if jvm.is_running():
         return SparkSession.builder.getOrCreate()
     conf = conf or SparkConf()
     # passed at the launch, since Spark turns it on in what it takes for a shell
-    bridge.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))
+    jvm.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))
     live = SparkConf()  # only now: what spark-submit was given is known to the JVM alone
     for name, value in conf.getAll():
         live.setIfMissing(name, value)
@@ -199,7 +201,7 @@ def window_and_slide(ssc: StreamingContext, window: Duration, slide: Duration | 
     The slide is one batch interval unless given: `lines.window(*window_and_slide(ssc, "5s", "2s"))`.
     Raises UsageError where one is no multiple of the interval.
     """
-    interval = bridge.batch_interval_ms(ssc)
+    interval = streaming.batch_interval_ms(ssc)
     spans = (
         durations.multiple("window", window, interval),
         interval if slide is None else durations.multiple("slide", slide, interval),
@@ -223,21 +225,21 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
     this way the next start creates it anew; a note in the checkpoint tells the two apart, so a job without one
     always starts. Gives the exit code of `stop_when`.
     """
-    directory = bridge.checkpoint_directory(ssc)
+    directory = streaming.checkpoint_directory(ssc)
     note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
-    asked_while_down = note is not None and bridge.path_exists(note) and not bridge.path_exists(path)
+    asked_while_down = note is not None and hadoop.path_exists(note) and not hadoop.path_exists(path)
     if not asked_while_down:
         try:
-            bridge.create_file(path)
+            hadoop.create_file(path)
         except Exception as error:
             raise UsageError(
-                f"cannot create the marker {path!r} ({bridge.reason(error)}): name a file this user can write"
+                f"cannot create the marker {path!r} ({jvm.reason(error)}): name a file this user can write"
             ) from error
         if note is not None:
-            bridge.create_file(note)
-    code = stop_when(ssc, lambda: not bridge.path_exists(path), poll=poll)
-    if code == 0 and note is not None and not bridge.path_exists(path):
-        bridge.delete(note)
+            hadoop.create_file(note)
+    code = stop_when(ssc, lambda: not hadoop.path_exists(path), poll=poll)
+    if code == 0 and note is not None and not hadoop.path_exists(path):
+        hadoop.delete(note)
     return code
 
 
@@ -257,7 +259,7 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     """
     asked = threading.Event()
     with _signals(asked.set), _failed_batches_held() as failures:
-        if bridge.receiver_count(ssc):
+        if streaming.receiver_count(ssc):
             ssc.addStreamingListener(_Receivers(failures))
         engine = batches.live()
         try:
@@ -304,14 +306,14 @@ def _wait(
                 if flag():
                     return
             except Exception as error:
-                log.warning("cannot tell whether to stop, the job goes on: %s", bridge.reason(error))
+                log.warning("cannot tell whether to stop, the job goes on: %s", jvm.reason(error))
         if ssc.awaitTerminationOrTimeout(min(poll, 0.5)):  # type: ignore[func-returns-value,arg-type]
             return
 
 
 def _drain(ssc: StreamingContext, failures: list[BaseException]) -> None:
     """Stop gracefully, up to a deadline, because Spark's own graceful stop can wait for ever."""
-    limit = max(DRAIN_LIMIT, 3 * bridge.batch_interval_ms(ssc))
+    limit = max(DRAIN_LIMIT, 3 * streaming.batch_interval_ms(ssc))
     deadline = time.monotonic() + limit / 1000
     stopper = _background(ssc.stop, False, True)
     while stopper.is_alive():
@@ -338,7 +340,7 @@ class _Receivers(StreamingListener):
         self._failures = failures
 
     def onReceiverError(self, receiverError: Any) -> None:
-        reason = bridge.push_failure(receiverError)
+        reason = streaming.push_failure(receiverError)
         if reason is not None:
             self._failures.append(
                 ReceiverFailed(
@@ -351,7 +353,7 @@ class _Receivers(StreamingListener):
 def _failed(error: BaseException) -> BatchFailed | ReceiverFailed:
     if isinstance(error, ReceiverFailed):
         return error
-    failure = BatchFailed(f"a batch failed, the next start runs it again: {bridge.reason(error)}")
+    failure = BatchFailed(f"a batch failed, the next start runs it again: {jvm.reason(error)}")
     failure.__cause__ = error
     return failure
 
@@ -396,7 +398,7 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
         # on a copy, since the checkpoint may be pickling the function of this one
         original, twin = self.func, copy.copy(self)
         twin.func = function
-        result = call(twin, milliseconds, bridge.python_list(jrdds))  # type: ignore[no-untyped-call]
+        result = call(twin, milliseconds, jvm.python_list(jrdds))  # type: ignore[no-untyped-call]
         self.failure = twin.failure
         return result
 
@@ -411,7 +413,7 @@ def _end_process(message: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # in a thread of its own: a signal may have interrupted this one while it talks to the JVM
-    _background(bridge.halt, 1, message).join(5)
+    _background(jvm.halt, 1, message).join(5)
     os._exit(1)
 
 
@@ -443,7 +445,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     of_python = handler()
     previous = {s: signal.signal(s, of_python) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with bridge.jvm_signals(("TERM", "INT"), handler()):
+        with jvm.jvm_signals(("TERM", "INT"), handler()):
             yield
     finally:
         for s, old in previous.items():

@@ -18,12 +18,13 @@ from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
 from . import aggregates as agg
-from . import bridge, durations
+from . import durations
 from .aggregates import Aggregates, Keys
-from .carried import AggregatedWindow, Carried, Window, expiring, of_the_batch
+from .bridge import dataframes
 from .durations import Duration
+from .engine.graph import Batch, Compute, Graph, Moment, Output, Source, Write, free_name, graph_of
+from .engine.state import AggregatedWindow, Carried, Window, expiring, of_the_batch
 from .errors import UsageError
-from .graph import Batch, Compute, Graph, Moment, Output, Source, Write, free_name, graph_of
 from .recovery import landing
 
 
@@ -46,7 +47,7 @@ def each_frame(
     """
 
     def callback(rdd: RDD[Any]) -> None:
-        if schema is not None or bridge.is_text(rdd):
+        if schema is not None or dataframes.is_text(rdd):
             write(to_frame(rdd, schema))
         elif not rdd.isEmpty():
             write(SparkSession.builder.getOrCreate().createDataFrame(rdd))
@@ -85,8 +86,8 @@ def to_frame(rdd: RDD[Any], schema: StructType | str | None = None) -> DataFrame
     [Row(n=1, word='a')]
     """
     session = SparkSession.builder.getOrCreate()
-    if bridge.is_text(rdd):
-        return bridge.text_frame(session, rdd)
+    if dataframes.is_text(rdd):
+        return dataframes.text_frame(session, rdd)
     return session.createDataFrame(rdd, schema or "string")
 
 

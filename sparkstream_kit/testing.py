@@ -17,13 +17,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream, StreamingContext
 from pyspark.streaming.listener import StreamingListener
 
-from . import bridge, durations, settings
-from .batches import live as live_engine
+from . import durations, settings
+from .bridge import jvm, streaming
 from .context import at_home, callback_errors, new_context
 from .durations import Duration
+from .engine.batches import live as live_engine
+from .engine.graph import graph_of
 from .errors import BatchFailed, UsageError
 from .frames import FrameStream
-from .graph import graph_of
 
 Key = tuple[int, Any]
 _seen: dict[Key, dict[int, list[Any]]] = {}
@@ -65,7 +66,7 @@ def run_batches(
         raise UsageError("run_batches got no batches: give at least one list of batches, or batches=1")
     session, run = local_session(), next(_runs)
     with tempfile.TemporaryDirectory() as checkpoint:
-        with bridge.manual_clock():
+        with streaming.manual_clock():
             ssc = new_context(session, interval)
         try:
             ssc.checkpoint(f"file://{checkpoint}")
@@ -148,12 +149,12 @@ def _advance(ssc: StreamingContext, interval: int, count: int) -> None:
         ssc.start()
         threading.Thread(target=progress.wait_for_errors, args=(ssc,), daemon=True).start()
         for number in range(1, count + 1):
-            bridge.advance_clock(ssc, interval)
+            streaming.advance_clock(ssc, interval)
             failure = progress.wait(number * interval)
             if failure is not None:
                 first = errors[0] if errors else failure
-                if isinstance(first, bridge.JavaError):
-                    raise BatchFailed(f"batch {number} failed: {bridge.reason(first)}\n\n{first}") from None
+                if isinstance(first, jvm.JavaError):
+                    raise BatchFailed(f"batch {number} failed: {jvm.reason(first)}\n\n{first}") from None
                 raise first
 
 
@@ -179,7 +180,7 @@ class _Progress(StreamingListener):
             self._note(self._over, error)
 
     def onBatchCompleted(self, batchCompleted: Any) -> None:
-        time, failures = bridge.batch_of(batchCompleted)
+        time, failures = streaming.batch_of(batchCompleted)
         self._note(time, BatchFailed(failures[0]) if failures else None)
 
     def _note(self, time: int, failure: BaseException | None) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sparkstream_kit import batches
-from sparkstream_kit.graph import Source
-from sparkstream_kit.pace import Pace
+from sparkstream_kit.engine import batches
+from sparkstream_kit.engine.graph import Source
+from sparkstream_kit.engine.rate import Pace
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
 

@@ -1,4 +1,4 @@
-"""Which batches a context runs that comes back, and which checkpoint it goes on with; tests/faults kills real drivers."""
+"""Which batches a recovered context runs, and which checkpoint it resumes from; tests/faults kills real drivers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pyspark.sql import SparkSession
 from pyspark.streaming import DStream, StreamingContext
 from pyspark.streaming.listener import StreamingListener
 
-from sparkstream_kit import bridge, checkpoints
-from sparkstream_kit.batches import live
+from sparkstream_kit.bridge import streaming, surgery
 from sparkstream_kit.context import at_home, get_or_create, new_context
+from sparkstream_kit.engine import checkpoints
+from sparkstream_kit.engine.batches import live
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.recovery.home import Home
-from sparkstream_kit.sources.generator import generator
-from sparkstream_kit.sources.socket import socket as socket_lines
+from sparkstream_kit.sources._generator import generator
+from sparkstream_kit.sources._socket import socket as socket_lines
 from sparkstream_kit.testing import local_session
 
 pytestmark = pytest.mark.slow
@@ -83,10 +84,10 @@ def nothing(rdd: RDD[Any]) -> None:
 
 def come_back(build: Build, path: Path, at: int) -> StreamingContext:
     """A context of 1s that was made at time 0, by its own clock, came to no batch and is recovered later."""
-    with bridge.manual_clock():
+    with streaming.manual_clock():
         get_or_create(build, checkpoint=str(path), batch_interval="1s")
         ssc = get_or_create(build, checkpoint=str(path), batch_interval="1s")
-    bridge.advance_clock(ssc, at)
+    streaming.advance_clock(ssc, at)
     return ssc
 
 
@@ -96,7 +97,7 @@ def batches_of(ssc: StreamingContext, last: int) -> list[int]:
 
     class Listener(StreamingListener):
         def onBatchCompleted(self, batchCompleted: Any) -> None:
-            found.append(bridge.batch_of(batchCompleted)[0])
+            found.append(streaming.batch_of(batchCompleted)[0])
             if found[-1] >= last:
                 over.set()
 
@@ -122,14 +123,14 @@ def test_after_a_week_it_runs_what_it_may_have_received_and_then_goes_on(
     define: Define, tmp_path: Path, more: Callable[[DStream[str]], DStream[str]], remembered: int
 ) -> None:
     ssc = come_back(define(more), tmp_path / "checkpoint", WEEK)
-    assert bridge.leave_out_downtime(ssc, 3500, [], silent=1) == [(3500 + remembered + 1000, WEEK)]
+    assert surgery.leave_out_downtime(ssc, 3500, [], silent=1) == [(3500 + remembered + 1000, WEEK)]
     assert batches_of(ssc, WEEK) == [*range(1000, 3500 + remembered + 1000, 1000), WEEK]
 
 
 def test_a_second_crash_brings_the_week_not_back(define: Define, tmp_path: Path) -> None:
     ssc = come_back(define(), tmp_path / "checkpoint", WEEK + 2000)
     gap = (4000, WEEK)
-    assert bridge.leave_out_downtime(ssc, WEEK + 60_000, [gap], silent=1) == [gap]
+    assert surgery.leave_out_downtime(ssc, WEEK + 60_000, [gap], silent=1) == [gap]
     assert batches_of(ssc, WEEK + 2000) == [1000, 2000, 3000, WEEK, WEEK + 1000, WEEK + 2000]
 
 
@@ -138,7 +139,7 @@ def test_a_gap_that_a_wrong_clock_has_made_is_forgotten(
 ) -> None:
     jump(5000)
     ssc = come_back(define(), tmp_path / "checkpoint", 6000)
-    assert bridge.leave_out_downtime(ssc, 60_000, [(3000, WEEK)], silent=1) == []
+    assert surgery.leave_out_downtime(ssc, 60_000, [(3000, WEEK)], silent=1) == []
     assert batches_of(ssc, 6000) == [*range(1000, 6001, 1000)]
 
 
@@ -148,12 +149,12 @@ def test_with_an_input_or_a_step_that_looks_back_it_runs_every_batch(
 ) -> None:
     jump(9000)
     ssc = come_back(define(**with_more), tmp_path / "checkpoint", 10_000)
-    assert bridge.leave_out_downtime(ssc, 3000, [], silent=1) == []
+    assert surgery.leave_out_downtime(ssc, 3000, [], silent=1) == []
     assert batches_of(ssc, 10_000) == [*range(1000, 10_001, 1000)]
 
 
 def test_a_driver_that_died_before_its_first_batch_has_left_a_checkpoint(define: Define, tmp_path: Path) -> None:
-    assert bridge.is_recovered(come_back(define(), tmp_path / "checkpoint", 0))
+    assert streaming.is_recovered(come_back(define(), tmp_path / "checkpoint", 0))
 
 
 def test_a_function_that_cannot_be_pickled_is_refused_in_one_line(define: Define, tmp_path: Path) -> None:
@@ -190,8 +191,8 @@ def start(port: int, tmp_path: Path) -> Start:
 @pytest.fixture
 def checkpoint(start: Start, tmp_path: Path) -> Path:
     """What a first start has left."""
-    assert not bridge.is_recovered(start())
-    assert bridge.is_recovered(start()), "what is the same is gone on with"
+    assert not streaming.is_recovered(start())
+    assert streaming.is_recovered(start()), "what is the same is gone on with"
     return tmp_path / "home" / "checkpoint"
 
 
@@ -222,7 +223,7 @@ def test_another_ones_checkpoint_is_set_aside_unless_it_may_hold_received_lines(
     with_blocks(checkpoint)
     with pytest.raises(UsageError, match="of the 2 blocks of received records in it some may not be processed"):
         start(**change)
-    assert not bridge.is_recovered(start(**change, give_up_received=True))
+    assert not streaming.is_recovered(start(**change, give_up_received=True))
     (aside,) = checkpoint.parent.glob("checkpoint-aside-*")
     assert (aside / "receivedData").exists()
 
@@ -230,7 +231,7 @@ def test_another_ones_checkpoint_is_set_aside_unless_it_may_hold_received_lines(
 def test_what_was_drained_is_set_aside_although_sparks_log_is_still_there(checkpoint: Path, start: Start) -> None:
     with_blocks(checkpoint)
     Home.open(str(checkpoint.parent)).mark_stopped(drained=True)
-    assert not bridge.is_recovered(start(interval=2000))
+    assert not streaming.is_recovered(start(interval=2000))
 
 
 def test_how_far_blocks_were_given_to_batches_is_in_the_names_of_sparks_log() -> None:

@@ -14,7 +14,8 @@ from pyspark import RDD
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import bridge, context
+from sparkstream_kit import context
+from sparkstream_kit.bridge import jvm, streaming
 from sparkstream_kit.errors import BatchFailed, UsageError
 
 Build = Callable[[StreamingContext], None]
@@ -59,8 +60,8 @@ def after_a_batch(spark: SparkSession, batch: Callable[[RDD[int]], None]) -> tup
 
 def test_the_first_start_calls_the_definition_with_a_new_context(spark: SparkSession, build: Build) -> None:
     ssc = context.get_or_create(build, batch_interval="1500ms")
-    assert bridge.batch_interval_ms(ssc) == 1500
-    assert not bridge.is_recovered(ssc)
+    assert streaming.batch_interval_ms(ssc) == 1500
+    assert not streaming.is_recovered(ssc)
 
 
 def test_a_running_spark_is_used_as_it_is(spark: SparkSession) -> None:
@@ -97,8 +98,8 @@ def test_a_checkpoint_is_recovered_without_the_definition(checkpoint: str) -> No
         raise AssertionError("defined again")
 
     ssc = context.get_or_create(never, checkpoint=checkpoint, batch_interval="100ms")
-    assert bridge.is_recovered(ssc)
-    assert bridge.batch_interval_ms(ssc) == 100
+    assert streaming.is_recovered(ssc)
+    assert streaming.batch_interval_ms(ssc) == 100
 
 
 def test_a_checkpoint_of_another_interval_is_refused_with_both(checkpoint: str, build: Build) -> None:
@@ -241,8 +242,8 @@ def test_the_handlers_of_the_jvm_are_put_back(spark: SparkSession) -> None:
         os.kill(java_process(), signal.SIGURG)  # ignored by whoever has no handler
         assert some.acquire(timeout=60)
 
-    with bridge.jvm_signals(("URG",), hear("outer")):
-        with bridge.jvm_signals(("URG",), hear("inner")):
+    with jvm.jvm_signals(("URG",), hear("outer")):
+        with jvm.jvm_signals(("URG",), hear("inner")):
             signal_jvm()
         signal_jvm()
     assert heard == ["inner", "outer"]

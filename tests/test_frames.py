@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit import aggregates as agg
-from sparkstream_kit import batches
+from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session, run_batches

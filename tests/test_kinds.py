@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparkstream_kit import kinds
+from sparkstream_kit import uris
 from sparkstream_kit.errors import UsageError
 
 
@@ -20,13 +20,13 @@ from sparkstream_kit.errors import UsageError
     ],
 )
 def test_a_source_is_spelled_as_its_function_is_called(text: str, arguments: dict[str, object]) -> None:
-    spec = kinds.parse(text, kinds.SOURCES)
+    spec = uris.parse(text, uris.SOURCES)
     assert (spec.name, spec.arguments) == ("", arguments)
     assert spec.make.__name__ == spec.kind
 
 
 def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
-    spec = kinds.parse("clicks=json:file:///out", kinds.OUTPUTS)
+    spec = uris.parse("clicks=json:file:///out", uris.OUTPUTS)
     assert (spec.name, spec.kind, spec.arguments) == ("clicks", "json", {"directory": "file:///out"})
 
 
@@ -45,7 +45,7 @@ def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
 )
 def test_what_cannot_be_read_is_told_with_what_is_expected(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        kinds.parse(text, kinds.SOURCES)
+        uris.parse(text, uris.SOURCES)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,17 @@ def test_what_cannot_be_read_is_told_with_what_is_expected(text: str, said: str)
 )
 def test_a_secret_in_a_wrong_word_is_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        kinds.parse(text, kinds.OUTPUTS)
+        uris.parse(text, uris.OUTPUTS)
     assert "geheim" not in str(caught.value)
 
 
 def test_a_password_is_not_in_the_repr_of_what_was_read() -> None:
-    spec = kinds.parse("totals=sql:postgresql://kit:geheim@db/logs", kinds.OUTPUTS)
+    spec = uris.parse("totals=sql:postgresql://kit:geheim@db/logs", uris.OUTPUTS)
     assert spec.arguments["url"] == "postgresql://kit:geheim@db/logs"
     assert "geheim" not in repr(spec)
 
 
-@pytest.mark.parametrize("table", [kinds.SOURCES, kinds.OUTPUTS], ids=["sources", "outputs"])
+@pytest.mark.parametrize("table", [uris.SOURCES, uris.OUTPUTS], ids=["sources", "outputs"])
 def test_every_kind_is_a_function_of_a_context_or_stream_with_a_name(table: dict[str, str]) -> None:
     for path in table.values():
-        assert "name" in kinds.load(path).__kwdefaults__
+        assert "name" in uris.load(path).__kwdefaults__

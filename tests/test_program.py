@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparkstream_kit.errors import BatchFailed, UsageError
-from sparkstream_kit.main import program
+from sparkstream_kit.job import program
 
 
 def copy(source: str, target: str = "out") -> int | None:

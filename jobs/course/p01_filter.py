@@ -10,8 +10,8 @@ from datetime import datetime
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit.context import live_session, stop_when
-from sparkstream_kit.main import program
-from sparkstream_kit.sources import generator
+from sparkstream_kit.job import program
+from sparkstream_kit.sources import _generator
 
 
 def holding(lines: DStream[str], text: str) -> DStream[str]:
@@ -24,7 +24,7 @@ def main(text: str = " 404 ") -> int:
     sc = live_session().sparkContext
     ssc = StreamingContext(sc, 1)  # 1. the context, with batches of one second
 
-    batches = [generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]  # 2. the definition
+    batches = [_generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]  # 2. the definition
     lines = ssc.queueStream([sc.parallelize(batch) for batch in batches])
     holding(lines, text).pprint()
     done: list[datetime] = []

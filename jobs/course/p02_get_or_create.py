@@ -10,8 +10,8 @@ import sys
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit.context import get_or_create, stop_when
-from sparkstream_kit.main import program
-from sparkstream_kit.sources import generator
+from sparkstream_kit.job import program
+from sparkstream_kit.sources import _generator
 
 
 def holding(lines: DStream[str], text: str) -> DStream[str]:
@@ -23,7 +23,7 @@ def main(text: str = " 404 ", batch_interval: str = "1s") -> int:
     """Print what the filter leaves, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition, called for a new context only
-        batches = [generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]
+        batches = [_generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]
         lines = ssc.queueStream([ssc.sparkContext.parallelize(batch) for batch in batches])
         holding(lines, text).pprint()
 

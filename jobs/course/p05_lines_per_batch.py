@@ -12,7 +12,7 @@ from pyspark.streaming import DStream, StreamingContext
 from sparkstream_kit.checks import check_port
 from sparkstream_kit.context import get_or_create, run
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.main import program
+from sparkstream_kit.job import program
 
 
 def lines_per_batch(lines: DStream[str]) -> DStream[int]:

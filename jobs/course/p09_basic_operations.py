@@ -9,7 +9,7 @@ from pyspark import RDD
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit import checks, context
-from sparkstream_kit.main import program
+from sparkstream_kit.job import program
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 

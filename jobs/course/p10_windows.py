@@ -10,7 +10,7 @@ from operator import add, sub
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit import checks, context
-from sparkstream_kit.main import program
+from sparkstream_kit.job import program
 from sparkstream_kit.transforms.access_log import parse_line
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import DStream
 
-from .. import bridge
+from ..bridge import hadoop
 
 
 def text_files(dstream: DStream[Any], directory: str, suffix: str = "", *, keep_empty: bool = True) -> None:
@@ -30,10 +30,10 @@ def text_files(dstream: DStream[Any], directory: str, suffix: str = "", *, keep_
             return
         name = f"batch-{round(time.timestamp() * 1000)}" + (f".{suffix}" if suffix else "")
         target, attempt = f"{directory}/{name}", f"{directory}/.{name}-{uuid.uuid4().hex}"
-        if empty and bridge.path_exists(target):
+        if empty and hadoop.path_exists(target):
             return
         rdd.saveAsTextFile(attempt)
-        bridge.delete(target)
-        bridge.rename(attempt, target)
+        hadoop.delete(target)
+        hadoop.rename(attempt, target)
 
     dstream.foreachRDD(save)

@@ -22,7 +22,7 @@ import stat
 import uuid
 from dataclasses import dataclass
 
-from .. import bridge
+from ..bridge import hadoop
 from ..errors import UsageError
 from . import storage
 from .offset_log import Entry, rebuild
@@ -102,7 +102,7 @@ class Home:
 def _refuse_if_others_can_write(directory: str) -> None:
     here = storage.local(directory)
     if here is None:
-        open_, mine = bridge.others_may_write(directory), True
+        open_, mine = hadoop.others_may_write(directory), True
     else:
         found = here.stat()
         open_, mine = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)), found.st_uid in (0, os.geteuid())

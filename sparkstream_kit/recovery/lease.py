@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .. import bridge
+from ..bridge import jvm
 from ..errors import Fenced, UsageError
 from . import storage
 
@@ -96,7 +96,7 @@ def acquire(root: str, application: str = "") -> Lease:
             raise UsageError(
                 f"the home is in use by {_holder(root, newest)}: stop that job first, or give this one another home"
             )
-        processes = [pid for pid in (os.getpid(), bridge.jvm_process()) if pid is not None]
+        processes = [pid for pid in (os.getpid(), jvm.jvm_process()) if pid is not None]
         me = {
             "host": _machine(),
             "name": socket.gethostname(),
@@ -172,7 +172,7 @@ def _kill(who: dict[str, Any]) -> None:
     if who["host"] != _machine():
         return
     for pid, start in who["processes"]:
-        mine = pid in (os.getpid(), bridge.jvm_process())
+        mine = pid in (os.getpid(), jvm.jvm_process())
         if not mine and start not in ("", "?") and _process_start(pid) == start:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

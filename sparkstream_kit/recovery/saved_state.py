@@ -11,7 +11,7 @@ import uuid
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from .. import bridge
+from ..bridge import jvm
 from ..errors import UsageError
 from . import kept, storage
 
@@ -45,7 +45,7 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
             # every column of every row: a damaged file is found here and not in the middle of a batch
             frame.write.format("noop").mode("overwrite").save()
         except Exception as error:
-            log.warning("the saved state %s cannot be read and is set aside: %s", path, bridge.reason(error))
+            log.warning("the saved state %s cannot be read and is set aside: %s", path, jvm.reason(error))
             storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")
             continue
         return n, _fitted(frame, like, path)

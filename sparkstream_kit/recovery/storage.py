@@ -13,13 +13,13 @@ import shutil
 import uuid
 from pathlib import Path
 
-from .. import bridge
+from ..bridge import hadoop
 from ..errors import UsageError
 
 
 def qualify(path: str) -> str:
     """The path with its file system, as every other function here expects it: `file:/a` or `hdfs://host/a`."""
-    full = bridge.qualified(path)
+    full = hadoop.qualified(path)
     scheme = full.partition(":")[0]
     if scheme not in ("file", "hdfs"):
         raise UsageError(
@@ -37,14 +37,14 @@ def local(path: str) -> Path | None:
 def exists(path: str) -> bool:
     """Whether something is there."""
     here = local(path)
-    return here.exists() if here else bridge.path_exists(path)
+    return here.exists() if here else hadoop.path_exists(path)
 
 
 def names(path: str) -> list[str]:
     """The sorted names in a directory; none if the directory is missing."""
     here = local(path)
     if here is None:
-        return bridge.names(path)
+        return hadoop.names(path)
     try:
         return sorted(os.listdir(here))
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def sizes(path: str) -> dict[str, int]:
     """The files of a directory that are meant to be read, with their sizes in bytes."""
     here = local(path)
     if here is None:
-        return {file.rpartition("/")[2]: size for file, size in bridge.list_files(f"{path}/*", None)}
+        return {file.rpartition("/")[2]: size for file, size in hadoop.list_files(f"{path}/*", None)}
     return {file.name: file.stat().st_size for file in here.iterdir() if not file.name.startswith((".", "_"))}
 
 
@@ -68,7 +68,7 @@ def make_directory(path: str) -> None:
     """Make a directory and those above it, for this user only; fine if it is there."""
     here = local(path)
     if here is None:
-        bridge.make_directory(path)
+        hadoop.make_directory(path)
     else:
         here.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -77,7 +77,7 @@ def delete(path: str) -> None:
     """Delete a file or a whole directory; fine if it is not there."""
     here = local(path)
     if here is None:
-        bridge.delete(path)
+        hadoop.delete(path)
     elif here.is_dir():
         shutil.rmtree(here, ignore_errors=True)
     else:
@@ -87,14 +87,14 @@ def delete(path: str) -> None:
 def read(path: str) -> str:
     """The text of a file; FileNotFoundError if there is none."""
     here = local(path)
-    return here.read_text() if here else bridge.read_file(path)
+    return here.read_text() if here else hadoop.read_file(path)
 
 
 def write_new(path: str, text: str) -> None:
     """Create the file with all of its text, or raise FileExistsError: of several writers exactly one wins."""
     here = local(path)
     if here is None:
-        bridge.write_new_file(path, text)
+        hadoop.write_new_file(path, text)
         return
     temporary = _write_beside(here, text)
     try:
@@ -108,7 +108,7 @@ def write(path: str, text: str) -> None:
     """Create or replace the file; a reader sees the old text or the new one, never a part."""
     here = local(path)
     if here is None:
-        bridge.replace_file(path, text)
+        hadoop.replace_file(path, text)
         return
     os.replace(_write_beside(here, text), here)
     sync_directory(here.parent)
@@ -121,7 +121,7 @@ def publish(temporary: str, target: str) -> bool:
     """
     here = local(temporary)
     if here is None:
-        done = bridge.rename_new(temporary, target)
+        done = hadoop.rename_new(temporary, target)
     else:
         there = local(target)
         assert there is not None

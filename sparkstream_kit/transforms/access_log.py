@@ -30,7 +30,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..frames import FrameStream
-from .log_formats import reader
+from ._log_formats import reader
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from sparkstream_kit import bridge
+from sparkstream_kit.bridge import hadoop
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.home import Home
@@ -87,16 +87,16 @@ def test_a_job_at_home_on_hdfs_goes_on_after_kill_9_and_loses_and_doubles_nothin
     with (tmp_path / "first.log").open("wb") as log:
         first = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + PATIENCE
-        while not bridge.path_exists(f"{hdfs}/job/home/progress/3.done"):
+        while not hadoop.path_exists(f"{hdfs}/job/home/progress/3.done"):
             assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    assert not bridge.path_exists(f"{hdfs}/job/home/progress/10.done"), "it was killed in the middle"
+    assert not hadoop.path_exists(f"{hdfs}/job/home/progress/10.done"), "it was killed in the middle"
     second = subprocess.run([*command, "--drain"], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert second.returncode == 0, second.stderr
 
-    batches = [name for name in bridge.names(f"{hdfs}/job/out/statuses") if name.startswith("batch=")]
+    batches = [name for name in hadoop.names(f"{hdfs}/job/out/statuses") if name.startswith("batch=")]
     last = max(batches, key=lambda name: int(name.removeprefix("batch=")))
     got = {row.status: row["count"] for row in spark.read.json(f"{hdfs}/job/out/statuses/{last}").collect()}
     assert got == Counter(int(line.split('" ')[1].split()[0]) for line in lines)
@@ -105,6 +105,6 @@ def test_a_job_at_home_on_hdfs_goes_on_after_kill_9_and_loses_and_doubles_nothin
 
 def _copy_to_hdfs(spark: SparkSession, source: Path, target: str) -> None:
     """File by file, as they are."""
-    bridge.make_directory(target)
+    hadoop.make_directory(target)
     for file in sorted(source.iterdir()):
         storage.write_new(f"{target}/{file.name}", file.read_text())

@@ -26,7 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparkstream_kit import batches, bridge, checkpoints
+from sparkstream_kit.bridge import dataframes, streaming
+from sparkstream_kit.engine import batches, checkpoints
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import landing, lease, offset_log, saved_state, storage
 from sparkstream_kit.recovery.home import Home
@@ -46,7 +47,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "forget": (landing, "forget"),
     "renew": (lease.Lease, "renew"),
     "stopped": (Home, "mark_stopped"),
-    "free": (bridge, "free"),
+    "free": (dataframes, "free"),
     "hidden": (storage, "hidden"),
 }
 
@@ -104,7 +105,7 @@ def keep_copies(directory: Path) -> None:
         original(ssc)
         first = directory / "checkpoint"
         if not first.exists():
-            shutil.copytree(storage.local(bridge.checkpoint_directory(ssc) or "") or Path(), first)
+            shutil.copytree(storage.local(streaming.checkpoint_directory(ssc) or "") or Path(), first)
 
     wrap(checkpoints, "begin", begun)
     wrap(offset_log.OffsetLog, "__init__", opened)

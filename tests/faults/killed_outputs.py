@@ -25,9 +25,9 @@ from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
-from sparkstream_kit import bridge
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import compaction, files, tables, webhook
+from sparkstream_kit.bridge import jvm
+from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.outputs import _compaction, _delta, _files, _webhook
 from sparkstream_kit.recovery import storage
 from tests.faults.armed import wrap
 
@@ -35,7 +35,7 @@ STEPS: list[tuple[Any, str]] = [
     *((storage, name) for name in ("write", "write_new", "delete", "publish")),
     *((DataFrameWriter, name) for name in ("save", "parquet")),
     *((deltalake.DeltaTable, name) for name in ("create", "create_write_transaction")),
-    (webhook, "_post"),
+    (_webhook, "_post"),
 ]
 """What changes something that others see; the process dies before such a call, or after it."""
 
@@ -107,7 +107,7 @@ def in_a_process(act: Act, place: Path, dies_at: int | None = None) -> int:
 
     try:
         spark = connected()
-        bridge.jvm_process = lambda: None  # it counts as killed, too: a lease must not wait for it
+        jvm.jvm_process = lambda: None  # it counts as killed, too: a lease must not wait for it
         for owner, name in STEPS:
             wrap(owner, name, around)
         act(spark, place)
@@ -122,13 +122,13 @@ def in_a_process(act: Act, place: Path, dies_at: int | None = None) -> int:
 def main(work: Path, receiver: str) -> None:
     """Write with each output, and die one step later each time, until a write comes to its end."""
     acts: dict[str, Act] = {
-        "parquet": lambda spark, place: write_batches(spark, files.parquet, str(place)),
-        "delta": lambda spark, place: write_batches(spark, tables.delta, str(place)),
-        "webhook": lambda spark, place: write_batches(spark, webhook.webhook, f"{receiver}/{place.name}"),
-        "compaction": lambda _, place: compaction.compact(f"{place}/rows"),
+        "parquet": lambda spark, place: write_batches(spark, _files.parquet, str(place)),
+        "delta": lambda spark, place: write_batches(spark, _delta.delta, str(place)),
+        "webhook": lambda spark, place: write_batches(spark, _webhook.webhook, f"{receiver}/{place.name}"),
+        "compaction": lambda _, place: _compaction.compact(f"{place}/rows"),
     }
     prepared = work / "prepared"
-    assert in_a_process(lambda spark, place: write_batches(spark, files.parquet, str(place), 3), prepared, 0) == 0
+    assert in_a_process(lambda spark, place: write_batches(spark, _files.parquet, str(place), 3), prepared, 0) == 0
     for output, act in acts.items():
         code, dies_at = -signal.SIGKILL, 0
         while code == -signal.SIGKILL:

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet
 
-from sparkstream_kit.sources import generator
+from sparkstream_kit.sources import _generator
 from tests.faults import sockets, supervisor
 from tests.faults.supervisor import Claim, Figures, Job, Point, Run
 
-INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/kinds.py has them
-GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/kinds.py
+INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/uris.py has them
+GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/uris.py
 LINES = 8000  # for each kill
 FILE = 100  # lines in a file
 BURSTS, BURST = 3, 150  # how often lines are sent, and how many at once
@@ -102,10 +102,10 @@ class Generated:
 
     def lines(self, claim: Claim) -> list[str]:
         start, end = claim.range()
-        return generator.lines(self._seed, start, end)
+        return _generator.lines(self._seed, start, end)
 
     def all_lines(self) -> list[str]:
-        return generator.lines(self._seed, 0, self._count)
+        return _generator.lines(self._seed, 0, self._count)
 
     def close(self) -> None:
         pass
@@ -119,7 +119,7 @@ class Files(Generated):
         self._listings, folder = job.home / "sources" / "files", job.work / "incoming"
         folder.mkdir()
         for start in range(0, count, FILE):
-            lines = generator.lines(seed, start, min(count, start + FILE))
+            lines = _generator.lines(seed, start, min(count, start + FILE))
             (folder / f"{start:08d}.log").write_text("".join(f"{line}\n" for line in lines))
         self.words, self.most = f"files:{folder}", 9
 
@@ -135,7 +135,7 @@ class Sent:
 
     def __init__(self, job: Job, seed: int):
         self._job = job
-        self.server = sockets.Server(lambda n: f"{generator.line(seed, n)} {sockets.numbered(n)}")
+        self.server = sockets.Server(lambda n: f"{_generator.line(seed, n)} {sockets.numbered(n)}")
         self.words, self.most = f"socket:127.0.0.1:{self.server.port}", 900
         self._landed: dict[str, list[str]] = {}
 
@@ -289,7 +289,7 @@ def found_in(output: str, job: Job) -> Counter[Any]:
 def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
     """Let a job suffer what the row says, and more kills if it is to be, and recount it."""
     chance = random.Random(f"{seed} {row}")
-    job = Job(work, script="kinds.py", save_every=3, ttl=3, beat=0.5)
+    job = Job(work, script="uris.py", save_every=3, ttl=3, beat=0.5)
     job.out.mkdir()
     source: Any = {
         "generator": lambda: Generated(job, seed, LINES * (kills + 1)),

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-from sparkstream_kit.sources import generator
+from sparkstream_kit.sources import _generator
 
 ROOT = Path(__file__).parents[2]
 LOGGING = ROOT / "conf" / "log4j2.properties"
@@ -257,7 +257,7 @@ def counts(job: Job, *, count: int, seed: int) -> list[str]:
 def recount(job: Job, title: str, *, count: int, seed: int) -> None:
     """Hold every batch of every output against what its recorded time and range say."""
     claims = job.claims()
-    lines = {c.n: generator.lines(seed, *c.range()) for c in claims}
+    lines = {c.n: _generator.lines(seed, *c.range()) for c in claims}
     statuses = {n: Counter(re.findall(r'" (\d{3}) ', "\n".join(batch))) for n, batch in lines.items()}
     running: Counter[str] = Counter()
     expected: dict[str, dict[int, Any]] = {"lines": {}, "each": {}, "running": {}, "window": {}}
@@ -273,7 +273,7 @@ def recount(job: Job, title: str, *, count: int, seed: int) -> None:
         before = c.time
     found = {"lines": job.rows("text", "lines"), "window": job.rows("parquet", "window")}
     found |= {name: job.rows("json", name) for name in ("each", "running")}
-    whole, came = Counter(generator.lines(seed, 0, count)), sum(found["lines"].values(), Counter[str]())
+    whole, came = Counter(_generator.lines(seed, 0, count)), sum(found["lines"].values(), Counter[str]())
     job.report(title, count, (whole - came).total(), (came - whole).total())
     assert running == Counter(re.findall(r'" (\d{3}) ', "\n".join(whole.elements())))
     for name, batches in expected.items():

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sparkstream_kit.sources import generator
+from sparkstream_kit.sources import _generator
 from tests.faults.supervisor import (
     POINTS,
     ROOT,
@@ -74,10 +74,10 @@ def test_twenty_kills_of_a_real_job_whose_code_changes_and_whose_checkpoint_is_l
             shutil.rmtree(job.home / "checkpoint")  # only the changed job has one
         kill_at_random(job, arguments, VICTIMS[number % 3], chance, most=3000, **changed)
     finish(job, arguments, script="statuses_changed.py")
-    each = [Counter(re.findall(STATUS, "\n".join(generator.lines(20, *c.range())))) for c in job.claims()]
+    each = [Counter(re.findall(STATUS, "\n".join(_generator.lines(20, *c.range())))) for c in job.claims()]
     running = {n: totals for n, totals in enumerate(itertools.accumulate(each, operator.add), start=1)}
     found = {n: Counter({str(status): k for status, k in rows}) for n, rows in job.rows("json", "statuses").items()}
-    whole, came = Counter(re.findall(STATUS, "\n".join(generator.lines(20, 0, count)))), found[job.claimed()]
+    whole, came = Counter(re.findall(STATUS, "\n".join(_generator.lines(20, 0, count)))), found[job.claimed()]
     job.report("a real job, changed", count, (whole - came).total(), (came - whole).total())
     assert job.kills == 20
     assert found == running, "every batch is out, with the counts up to it"

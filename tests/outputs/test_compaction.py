@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from sparkstream_kit.engine.graph import Batch
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import compaction, files
-from sparkstream_kit.outputs.compaction import compact
+from sparkstream_kit.outputs import _compaction, _files
+from sparkstream_kit.outputs._compaction import compact
 from sparkstream_kit.recovery import lease
 
 
@@ -57,20 +57,20 @@ def parts(folder: Path) -> int:
 def test_every_row_stays_in_fewer_files_and_the_job_goes_on(
     spark: SparkSession, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    folder = written(files.parquet, tmp_path, range(1, 5), days(spark), **options)
+    folder = written(_files.parquet, tmp_path, range(1, 5), days(spark), **options)
     before, count = read(spark, folder), parts(folder)
     assert compact(str(folder)) == 3
     assert read(spark, folder) == before
     assert parts(folder) < count
     assert sorted(path.name for path in folder.glob("batch=*")) == ["batch=3", "batch=4"]
     assert compact(str(folder)) == 0
-    written(files.parquet, tmp_path, range(4, 6), days(spark), **options)
+    written(_files.parquet, tmp_path, range(4, 6), days(spark), **options)
     assert len(read(spark, folder)) == len(before) + 2, "batch 4 is not written again"
     assert compact(str(folder)) == 2
 
 
 def test_batches_without_rows_are_left_alone(spark: SparkSession, tmp_path: Path) -> None:
-    folder = written(files.parquet, tmp_path, range(1, 4), days(spark).limit(0), partition_by="the day")
+    folder = written(_files.parquet, tmp_path, range(1, 4), days(spark).limit(0), partition_by="the day")
     assert compact(str(folder)) == 0
 
 
@@ -79,13 +79,13 @@ def test_of_two_compactions_at_once_the_second_is_refused(
 ) -> None:
     monkeypatch.setattr(lease, "BEAT", 0.01)
     (tmp_path / "_home").touch()
-    with compaction._alone(f"file:{tmp_path}"), pytest.raises(UsageError, match="is being compacted by process"):
+    with _compaction._alone(f"file:{tmp_path}"), pytest.raises(UsageError, match="is being compacted by process"):
         compact(str(tmp_path))
     assert compact(str(tmp_path)) == 0
 
 
 def test_what_is_no_folder_of_parquet_batches_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    folder = written(files.json, tmp_path, range(1, 4), spark.range(1))
+    folder = written(_files.json, tmp_path, range(1, 4), spark.range(1))
     for wrong in (folder, tmp_path, tmp_path / "missing"):
         with pytest.raises(UsageError, match="is no folder of Parquet batches: name the one"):
             compact(str(wrong))

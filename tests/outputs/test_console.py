@@ -6,12 +6,12 @@ import pytest
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from sparkstream_kit.outputs import console
+from sparkstream_kit.outputs import _console
 
 
 def shown(spark: SparkSession, rows: list[tuple[object, ...]], schema: str, limit: int = 20) -> str:
     out = io.StringIO()
-    table = console._table(spark.createDataFrame(rows, schema), "hits - batch 1 at 12:00:00", limit)
+    table = _console._table(spark.createDataFrame(rows, schema), "hits - batch 1 at 12:00:00", limit)
     Console(file=out, width=100).print(table)
     return out.getvalue()
 

@@ -10,9 +10,9 @@ import pytest
 from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
+from sparkstream_kit.engine.graph import Batch
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import files
+from sparkstream_kit.outputs import _files
 
 
 class Stream:
@@ -34,7 +34,7 @@ def writer(output: Callable[..., None], folder: Path) -> Callable[[DataFrame, Ba
     return stream.write
 
 
-@pytest.mark.parametrize("output", [files.json, files.parquet])
+@pytest.mark.parametrize("output", [_files.json, _files.parquet])
 def test_batches_read_back_as_they_were_with_their_number(
     spark: SparkSession, tmp_path: Path, output: Callable[..., None]
 ) -> None:
@@ -47,12 +47,12 @@ def test_batches_read_back_as_they_were_with_their_number(
 
 
 def test_text_writes_lines(spark: SparkSession, tmp_path: Path) -> None:
-    writer(files.text, tmp_path)(spark.createDataFrame([("a line",)], "value string"), batch(7))
+    writer(_files.text, tmp_path)(spark.createDataFrame([("a line",)], "value string"), batch(7))
     assert "".join(part.read_text() for part in (tmp_path / "hits" / "batch=7").glob("part-*")) == "a line\n"
 
 
 def test_a_batch_that_is_there_is_not_written_again(spark: SparkSession, tmp_path: Path) -> None:
-    write = writer(files.json, tmp_path)
+    write = writer(_files.json, tmp_path)
     write(spark.range(3), batch(1))
     write(spark.range(5), batch(1))
     lines = [line for part in (tmp_path / "hits" / "batch=1").glob("part-*") for line in part.read_text().splitlines()]
@@ -61,7 +61,7 @@ def test_a_batch_that_is_there_is_not_written_again(spark: SparkSession, tmp_pat
 
 
 def test_a_batch_that_fails_half_way_leaves_nothing_under_its_name(spark: SparkSession, tmp_path: Path) -> None:
-    write = writer(files.json, tmp_path)
+    write = writer(_files.json, tmp_path)
     with pytest.raises(Exception, match=r"DIVIDE_BY_ZERO|Division by zero"):
         write(spark.range(10).selectExpr("1 / (id - 5) as x"), batch(1))
     assert not (tmp_path / "hits" / "batch=1").exists()
@@ -73,7 +73,7 @@ def test_a_batch_that_fails_half_way_leaves_nothing_under_its_name(spark: SparkS
 
 
 def test_the_directory_of_another_home_is_refused_with_both_names(spark: SparkSession, tmp_path: Path) -> None:
-    write = writer(files.json, tmp_path)
+    write = writer(_files.json, tmp_path)
     write(spark.range(1), batch(1, "home-a"))
     with pytest.raises(UsageError, match="holds the batches of the home home-a, this is the home home-b"):
         write(spark.range(1), batch(1, "home-b"))

@@ -12,11 +12,11 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates as agg
-from sparkstream_kit import submit
+from sparkstream_kit import cli
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import sql
-from sparkstream_kit.sources.files import files
+from sparkstream_kit.outputs import _sql
+from sparkstream_kit.sources._files import files
 from tests.outputs.test_sql import rows_of
 from tests.ticks import Build, Seen, given, job
 
@@ -30,7 +30,7 @@ def run(work: Path, ticks: range) -> dict[int, list[tuple[int, int]]]:
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
         rows = given(ssc, NUMBERS, "k int, v bigint")
         sums = rows.reduce_by_key("k", {"v": agg.sum("v")})
-        sql.sql(sums, f"sqlite:///{work}/out.db", table="sums", mode="accumulate", key="k")
+        _sql.sql(sums, f"sqlite:///{work}/out.db", table="sums", mode="accumulate", key="k")
         return {"running": rows.update_state_by_key("k", {"v": agg.sum("v")})}
 
     with job(build, work / "home", seen) as engine:
@@ -45,7 +45,7 @@ def expected(until: int) -> list[tuple[int, int]]:
 
 
 def rebuild(work: Path, *arguments: str) -> int:
-    return submit.main(["rebuild", str(work / "home"), "--from", f"sqlite:///{work}/out.db", *arguments])
+    return cli.main(["rebuild", str(work / "home"), "--from", f"sqlite:///{work}/out.db", *arguments])
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def rebuild(work: Path, *arguments: str) -> int:
 def test_a_lost_home_goes_on_from_the_ledger(
     spark: SparkSession, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sql, "KEPT_BATCHES", kept)
+    monkeypatch.setattr(_sql, "KEPT_BATCHES", kept)
     run(tmp_path, range(1, 6))
     identity = (tmp_path / "home" / "id").read_text()
     shutil.rmtree(tmp_path / "home")
@@ -87,7 +87,7 @@ def count_lines(work: Path, *, state_first: bool = False) -> Build:
         if state_first:
             running.for_each_batch(lambda frame, batch: frame.collect(), name="before")
         counts = letters.reduce_by_key("k", {"n": agg.count()})
-        sql.sql(counts, f"sqlite:///{work}/out.db", table="counts", mode="accumulate", key="k")
+        _sql.sql(counts, f"sqlite:///{work}/out.db", table="counts", mode="accumulate", key="k")
         return {"running": running}
 
     return build

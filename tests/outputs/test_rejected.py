@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from sparkstream_kit import submit
+from sparkstream_kit import cli
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.outputs import rejected
+from sparkstream_kit.outputs import _rejected
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.home import Home
 from tests.ticks import given, job, killed
@@ -19,7 +19,7 @@ LINES = [["a", "b"], [], ["c"], ["d", "d"]]
 
 def run(home: Path, lines: list[list[str]], ticks: range) -> None:
     def build(ssc: object) -> dict[str, object]:
-        rejected.rejected(given(ssc, [[(x, "why") for x in batch] for batch in lines], "line string, reason string"))
+        _rejected.rejected(given(ssc, [[(x, "why") for x in batch] for batch in lines], "line string, reason string"))
         return {}
 
     with job(build, home) as engine:
@@ -41,7 +41,7 @@ def home(spark: SparkSession, tmp_path: Path) -> Path:
 
 
 def replay(home: Path) -> int:
-    return submit.main(["replay-rejected", str(home), str(home.parent / "logs")])
+    return cli.main(["replay-rejected", str(home), str(home.parent / "logs")])
 
 
 def given_back(home: Path) -> list[str]:
@@ -93,11 +93,11 @@ def test_a_replay_that_is_killed_is_finished_by_the_next_and_gives_back_each_lin
 
 
 def test_floods_are_bounded(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejected, "ROWS", 3)
-    monkeypatch.setattr(rejected, "BATCHES", 2)
+    monkeypatch.setattr(_rejected, "ROWS", 3)
+    monkeypatch.setattr(_rejected, "BATCHES", 2)
     run(tmp_path, [[f"{n}{x}" for x in "abcde"] for n in range(5)], range(1, 6))
     assert {n: len(lines) for n, lines in kept(tmp_path).items()} == {"4": 3, "5": 3}
-    monkeypatch.setattr(rejected, "BYTES", 1)
+    monkeypatch.setattr(_rejected, "BYTES", 1)
     run(tmp_path, [[], [], [], [], [], ["f"]], range(6, 7))
     assert kept(tmp_path) == {"6": ["f"]}, "the newest stays, whatever its size"
 
@@ -106,9 +106,9 @@ def test_rows_without_a_line_and_a_directory_that_is_none_are_told(tmp_path: Pat
     with pytest.raises(UsageError, match="no column line, only text"), job(no_line, tmp_path / "home"):
         pass
     with pytest.raises(UsageError, match="is no directory: name the one that a job reads"):
-        rejected.replay(Home.open(str(tmp_path / "home")), str(tmp_path / "nowhere"))
+        _rejected.replay(Home.open(str(tmp_path / "home")), str(tmp_path / "nowhere"))
 
 
 def no_line(ssc: object) -> dict[str, object]:
-    rejected.rejected(given(ssc, [], "text string"))
+    _rejected.rejected(given(ssc, [], "text string"))
     return {}

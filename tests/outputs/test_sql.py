@@ -21,11 +21,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream
 
 from sparkstream_kit.aggregates import count
+from sparkstream_kit.engine.graph import Batch
 from sparkstream_kit.errors import BatchFailed, UsageError
 from sparkstream_kit.frames import FrameStream, each_batch
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import sql
-from sparkstream_kit.outputs.sql import sql_table
+from sparkstream_kit.outputs import _sql
+from sparkstream_kit.outputs._sql import sql_table
 from sparkstream_kit.testing import run_batches
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def each_test_starts_like_a_process() -> Iterator[None]:
 
 def restart() -> None:
     """Forget what a process remembers of its tables."""
-    sql._prepared.cache_clear()
+    _sql._prepared.cache_clear()
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def frame(spark: SparkSession) -> Frame:
     return lambda *rows, schema=COUNTS: spark.createDataFrame(list(rows), schema).repartition(2)
 
 
-@pytest.fixture(params=[sql.DRIVER_ROWS, 0], ids=["small", "large"])
+@pytest.fixture(params=[_sql.DRIVER_ROWS, 0], ids=["small", "large"])
 def either_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs twice: as if its batches were small, and as if they were too large for the driver."""
-    monkeypatch.setattr(sql, "DRIVER_ROWS", request.param)
+    monkeypatch.setattr(_sql, "DRIVER_ROWS", request.param)
 
 
 def batch(n: int, home: str = "home-a") -> Batch:
@@ -65,7 +65,7 @@ def batch(n: int, home: str = "home-a") -> Batch:
 
 
 def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
-    engine = sa.create_engine(sql._url(url), poolclass=sa.NullPool)
+    engine = sa.create_engine(_sql._url(url), poolclass=sa.NullPool)
     found = sa.Table(table, sa.MetaData(), autoload_with=engine)
     chosen = [found.c[name] for name in columns or found.c.keys()]
     with engine.connect() as connection:
@@ -73,11 +73,11 @@ def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def tables_of(url: str) -> set[str]:
-    return set(sa.inspect(sa.create_engine(sql._url(url), poolclass=sa.NullPool)).get_table_names())
+    return set(sa.inspect(sa.create_engine(_sql._url(url), poolclass=sa.NullPool)).get_table_names())
 
 
 def execute(url: str, *statements: str) -> None:
-    with sa.create_engine(sql._url(url), poolclass=sa.NullPool).begin() as connection:
+    with sa.create_engine(_sql._url(url), poolclass=sa.NullPool).begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
 
@@ -167,7 +167,7 @@ def test_two_drivers_that_write_one_batch_at_once_write_it_once(url: str, frame:
 def test_the_ledger_keeps_the_newest_batches_of_each_output(
     url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "KEPT_BATCHES", 2)
+    monkeypatch.setattr(_sql, "KEPT_BATCHES", 2)
     for name in ("one", "two"):
         for n in range(1, 5):
             sql_table(url, "hits", name=name).write(frame(), batch(n))
@@ -344,7 +344,7 @@ def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(
 
     def job(lines: DStream[tuple[str]]) -> None:
         hosts = FrameStream.of(lines, "host string")
-        sql.sql(hosts.reduce_by_key("host", {"n": count()}), url, mode="accumulate", key="host", name="hits")
+        _sql.sql(hosts.reduce_by_key("host", {"n": count()}), url, mode="accumulate", key="host", name="hits")
 
     run_batches(job, [[("a",), ("b",)], [("a",)], []])
     assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
@@ -457,7 +457,7 @@ print(expected)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver_rows", [sql.DRIVER_ROWS, 0], ids=["small", "large"])
+@pytest.mark.parametrize("driver_rows", [_sql.DRIVER_ROWS, 0], ids=["small", "large"])
 def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str, driver_rows: int) -> None:
     run = subprocess.run(
         [sys.executable, "-c", KILLS, url, str(driver_rows)],

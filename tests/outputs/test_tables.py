@@ -13,9 +13,9 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
+from sparkstream_kit.engine.graph import Batch
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import tables
+from sparkstream_kit.outputs import _delta
 
 Write = Callable[[DataFrame, Batch], object]
 
@@ -36,7 +36,7 @@ def batch(n: int, home_id: str = "home-a") -> Batch:
 
 def delta(folder: Path, **options: Any) -> Stream:
     stream = Stream()
-    tables.delta(stream, str(folder), name="hits", **options)  # type: ignore[arg-type]
+    _delta.delta(stream, str(folder), name="hits", **options)  # type: ignore[arg-type]
     return stream
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from sparkstream_kit.engine.graph import Batch
 from sparkstream_kit.errors import BatchFailed, UsageError
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import webhook
+from sparkstream_kit.outputs import _webhook
 
 Write = Callable[[DataFrame, Batch], object]
 
@@ -70,7 +70,7 @@ def receiver() -> Iterator[Receiver]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the output would have paused."""
     made: list[float] = []
-    monkeypatch.setattr(webhook, "time", SimpleNamespace(sleep=made.append))
+    monkeypatch.setattr(_webhook, "time", SimpleNamespace(sleep=made.append))
     return made
 
 
@@ -81,7 +81,7 @@ def batch(n: int) -> Batch:
 def writer(receiver: Receiver, **options: Any) -> Write:
     taken: list[Write] = []
     stream = type("Stream", (), {"for_each_batch": lambda _, write, **__: taken.append(write)})()
-    webhook.webhook(stream, f"http://127.0.0.1:{receiver.server_port}/t0ken?key=s3cret", name="alerts", **options)
+    _webhook.webhook(stream, f"http://127.0.0.1:{receiver.server_port}/t0ken?key=s3cret", name="alerts", **options)
     return taken[0]
 
 
@@ -145,7 +145,7 @@ def test_an_output_that_fails_says_the_host_and_no_secret_and_goes_on_where_it_w
 def test_too_many_rows_for_requests_fail_the_batch(
     spark: SparkSession, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "MOST_ROWS", 1)
+    monkeypatch.setattr(_webhook, "MOST_ROWS", 1)
     with pytest.raises(BatchFailed, match="batch 1 of the output 'alerts' has more than 1 rows: filter them"):
         writer(receiver)(alerts(spark, ("a", 1), ("b", 2)), batch(1))
     assert receiver.got == []
@@ -160,5 +160,5 @@ def test_too_many_rows_for_requests_fail_the_batch(
 )
 def test_only_http_is_spoken_and_no_part_of_a_wrong_url_is_shown(url: str) -> None:
     with pytest.raises(UsageError, match="expected http://HOST/PATH") as refused:
-        webhook.webhook(None, url)  # type: ignore[arg-type]
+        _webhook.webhook(None, url)  # type: ignore[arg-type]
     assert "s3cret" not in str(refused.value)

@@ -31,8 +31,8 @@ from jobs.course import (
     p10_windows,
     p11_text_files,
 )
-from sparkstream_kit.main import program
-from sparkstream_kit.sources import generator
+from sparkstream_kit.job import program
+from sparkstream_kit.sources import _generator
 from sparkstream_kit.testing import run_batches
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def counts(batch: list[tuple[Any, int]] | None) -> Counter[Any] | None:
 
 @pytest.mark.parametrize("course", [p01_filter, p02_get_or_create])
 def test_1_and_2_keep_the_lines_that_hold_the_text(course: Any, spark: Any) -> None:
-    given = batches(generator.lines(7, 0, 300), 3)
+    given = batches(_generator.lines(7, 0, 300), 3)
     expected = [[line for line in batch if " 404 " in line] for batch in given]
     assert all(expected)
     assert expected != given
@@ -269,7 +269,7 @@ def test_1_prints_its_ten_batches_and_ends() -> None:
     process = start("p01_filter.py", " 404 ")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    expected = [line for line in generator.lines(7, 0, 1000) if " 404 " in line]
+    expected = [line for line in _generator.lines(7, 0, 1000) if " 404 " in line]
     assert expected
     assert [line for line in out.splitlines() if line.startswith("198.18.")] == expected
 

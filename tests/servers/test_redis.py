@@ -15,11 +15,11 @@ import redis as library
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream
 
+from sparkstream_kit.engine.graph import Batch
 from sparkstream_kit.errors import BatchFailed, UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.outputs import redis
-from sparkstream_kit.outputs.redis import Redis
+from sparkstream_kit.outputs import _redis
+from sparkstream_kit.outputs._redis import Redis
 from sparkstream_kit.testing import run_batches
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_a_counter_beyond_64_bits_fails_the_batch_as_a_whole(url: str, db: Any, 
 def test_more_rows_than_one_transaction_holds_fail_the_batch(
     url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "MOST_ROWS", 2)
+    monkeypatch.setattr(_redis, "MOST_ROWS", 2)
     assert Redis(url, "hashes", None, "it").write(frame(("a", 1), ("b", 1)), batch(1)) == 2
     with pytest.raises(BatchFailed, match="batch 2 of the output 'it' has more than 2 rows"):
         Redis(url, "hashes", None, "it").write(frame(("a", 1), ("b", 1), ("c", 1)), batch(2))
@@ -207,9 +207,9 @@ def test_no_part_of_a_wrong_url_is_shown(rest: str, frame: Frame) -> None:
 def test_a_job_serves_three_views_of_one_stream(url: str, db: Any) -> None:
     def job(lines: DStream[tuple[str, int]]) -> None:
         hits = FrameStream.of(lines, "host string, n bigint")
-        redis.counters(hits, url, name="hits")
-        redis.hashes(hits, url, name="last", expire="1h")
-        redis.ranking(hits, url, name="top", keep=1)
+        _redis.counters(hits, url, name="hits")
+        _redis.hashes(hits, url, name="last", expire="1h")
+        _redis.ranking(hits, url, name="top", keep=1)
 
     run_batches(job, [[("a", 1), ("b", 2)], [("a", 10)]])
     assert (db.hgetall("hits:a"), db.hgetall("hits:b")) == ({"n": "11"}, {"n": "2"})

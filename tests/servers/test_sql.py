@@ -16,8 +16,8 @@ from pyspark.streaming import DStream
 from sparkstream_kit import context, testing
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import sql
-from sparkstream_kit.outputs.sql import sql_table
+from sparkstream_kit.outputs import _sql
+from sparkstream_kit.outputs._sql import sql_table
 from tests.outputs.test_sql import *  # noqa: F403 - all of them, with the url below
 from tests.outputs.test_sql import COUNTS, Frame, batch, execute, rows_of, tables_of
 
@@ -27,7 +27,7 @@ Act = Callable[[], object]
 @pytest.fixture
 def url(postgres: Any) -> Iterator[str]:
     yield postgres.create_database()
-    sql._engine.cache_clear()
+    _sql._engine.cache_clear()
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def count_hosts(url: str) -> None:
     """A job of two batches, one after the other into the same table."""
 
     def job(lines: DStream[tuple[str, int]]) -> None:
-        sql.sql(FrameStream.of(lines, COUNTS), url, mode="accumulate", key="host", name="hits")
+        _sql.sql(FrameStream.of(lines, COUNTS), url, mode="accumulate", key="host", name="hits")
 
     testing.run_batches(job, [[("a", 1), ("b", 2)], [("a", 10), ("c", 5)]])
 
@@ -72,10 +72,10 @@ def count_hosts(url: str) -> None:
 @pytest.mark.parametrize(
     ("driver_rows", "moment"),
     [
-        (sql.DRIVER_ROWS, "SELECT sparkstream_ledger.ranges"),
-        (sql.DRIVER_ROWS, "INSERT INTO sparkstream_ledger"),
-        (sql.DRIVER_ROWS, "INSERT INTO hits"),
-        (sql.DRIVER_ROWS, "UPDATE sparkstream_ledger"),
+        (_sql.DRIVER_ROWS, "SELECT sparkstream_ledger.ranges"),
+        (_sql.DRIVER_ROWS, "INSERT INTO sparkstream_ledger"),
+        (_sql.DRIVER_ROWS, "INSERT INTO hits"),
+        (_sql.DRIVER_ROWS, "UPDATE sparkstream_ledger"),
         (0, "CREATE UNLOGGED TABLE"),
         (0, "SELECT count(*)"),
         (0, "INSERT INTO hits"),
@@ -85,21 +85,21 @@ def count_hosts(url: str) -> None:
 def test_a_server_that_is_killed_and_comes_back_has_each_batch_once(
     driver_rows: int, moment: str, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "DRIVER_ROWS", driver_rows)
+    monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
     on_retry.append(postgres.start)
     dies = once(postgres.kill, lambda statement: statement.strip().startswith(moment))
-    sa.event.listen(sql._engine(url), "before_cursor_execute", dies)
+    sa.event.listen(_sql._engine(url), "before_cursor_execute", dies)
     count_hosts(url)
     assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]
     assert tables_of(url) == {"hits", "sparkstream_ledger"}
 
 
-@pytest.mark.parametrize("driver_rows", [sql.DRIVER_ROWS, 0])
+@pytest.mark.parametrize("driver_rows", [_sql.DRIVER_ROWS, 0])
 def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
     driver_rows: int, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "DRIVER_ROWS", driver_rows)
-    dialect = sql._engine(url).dialect
+    monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
+    dialect = _sql._engine(url).dialect
     commit, ledger_rows = dialect.do_commit, [0]
 
     def commit_and_die(connection: Any) -> None:
@@ -122,7 +122,7 @@ def test_a_full_disk_is_waited_for(url: str, postgres: Any, on_retry: list[Act])
 
     def job(lines: DStream[tuple[str]]) -> None:
         long = FrameStream.of(lines, "host string").select("host", F.expr("repeat(host, 1000) as text"))
-        sql.sql(long, url, name="hits")
+        _sql.sql(long, url, name="hits")
 
     # neither compressed nor moved elsewhere
     execute(url, "create table hits (host text, text text)", "alter table hits alter column text set storage plain")
@@ -161,7 +161,7 @@ class TwiceRun:
 def test_only_the_attempts_that_spark_counts_are_moved(
     mode: str, key: str, url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "DRIVER_ROWS", 0)
+    monkeypatch.setattr(_sql, "DRIVER_ROWS", 0)
     table = sql_table(url, "hits", mode=mode, key=key)
     table.write(TwiceRun(frame(("a", 1), ("b", 2))), batch(1))  # type: ignore[arg-type]
     assert rows_of(url, "hits") == [("a", 1), ("b", 2)]
@@ -179,7 +179,7 @@ def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
     with pytest.raises(sa.exc.OperationalError) as failed:
         away.write(frame(("a", 1)), batch(8))
     assert "the output 'sql' waits for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
-    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(sql._engine(away.url))])
+    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(_sql._engine(away.url))])
     assert "s3cret" not in shown
 
 

@@ -14,7 +14,7 @@ from pyspark.streaming import StreamingContext
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import storage
-from sparkstream_kit.sources import files
+from sparkstream_kit.sources import _files
 from tests.ticks import Seen, job, killed
 
 
@@ -27,14 +27,14 @@ def parts(home: Path) -> list[Path]:
 def test_each_file_comes_once_though_parts_of_the_list_are_merged(
     spark: SparkSession, tmp_path: Path, step: tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PARTS", 3)
-    monkeypatch.setattr(files, "FULL", 6)
+    monkeypatch.setattr(_files, "PARTS", 3)
+    monkeypatch.setattr(_files, "FULL", 6)
     logs, home = tmp_path / "logs", tmp_path / "home"
     logs.mkdir()
     seen: Seen = {}
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
-        return {"lines": files.files(ssc, str(logs))}
+        return {"lines": _files.files(ssc, str(logs))}
 
     def run(seconds: range) -> None:
         with job(build, home, seen) as engine:
@@ -74,7 +74,7 @@ def test_of_parts_that_begin_alike_the_longest_counts(spark: SparkSession, tmp_p
     seen: Seen = {}
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
-        return {"lines": files.files(ssc, str(logs))}
+        return {"lines": _files.files(ssc, str(logs))}
 
     with job(build, home, seen) as engine:
         engine.tick(1000)
@@ -93,7 +93,7 @@ def lines_at(home: Path, logs: Path, second: int, **options: Any) -> set[str]:
     seen: Seen = {}
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
-        return {"lines": files.files(ssc, str(logs), **options)}
+        return {"lines": _files.files(ssc, str(logs), **options)}
 
     with job(build, home, seen) as engine:
         engine.tick(1000 * second)

@@ -7,7 +7,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from sparkstream_kit.sources.generator import START, line, line_column, lines
+from sparkstream_kit.sources._generator import START, line, line_column, lines
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 COUNT = 50_000

@@ -11,11 +11,11 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import batches
+from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session
-from sparkstream_kit.transforms.enrichment import enrich
+from sparkstream_kit.transforms._enrichment import enrich
 from tests.ticks import Build, job, killed, run_ticks
 from tests.ticks import given as given_rows
 

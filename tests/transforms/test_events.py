@@ -16,7 +16,7 @@ from pyspark.streaming import StreamingContext
 from sparkstream_kit.aggregates import count, sum
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.transforms.events import deviations, jumps, outside
+from sparkstream_kit.transforms._alerts import deviations, jumps, outside
 from tests.ticks import Given, few, run_ticks, run_with_kills
 from tests.ticks import given as given_rows
 

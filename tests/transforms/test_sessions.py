@@ -13,12 +13,12 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates as agg
-from sparkstream_kit import batches
 from sparkstream_kit.aggregates import count, max_by, min_by
+from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.transforms.event_time import event_time_window
-from sparkstream_kit.transforms.sessions import sessions
+from sparkstream_kit.transforms._event_time import event_time_window
+from sparkstream_kit.transforms._sessions import sessions
 from tests.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
 from tests.ticks import given as given_rows
 

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates
-from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.job import OutputTo, SourceOf, main
 
 COUNT = {"count": aggregates.count()}
 

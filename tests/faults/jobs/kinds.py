@@ -8,8 +8,8 @@ from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.main import OutputTo, SourceOf, main
-from sparkstream_kit.transforms.sessions import sessions
+from sparkstream_kit.job import OutputTo, SourceOf, main
+from sparkstream_kit.transforms._sessions import sessions
 
 COUNT = {"count": aggregates.count()}
 

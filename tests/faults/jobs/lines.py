@@ -4,7 +4,7 @@ import sys
 
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.job import OutputTo, SourceOf, main
 
 
 def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:

@@ -10,8 +10,8 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates
-from sparkstream_kit.graph import Batch
-from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.job import OutputTo, SourceOf, main
 
 COUNT = {"count": aggregates.count()}
 SAID_AT = (60, 180)

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates
-from sparkstream_kit.main import OutputTo, SourceOf, main
+from sparkstream_kit.job import OutputTo, SourceOf, main
 from sparkstream_kit.transforms import access_log
 
 SEEN = {"count": aggregates.count()}

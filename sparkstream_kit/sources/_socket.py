@@ -5,9 +5,9 @@ from __future__ import annotations
 from pyspark.streaming import StreamingContext
 
 from ..checks import check_port
+from ..engine.graph import graph_of
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import graph_of
 from ..settings import RECEIVER_STORAGE
 
 

@@ -20,9 +20,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
+from ..engine.graph import Source, graph_of
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Source, graph_of
 from ..recovery import storage
 from ..recovery.offset_log import Position
 

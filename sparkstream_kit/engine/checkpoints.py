@@ -12,11 +12,11 @@ from collections.abc import Callable
 import pyspark
 from pyspark.streaming import StreamingContext
 
-from . import bridge
-from .errors import UsageError
+from ..bridge import jvm, streaming, surgery
+from ..errors import UsageError
+from ..recovery import storage
+from ..recovery.home import Home
 from .graph import Graph
-from .recovery import storage
-from .recovery.home import Home
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
         if made:
             raise
         raise UsageError(
-            f"the checkpoint {checkpoint!r} cannot be read ({bridge.reason(error)}): run the code and the "
+            f"the checkpoint {checkpoint!r} cannot be read ({jvm.reason(error)}): run the code and the "
             "Spark that wrote it, or name a new checkpoint directory"
         ) from error
 
@@ -48,13 +48,13 @@ def begin(ssc: StreamingContext) -> None:
 
     Spark's own first one comes after the first batch, and a driver killed before then forgets what was received.
     """
-    if bridge.is_recovered(ssc) or not bridge.keeps_received(ssc):
+    if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
     try:
-        bridge.write_first_checkpoint(ssc)
+        surgery.write_first_checkpoint(ssc)
     except Exception as error:
         raise UsageError(
-            f"cannot write the first checkpoint to {bridge.checkpoint_directory(ssc)!r} ({bridge.reason(error)}): the "
+            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
             "directory must take files, and functions must not refer to what cannot be pickled and read back, like "
             "locks, connections, contexts and broadcasts"
         ) from error
@@ -101,13 +101,13 @@ def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
     """Do not make up for batch times in which nothing can have been received, now or after the next crash."""
     note, files = home / "downtime.json", storage.names(home / "checkpoint/receivedBlockMetadata")
     until = _received_until(files)
-    if not bridge.is_recovered(ssc) or until is None:
+    if not streaming.is_recovered(ssc) or until is None:
         return
     before = json.loads(storage.read(note)) if storage.exists(note) else []
     try:
-        gaps = bridge.leave_out_downtime(ssc, until, before, silent=1)  # the stream that only ticks
-    except bridge.JavaError as error:  # a Java that lets nobody set final fields
-        log.warning("all batch times of the downtime are run first, which may take long: %s", bridge.reason(error))
+        gaps = surgery.leave_out_downtime(ssc, until, before, silent=1)  # the stream that only ticks
+    except jvm.JavaError as error:  # a Java that lets nobody set final fields
+        log.warning("all batch times of the downtime are run first, which may take long: %s", jvm.reason(error))
         return
     if gaps != before:
         storage.write(note, json.dumps(gaps))
@@ -146,4 +146,4 @@ def _received_blocks(checkpoint: str) -> int:
     """Blocks in the receivers' write-ahead logs: what was not processed, and what was of late."""
     logs = f"{checkpoint}/receivedData"
     files = (f"{logs}/{stream}/{name}" for stream in storage.names(logs) for name in storage.names(f"{logs}/{stream}"))
-    return sum(bridge.count_log_records(file) for file in files if file.rpartition("/")[2].startswith("log-"))
+    return sum(surgery.count_log_records(file) for file in files if file.rpartition("/")[2].startswith("log-"))

@@ -16,12 +16,12 @@ from hashlib import sha256
 from pyspark.sql import DataFrame
 from pyspark.streaming import StreamingContext
 
-from .. import bridge
+from ..bridge import hadoop
 from ..checks import check_directory
 from ..durations import Duration, milliseconds
+from ..engine.graph import Source, graph_of
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Source, graph_of
 from ..recovery import storage
 from ..recovery.offset_log import Position
 
@@ -98,7 +98,7 @@ class _Listing:
         """List the directory, write down what is new, give the position behind all files seen so far."""
         known = self._checked(self._taken())
         oldest = None if self._min_age is None else round(time.time() * 1000) - self._min_age
-        new = [f for f in bridge.list_files(self._pattern, oldest) if f[0] not in self._seen]
+        new = [f for f in hadoop.list_files(self._pattern, oldest) if f[0] not in self._seen]
         if new:
             self._write(new)
             if len(self._small) > PARTS:
@@ -132,7 +132,7 @@ class _Listing:
 
     def _make_again(self, taken: Position) -> None:
         """List the files anew that a lost list had, if the directory still gives them as it did."""
-        found = bridge.list_files(self._pattern, None)[: _count(taken)]
+        found = hadoop.list_files(self._pattern, None)[: _count(taken)]
         if _digests(found)[-1:] == [taken.partition(":")[2]]:
             self._write(found)
             log.warning("the list of the %d files that were read was lost; made again from the directory", len(found))
@@ -182,7 +182,7 @@ def _parts(directory: str) -> list[tuple[int, int, str]]:
 
 
 def _check_unchanged(file: str, size: int) -> None:
-    found = bridge.file_size(file)
+    found = hadoop.file_size(file)
     if found != size:
         now = "is gone" if found is None else f"has {found} bytes now"
         raise UsageError(

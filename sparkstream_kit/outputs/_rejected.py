@@ -11,10 +11,10 @@ import logging
 
 from pyspark.sql import DataFrame, SparkSession
 
-from .. import bridge
+from ..bridge import hadoop
+from ..engine.graph import Batch
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Batch
 from ..recovery import kept, storage
 from ..recovery.home import Home
 from ..recovery.offset_log import OffsetLog
@@ -62,7 +62,7 @@ def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int
     written is not written again, and a batch that the job may still run again is left to a later replay. UsageError
     where there is no such directory.
     """
-    if not bridge.is_directory(directory):
+    if not hadoop.is_directory(directory):
         raise UsageError(f"{directory!r} is no directory: name the one that a job reads as files:DIRECTORY")
     kept_in, log_ = _directory(home, name), OffsetLog(home / "progress")
     lines = files = 0

@@ -18,11 +18,11 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregate, Keys
-from ..carried import Carried, of_the_batch
 from ..durations import Duration
+from ..engine.graph import Moment, free_name
+from ..engine.state import Carried, of_the_batch
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Moment, free_name
 
 
 def outside(

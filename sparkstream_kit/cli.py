@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from . import __doc__ as about
-from . import __version__, kinds
+from . import __version__, uris
 from .context import live_session
 from .errors import KitError, UsageError
-from .outputs import rejected
-from .outputs.compaction import compact
+from .outputs import _rejected
+from .outputs._compaction import compact
 from .recovery import lease, saved_state, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
@@ -191,12 +191,12 @@ def _stop(options: argparse.Namespace) -> None:
 def _replay(options: argparse.Namespace) -> None:
     home = _existing(options.home)
     live_session()
-    lines, files = rejected.replay(home, options.directory, options.name)
+    lines, files = _rejected.replay(home, options.directory, options.name)
     print(f"{lines} lines written to {files} files in {options.directory}" if files else "no rejected lines are kept")
 
 
 def _rebuild(options: argparse.Namespace) -> None:
-    ledger: Callable[[str], dict[str, dict[int, Entry]]] = kinds.load("outputs.sql:ledger")
+    ledger: Callable[[str], dict[str, dict[int, Entry]]] = uris.load("outputs.sql:ledger")
     homes = ledger(options.url)
     chosen = [options.id] if options.id else sorted(homes)
     if len(chosen) != 1 or chosen[0] not in homes:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from pyspark.sql import SparkSession
 
-from .. import bridge
+from ..bridge import hadoop
 from ..errors import UsageError
 from ..recovery import lease, storage
 
@@ -30,7 +30,7 @@ def compact(folder: str) -> int:
 
     Raises UsageError for a folder that `files.parquet` did not write.
     """
-    root = bridge.qualified(folder)
+    root = hadoop.qualified(folder)
     if not storage.exists(f"{root}/_home") or any(_kinds(root, n) - {"parquet", "folder"} for n in _batches(root)):
         raise UsageError(
             f"{folder!r} is no folder of Parquet batches: name the one that the output writes to, DIRECTORY/NAME of "
@@ -91,7 +91,7 @@ def _merge(root: str, batches: list[str], target: str) -> None:
     finally:
         session.conf.set(inference, before or "true")
     files = [unquote(file) for file in frame.inputFiles()]  # they come as URIs
-    size = sum(bridge.file_size(file) or 0 for file in files)
+    size = sum(hadoop.file_size(file) or 0 for file in files)
     below = [folder for file in files for folder in file.rpartition("/batch=")[2].split("/")[1:-1]]
     folders = list(dict.fromkeys(unquote(folder.partition("=")[0]) for folder in below))
     frame.coalesce(max(1, round(size / FILE_BYTES))).write.partitionBy(*folders).parquet(target)

@@ -25,14 +25,14 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from . import bridge
-from .errors import BatchFailed, KitError
-from .frames import to_frame
+from ..bridge import jvm, streaming
+from ..errors import BatchFailed, KitError
+from ..frames import to_frame
+from ..recovery import landing
+from ..recovery.lease import Lease
+from ..recovery.offset_log import Entry, Position
 from .graph import Graph, Source
-from .pace import Pace
-from .recovery import landing
-from .recovery.lease import Lease
-from .recovery.offset_log import Entry, Position
+from .rate import Pace
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Engine:
 
     def end(self) -> None:
         """The job has stopped in order: another driver may go on."""
-        self.graph.home.mark_stopped(drained=not bridge.owes_received(self._ssc))
+        self.graph.home.mark_stopped(drained=not streaming.owes_received(self._ssc))
         self._lease.release()
         global _live
         _live = None
@@ -141,7 +141,7 @@ class Engine:
         """
         if time <= self._claiming_tick:
             return time < self._claiming_tick
-        newest = bridge.newest_waiting_tick(self._ssc)
+        newest = streaming.newest_waiting_tick(self._ssc)
         if newest <= time:
             return False
         self._claiming_tick = newest
@@ -243,7 +243,7 @@ class Engine:
                     failures[name] = error
             if not failures:
                 return written
-            self.errors |= {name: bridge.reason(failure) for name, failure in failures.items()}
+            self.errors |= {name: jvm.reason(failure) for name, failure in failures.items()}
             left = deadline - clock.monotonic()
             if left <= 0 or self.stopping.is_set():
                 raise self._given_up(entry, failures)
@@ -269,7 +269,7 @@ class Engine:
         if self._retry_for == 0:
             return failure
         error = BatchFailed(
-            f"batch {entry.n}: the output {name!r} still fails ({bridge.reason(failure)}); the batch is owed and the "
+            f"batch {entry.n}: the output {name!r} still fails ({jvm.reason(failure)}); the batch is owed and the "
             "next start finishes it"
         )
         error.__cause__ = failure

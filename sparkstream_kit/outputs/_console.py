@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..engine.graph import Batch
 from ..frames import FrameStream
-from ..graph import Batch
 
 
 def console(stream: FrameStream, *, name: str = "console", rows: int = 20) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..recovery.offset_log import Position
 from .graph import Source
-from .recovery.offset_log import Position
 
 _WORTH = 2
 """A batch may take so many times what the shortest one took, also where an interval is less: half of the time then

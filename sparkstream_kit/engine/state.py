@@ -15,12 +15,12 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, IntegralType
 
-from . import aggregates as agg
-from . import bridge
-from .aggregates import Aggregate, Aggregates, Keys
-from .errors import UsageError
+from .. import aggregates as agg
+from ..aggregates import Aggregate, Aggregates, Keys
+from ..bridge import dataframes
+from ..errors import UsageError
+from ..recovery import saved_state, storage
 from .graph import Compute, Graph, Moment
-from .recovery import saved_state, storage
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class Carried:
             self._rows = kept
         else:
             self._frame = self._rows = self._advance(kept, new, moment).localCheckpoint()
-            bridge.free(before)
+            dataframes.free(before)
         self._n = moment.entry.n
 
 

@@ -15,13 +15,13 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame
 
-from .. import bridge
+from ..bridge import hadoop
+from ..engine.graph import Batch
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Batch
 from ..recovery import storage
 from . import column_names
-from .files import claim
+from ._files import claim
 
 
 def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[str] = (), name: str = "delta") -> None:
@@ -39,7 +39,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
     """
 
     def folder() -> Path:
-        here = storage.local(bridge.qualified(f"{directory}/{name}"))
+        here = storage.local(hadoop.qualified(f"{directory}/{name}"))
         if here is None or "%" in str(here):  # which deltalake decodes
             raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk, without a %")
         return here

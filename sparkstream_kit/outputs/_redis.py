@@ -21,9 +21,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from ..durations import Duration, milliseconds
+from ..engine.graph import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
-from ..graph import Batch
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
-from . import bridge
-from .errors import UsageError
-from .recovery.home import Home
-from .recovery.offset_log import Entry, OffsetLog, Position
+from ..bridge import dataframes, jvm, streaming
+from ..errors import UsageError
+from ..recovery.home import Home
+from ..recovery.offset_log import Entry, OffsetLog, Position
 
 Compute = Callable[["Moment"], DataFrame | None]
 
@@ -139,7 +139,7 @@ class Graph:
     """The sources, states, windows and outputs of one job, and the home they live in."""
 
     def __init__(self, ssc: StreamingContext):
-        self.interval = bridge.batch_interval_ms(ssc)
+        self.interval = streaming.batch_interval_ms(ssc)
         self.session = SparkSession.builder.getOrCreate()
         self.sources: dict[str, Source] = {}
         self.outputs: dict[str, Output] = {}
@@ -224,7 +224,7 @@ class Graph:
             for frame in moment.cached:
                 frame.unpersist()
         for frame in self._discarded:
-            bridge.free(frame)
+            dataframes.free(frame)
         self._moments.clear()
         self._discarded.clear()
 
@@ -258,7 +258,7 @@ def _usage_errors(what: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{what} cannot work: {bridge.reason(error)}") from error
+        raise UsageError(f"{what} cannot work: {jvm.reason(error)}") from error
     finally:
         for logger in loggers:
             logger.disabled = False

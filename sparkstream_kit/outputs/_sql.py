@@ -29,9 +29,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ..engine.graph import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
-from ..graph import Batch
 from ..recovery.offset_log import Entry
 from . import column_names
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from pyspark.sql import DataFrame
 
-from .. import bridge
+from ..bridge import hadoop, jvm
+from ..engine.graph import Graph, Moment
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Graph, Moment
 from ..recovery import kept, storage
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def enrich(
 
 
 def _check_files(files: str) -> None:
-    if not bridge.changes(files):
+    if not hadoop.changes(files):
         raise UsageError(f"no file is at files={files!r}: name the file, directory or glob that the frame is read from")
 
 
@@ -117,7 +117,7 @@ class _Versions:
     def _refresh(self, n: int, good: list[int]) -> None:
         """Read anew, if it is time to."""
         try:
-            listed = {} if self._files is None else bridge.changes(self._files)
+            listed = {} if self._files is None else hadoop.changes(self._files)
             if good and self._asked is not None and n - self._asked < self._every and listed == self._listed:
                 return
             self._asked, self._listed = n, listed
@@ -132,7 +132,7 @@ class _Versions:
             log.warning(
                 "%r cannot be read (%s): batch %d goes on with what batch %d had",
                 self._name,
-                bridge.reason(error),
+                jvm.reason(error),
                 n,
                 good[-1],
             )

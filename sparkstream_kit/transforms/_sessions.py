@@ -8,11 +8,11 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates, Keys
-from ..carried import Carried
 from ..durations import Duration
+from ..engine.graph import Moment, free_name
+from ..engine.state import Carried
 from ..frames import FrameStream
-from ..graph import Moment, free_name
-from .watermarks import Final, final_rows, late_rows, parts_at, watermark_of
+from ._watermarks import Final, final_rows, late_rows, parts_at, watermark_of
 
 
 def sessions(

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..engine.graph import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
-from ..graph import Batch
 
 MOST_ROWS = 1_000
 """Rows of one batch: each is a request of its own, one after the other."""

@@ -15,9 +15,9 @@ from pyspark.sql import functions as F
 
 from .. import aggregates as agg
 from ..aggregates import Aggregates, Keys
-from ..carried import Carried, of_the_batch
+from ..engine.graph import Compute, Graph, Moment
+from ..engine.state import Carried, of_the_batch
 from ..frames import FrameStream
-from ..graph import Compute, Graph, Moment
 
 Watermark = Callable[[Moment], tuple[Column, Column]]
 """The watermark before and after a batch, in microseconds since 1970."""
@@ -36,7 +36,7 @@ class Final(FrameStream):
         """The rows of the stream that came too late, or without a timestamp.
 
         >>> from sparkstream_kit.testing import run_batches
-        >>> from sparkstream_kit.transforms.event_time import event_time_window
+        >>> from sparkstream_kit.transforms._event_time import event_time_window
         >>> def build(clicks):
         ...     timed = FrameStream.of(clicks, "s int").select("s", F.timestamp_seconds("s").alias("at"))
         ...     return event_time_window(timed, [], "at", {"n": agg.count()}, "1min", lateness="10s").late().select("s")

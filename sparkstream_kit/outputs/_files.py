@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 
-from .. import bridge
+from ..bridge import hadoop
+from ..engine.graph import Batch
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..graph import Batch
 from ..recovery import storage
 from . import column_names
 
@@ -60,7 +60,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: str, part
             )
 
     def write(frame: DataFrame, batch: Batch) -> None:
-        folder = f"{bridge.qualified(directory)}/{name}"
+        folder = f"{hadoop.qualified(directory)}/{name}"
         claim(folder, batch.home_id)
         target, attempts = f"{folder}/batch={batch.n}", f"{folder}/.attempts"
         if not storage.exists(target):

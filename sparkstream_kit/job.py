@@ -18,8 +18,9 @@ from typing import Protocol
 from pyspark import SparkConf
 from pyspark.streaming import StreamingContext
 
-from . import batches, durations, kinds
+from . import durations, uris
 from .context import get_or_create, run
+from .engine import batches
 from .errors import KitError, UsageError
 from .frames import FrameStream
 
@@ -64,8 +65,8 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
-    sources = [kinds.parse(text, kinds.SOURCES) for text in options.source]
-    outputs = [kinds.parse(text, kinds.OUTPUTS) for text in options.output or ["console:"]]
+    sources = [uris.parse(text, uris.SOURCES) for text in options.source]
+    outputs = [uris.parse(text, uris.OUTPUTS) for text in options.output or ["console:"]]
     enough = _stop_after(options.stop_after)
     _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in outputs))
     conf = SparkConf()
@@ -94,7 +95,7 @@ def _told(error: KitError) -> int:
     return error.exit_code
 
 
-def _source_of(specs: list[kinds.Spec]) -> SourceOf:
+def _source_of(specs: list[uris.Spec]) -> SourceOf:
     made: dict[str, FrameStream] = {}
 
     def source(ssc: StreamingContext, name: str = "") -> FrameStream:
@@ -109,7 +110,7 @@ def _source_of(specs: list[kinds.Spec]) -> SourceOf:
     return source
 
 
-def _output_to(specs: list[kinds.Spec]) -> OutputTo:
+def _output_to(specs: list[uris.Spec]) -> OutputTo:
     def output(stream: FrameStream, name: str) -> None:
         chosen = [spec for spec in specs if spec.name in ("", name)]
         if not chosen:
@@ -120,7 +121,7 @@ def _output_to(specs: list[kinds.Spec]) -> OutputTo:
     return output
 
 
-def _names(specs: list[kinds.Spec]) -> str:
+def _names(specs: list[uris.Spec]) -> str:
     return ", ".join(f"{spec.name or '(no name)'}={spec.kind}" for spec in specs) or "none"
 
 
@@ -150,7 +151,7 @@ def _log_to_stderr(*, quiet: bool) -> None:
 def _parser(build: JobBuild) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=inspect.getdoc(inspect.getmodule(build)),
-        epilog=f"sources:\n{_help(kinds.SOURCES)}\n\noutputs:\n{_help(kinds.OUTPUTS)}",
+        epilog=f"sources:\n{_help(uris.SOURCES)}\n\noutputs:\n{_help(uris.OUTPUTS)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -186,11 +187,11 @@ def _help(table: dict[str, str]) -> str:
     lines = []
     for kind, path in table.items():
         try:
-            function = kinds.load(path)
+            function = uris.load(path)
         except UsageError as error:
             lines.append(f"  {kind}:  not available: {error}")
             continue
-        required, optional = kinds.parameters(function)
+        required, optional = uris.parameters(function)
         form = f"{kind}:{':'.join(map(str.upper, required))}" + (
             f"?{'&'.join(f'{o}=...' for o in optional)}" if optional else ""
         )

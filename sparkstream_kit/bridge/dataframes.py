@@ -1,0 +1,35 @@
+"""Frames and RDDs: text without Python workers, and local checkpoints that are freed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark import RDD
+from pyspark.serializers import UTF8Deserializer
+from pyspark.sql import DataFrame, SparkSession
+
+from .jvm import view
+
+
+def is_text(rdd: RDD[Any]) -> bool:
+    """Whether the RDD holds Java strings, as the socket and text file streams of PySpark do (UTF8Deserializer)."""
+    return isinstance(rdd._jrdd_deserializer, UTF8Deserializer)
+
+
+def text_frame(session: SparkSession, rdd: RDD[str]) -> DataFrame:
+    """An RDD of Java strings as a frame with the column `value`, without a Python worker (Encoders.STRING)."""
+    strings = session._jvm.org.apache.spark.sql.Encoders.STRING()  # type: ignore[union-attr]
+    return DataFrame(session._jsparkSession.createDataset(rdd._jrdd.rdd(), strings).toDF(), session)
+
+
+def free(frame: DataFrame) -> None:
+    """Drop the blocks of a frame made by localCheckpoint, which DataFrame.unpersist leaves (LogicalRDD.rdd)."""
+    leaf = frame._jdf.queryExecution().logical()
+    if leaf.getClass().getSimpleName() == "LogicalRDD":
+        leaf.rdd().unpersist(False)
+
+
+def quiet_what_is_meant() -> None:
+    """Silence a warning for every local checkpoint that `free` drops: the kit means it (log4j2's Configurator)."""
+    log4j = view().org.apache.logging.log4j
+    log4j.core.config.Configurator.setLevel("org.apache.spark.rdd.MapPartitionsRDD", log4j.Level.ERROR)

@@ -1,0 +1,179 @@
+"""Hadoop file systems: what is at a path, small files written whole, listings."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+
+from .jvm import context, view
+
+
+def file_system(path: str) -> tuple[Any, Any]:
+    """The file system of a path, and the path as Hadoop has it."""
+    jpath = view().org.apache.hadoop.fs.Path(path)
+    return jpath.getFileSystem(context()._jsc.hadoopConfiguration()), jpath
+
+
+def path_exists(path: str) -> bool:
+    """Whether a file or directory is there, on any Hadoop file system."""
+    fs, jpath = file_system(path)
+    return bool(fs.exists(jpath))
+
+
+def is_directory(path: str) -> bool:
+    """Whether the path is a directory."""
+    fs, jpath = file_system(path)
+    return bool(fs.exists(jpath)) and bool(fs.getFileStatus(jpath).isDirectory())
+
+
+def others_may_write(path: str) -> bool:
+    """Whether the group or everybody may write to a directory (FsPermission)."""
+    fs, jpath = file_system(path)
+    return bool(int(fs.getFileStatus(jpath).getPermission().toShort()) & 0o022)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it; fine if it is there."""
+    fs, jpath = file_system(path)
+    if not fs.mkdirs(jpath):
+        raise OSError(f"cannot make the directory {path}")
+
+
+def create_file(path: str) -> None:
+    """Create an empty file; fine if it is there."""
+    fs, jpath = file_system(path)
+    fs.create(jpath, True).close()
+
+
+def delete(path: str) -> bool:
+    """Delete a file or a whole directory; False if it was not there."""
+    fs, jpath = file_system(path)
+    return bool(fs.delete(jpath, True))
+
+
+def rename(source: str, target: str) -> None:
+    """Rename to a target that must not be there: Hadoop would nest a directory into an existing one."""
+    fs, jsource = file_system(source)
+    _, jtarget = file_system(target)
+    if fs.exists(jtarget) or not fs.rename(jsource, jtarget):
+        raise OSError(f"cannot rename {source} to {target}")
+
+
+def qualified(path: str) -> str:
+    """The path with scheme and host, as Hadoop resolves it."""
+    fs, jpath = file_system(path)
+    return str(fs.makeQualified(jpath).toString())
+
+
+def names(path: str) -> list[str]:
+    """The sorted names in a directory; none if it is missing."""
+    fs, jpath = file_system(path)
+    return sorted(status.getPath().getName() for status in fs.listStatus(jpath)) if fs.exists(jpath) else []
+
+
+def read_file(path: str) -> str:
+    """The text of a small file; FileNotFoundError if there is none (commons-io's IOUtils, which Hadoop brings)."""
+    fs, jpath = file_system(path)
+    if not fs.exists(jpath):
+        raise FileNotFoundError(path)
+    stream = fs.open(jpath)
+    try:
+        return bytes(view().org.apache.commons.io.IOUtils.toByteArray(stream)).decode()
+    finally:
+        stream.close()
+
+
+def write_new_file(path: str, text: str) -> None:
+    """Create a file with its text, or raise FileExistsError: a rename that refuses to replace decides."""
+    temporary = _write_beside(path, text)
+    if not rename_new(temporary, path):
+        delete(temporary)
+        raise FileExistsError(path)
+
+
+def replace_file(path: str, text: str) -> None:
+    """Create or replace a file in one step (FileContext.rename with OVERWRITE)."""
+    _rename(_write_beside(path, text), path, "OVERWRITE")
+
+
+def rename_new(source: str, target: str) -> bool:
+    """Rename a file or directory to a name that is free; False if it is taken.
+
+    FileContext.rename with NONE: atomic on HDFS, but on file:// two of two racing writers can win.
+    """
+    try:
+        _rename(source, target, "NONE")
+    except Py4JJavaError as error:
+        if "FileAlreadyExistsException" in error.java_exception.getClass().getName():
+            return False
+        raise
+    return True
+
+
+def _write_beside(path: str, text: str) -> str:
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    write_file(temporary, text.encode())
+    return temporary
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Create or replace a file and bring it to the disk (FSDataOutputStream.hsync)."""
+    fs, jpath = file_system(path)
+    stream = fs.create(jpath, True)
+    stream.write(data)
+    stream.hsync()
+    stream.close()
+
+
+def _rename(source: str, target: str, how: str) -> None:
+    hadoop = view().org.apache.hadoop.fs
+    options = getattr(hadoop, "Options$Rename")
+    gateway: Any = context()._gateway
+    chosen = gateway.new_array(options, 1)
+    chosen[0] = options.valueOf(how)
+    files = hadoop.FileContext.getFileContext(hadoop.Path(source).toUri(), context()._jsc.hadoopConfiguration())
+    files.rename(hadoop.Path(source), hadoop.Path(target), chosen)
+
+
+def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]]:
+    """Path and size of the files that match a Hadoop glob and are meant to be read, oldest first, then by name.
+
+    Hidden and temporary names are passed over, and with `changed_before` (ms since 1970) what is newer.
+    """
+    fs, jpattern = file_system(pattern)
+    found = []
+    for status in fs.globStatus(jpattern) or ():
+        path = status.getPath()
+        name = path.getName()
+        if name.startswith((".", "_")) or name.endswith((".tmp", "._COPYING_")) or status.isDirectory():
+            continue
+        changed = status.getModificationTime()
+        if changed_before is None or changed <= changed_before:
+            found.append((changed, str(path.toString()), int(status.getLen())))
+    return [(path, size) for _, path, size in sorted(found)]
+
+
+def changes(pattern: str) -> dict[str, tuple[int, int]]:
+    """Size and time of the last change (ms since 1970) of each file that a Hadoop glob matches or that is below a
+    directory it matches; none where nothing matches. Names that Spark reads no data from are passed over.
+    """
+    fs, jpattern = file_system(pattern)
+    found = {}
+    for match in fs.globStatus(jpattern) or ():
+        root = str(match.getPath().toString())
+        files = fs.listFiles(match.getPath(), True)
+        while files.hasNext():
+            status = files.next()
+            path = str(status.getPath().toString())
+            if not any(name.startswith((".", "_")) and "=" not in name for name in path[len(root) :].split("/")):
+                found[path] = (int(status.getLen()), int(status.getModificationTime()))
+    return found
+
+
+def file_size(path: str) -> int | None:
+    """Size in bytes; None if the file is not there."""
+    fs, jpath = file_system(path)
+    return int(fs.getFileStatus(jpath).getLen()) if fs.exists(jpath) else None

@@ -1,0 +1,97 @@
+"""What a StreamingContext knows of itself: interval, receivers, outputs, clock, batches and their events."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.streaming import StreamingContext
+
+from .jvm import context, view
+
+
+def batch_interval_ms(ssc: StreamingContext) -> int:
+    """Batch interval of a context, also of a recovered one (DStreamGraph.batchDuration)."""
+    return int(ssc._jssc.ssc().graph().batchDuration().milliseconds())
+
+
+def receiver_count(ssc: StreamingContext) -> int:
+    """How many receivers the graph will start, one core each (DStreamGraph.getReceiverInputStreams)."""
+    return len(ssc._jssc.ssc().graph().getReceiverInputStreams())
+
+
+def is_recovered(ssc: StreamingContext) -> bool:
+    """Whether the context came out of a checkpoint (StreamingContext.isCheckpointPresent)."""
+    return bool(ssc._jssc.ssc().isCheckpointPresent())
+
+
+def output_count(ssc: StreamingContext) -> int:
+    """How many output operations are defined (DStreamGraph.getOutputStreams)."""
+    return len(ssc._jssc.ssc().graph().getOutputStreams())
+
+
+def checkpoint_directory(ssc: StreamingContext) -> str | None:
+    """Where the context keeps Spark's checkpoint; None if it keeps none (StreamingContext.checkpointDir)."""
+    directory = ssc._jssc.ssc().checkpointDir()
+    return None if directory is None else str(directory)
+
+
+def keeps_received(ssc: StreamingContext) -> bool:
+    """Whether there are receivers that keep a write-ahead log (WriteAheadLogUtils.enableReceiverLog)."""
+    conf = ssc._jssc.ssc().conf()
+    return receiver_count(ssc) > 0 and bool(conf.getBoolean("spark.streaming.receiver.writeAheadLog.enable", False))
+
+
+def owes_received(ssc: StreamingContext) -> bool:
+    """Whether a context that was stopped has left batches, or received blocks that are in none (ReceiverTracker)."""
+    scheduler = ssc._jssc.ssc().scheduler()
+    tracker = scheduler.receiverTracker()
+    return bool(not scheduler.getPendingTimes().isEmpty() or (tracker is not None and tracker.hasUnallocatedBlocks()))
+
+
+@contextlib.contextmanager
+def manual_clock() -> Iterator[None]:
+    """Streaming contexts made inside get Spark's ManualClock (JobGenerator reads spark.streaming.clock once)."""
+    conf = context()._jsc.sc().conf()
+    conf.set("spark.streaming.clock", "org.apache.spark.util.ManualClock")
+    try:
+        yield
+    finally:
+        conf.remove("spark.streaming.clock")
+
+
+def advance_clock(ssc: StreamingContext, ms: int) -> None:
+    """Move the manual clock of a context (JobScheduler.clock)."""
+    ssc._jssc.ssc().scheduler().clock().advance(ms)
+
+
+def batch_of(event: Any) -> tuple[int, list[str]]:
+    """Time in ms and failures of a StreamingListenerBatchCompleted; it is posted for failed batches too."""
+    info = event.batchInfo()
+    operations = info.outputOperationInfos()
+    reasons = [operations[k].failureReason() for k in operations]
+    return int(info.batchTime().milliseconds()), [str(r) for r in reasons if r]
+
+
+def push_failure(event: Any) -> str | None:
+    """What a StreamingListenerReceiverError says of a receiver whose pushing thread has ended; None of other errors.
+
+    BlockGenerator.keepPushingBlocks reports the exception and is over; the receiver goes on to be shown as active.
+    """
+    info = event.receiverInfo()
+    if not info.lastErrorMessage().startswith("Error in block pushing thread"):
+        return None
+    what = str(info.lastError()).strip().splitlines()
+    return f"{info.name()} on {info.location() or 'an unknown machine'}: {what[0] if what else 'no reason given'}"
+
+
+def newest_waiting_tick(ssc: StreamingContext) -> int:
+    """Time in ms of the newest batch that has been generated and is not over; or 0.
+
+    JobScheduler.getPendingTimes and Time.ordering; the JVM looks for it, as thousands may be waiting.
+    """
+    pending = ssc._jssc.ssc().scheduler().getPendingTimes()
+    if pending.isEmpty():
+        return 0
+    return int(pending.max(view().org.apache.spark.streaming.Time.ordering()).milliseconds())

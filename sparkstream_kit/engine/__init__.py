@@ -1,0 +1,1 @@
+"""From ticks to batches: the graph of a job, its states and windows, and what runs them."""
