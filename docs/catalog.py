@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from sparkstream_kit import aggregates, transforms
+from sparkstream_kit import aggregates, dstreams, transforms
 from sparkstream_kit.frames import FrameStream, StateStream
 from sparkstream_kit.transforms import (
     _alerts,
@@ -24,7 +24,6 @@ from sparkstream_kit.transforms import (
     _watermarks,
     access_log,
     json_lines,
-    state,
 )
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -108,7 +107,7 @@ TABLES: dict[str, list[Row]] = {
             "updateStateByKey",
             "applyInPandasWithState",
         ),
-        Row(state.running_sum, "values of the key", "it is one of updateStateByKey's functions", "-"),
+        Row(dstreams.running_sum, "values of the key", "it is one of updateStateByKey's functions", "-"),
     ],
     "Outputs of one's own: methods of FrameStream": [
         Row(FrameStream.for_each_batch, "what the function does", "foreachRDD", "foreachBatch"),

@@ -31,7 +31,7 @@ from .context import live_session
 from .errors import KitError, UsageError
 from .outputs import _rejected
 from .outputs._compaction import compact
-from .recovery import lease, saved_state, storage
+from .recovery import lease, snapshots, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
 
@@ -95,7 +95,7 @@ def status(home: Home) -> str:
     last = log.last
     unfinished = "" if log.is_done(last.n) else " (not finished)"
     holder = lease.holder(home / "lease")
-    states = {name: saved_state.saves(home / f"state/{name}") for name in storage.names(home / "state")}
+    states = {name: snapshots.saves(home / f"state/{name}") for name in storage.names(home / "state")}
     facts = {
         "home": f"{home.root} (id {home.id})",
         "running": holder or "nobody holds the lease",
@@ -196,7 +196,7 @@ def _replay(options: argparse.Namespace) -> None:
 
 
 def _rebuild(options: argparse.Namespace) -> None:
-    ledger: Callable[[str], dict[str, dict[int, Entry]]] = uris.load("outputs.sql:ledger")
+    ledger: Callable[[str], dict[str, dict[int, Entry]]] = uris.load("outputs._sql:ledger")
     homes = ledger(options.url)
     chosen = [options.id] if options.id else sorted(homes)
     if len(chosen) != 1 or chosen[0] not in homes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import datetime, timezone
 from typing import Any
 
 from pyspark import RDD
@@ -20,75 +19,13 @@ from pyspark.streaming import DStream, StreamingContext
 from . import aggregates as agg
 from . import durations
 from .aggregates import Aggregates, Keys
-from .bridge import dataframes
+from .contracts import Source, Write
 from .durations import Duration
-from .engine.graph import Batch, Compute, Graph, Moment, Output, Source, Write, free_name, graph_of
-from .engine.state import AggregatedWindow, Carried, Window, expiring, of_the_batch
+from .engine.graph import Compute, Graph, Moment, Output, free_name, graph_of
+from .engine.state import Carried, expiring, of_the_batch
+from .engine.windows import AggregatedWindow, Window
 from .errors import UsageError
 from .recovery import landing
-
-
-def each_frame(
-    write: Callable[[DataFrame], object], schema: StructType | str | None = None
-) -> Callable[[RDD[Any]], None]:
-    """A function of a DataFrame as a callback for `foreachRDD`.
-
-        lines.foreachRDD(each_frame(lambda frame: frame.groupBy("value").count().show()))
-
-    >>> from sparkstream_kit.testing import run_batches
-    >>> def count(frame):
-    ...     print(frame.columns, frame.count())
-    >>> _ = run_batches(lambda numbers: numbers.foreachRDD(each_frame(count, "n int")), [[(1,), (2,)]])
-    ['n'] 2
-
-    A DStream of text (socketTextStream, textFileStream) becomes a frame with the column value: string,
-    without a Python worker. Other RDDs go through createDataFrame with the schema given; without one their
-    columns are inferred, and an empty batch, which has nothing to infer from, is skipped.
-    """
-
-    def callback(rdd: RDD[Any]) -> None:
-        if schema is not None or dataframes.is_text(rdd):
-            write(to_frame(rdd, schema))
-        elif not rdd.isEmpty():
-            write(SparkSession.builder.getOrCreate().createDataFrame(rdd))
-
-    return callback
-
-
-def each_batch(
-    write: Write, home_id: str, schema: StructType | str | None = None
-) -> Callable[[datetime, RDD[Any]], None]:
-    """A function of a frame and its batch, as outputs are, as a callback for `foreachRDD` of a bare DStream.
-
-        table = SqlTable("sqlite:///counts.db", "counts")
-        counts.foreachRDD(each_batch(table.write, "word counts", "word string, n int"))
-
-    A bare DStream has no home and no log: `home_id` is a name for the application, and n is the batch time in ms
-    since 1970. A batch that Spark runs again after a crash keeps its time, so an output that commits once skips it.
-
-    Guarantee: once for each batch time. That is exactly once where Spark finds the same rows for the same time again
-    (receivers with a write-ahead log); where it finds others, those of the first commit stay.
-    """
-
-    def callback(time: datetime, rdd: RDD[Any]) -> None:
-        # the time is local and without a zone; timestamp() and astimezone() know which of two repeated hours it is
-        batch = Batch(round(time.timestamp() * 1000), time.astimezone(timezone.utc), home_id)
-        each_frame(lambda frame: write(frame, batch), schema)(rdd)
-
-    return callback
-
-
-def to_frame(rdd: RDD[Any], schema: StructType | str | None = None) -> DataFrame:
-    """An RDD as a frame: strings as the column value, without a Python worker where the JVM holds them.
-
-    >>> spark = getfixture("spark")
-    >>> to_frame(spark.sparkContext.parallelize([(1, "a")]), "n int, word string").collect()
-    [Row(n=1, word='a')]
-    """
-    session = SparkSession.builder.getOrCreate()
-    if dataframes.is_text(rdd):
-        return dataframes.text_frame(session, rdd)
-    return session.createDataFrame(rdd, schema or "string")
 
 
 def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:

@@ -19,10 +19,11 @@ from pyspark import SparkConf
 from pyspark.streaming import StreamingContext
 
 from . import durations, uris
-from .context import get_or_create, run
+from .context import get_or_create
 from .engine import batches
 from .errors import KitError, UsageError
 from .frames import FrameStream
+from .lifecycle import run
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from pyspark.streaming.listener import StreamingListener
 
 from . import durations, settings
 from .bridge import jvm, streaming
-from .context import at_home, callback_errors, new_context
+from .bridge.callbacks import callback_errors
+from .context import at_home, new_context
 from .durations import Duration
 from .engine.batches import live as live_engine
 from .engine.graph import graph_of

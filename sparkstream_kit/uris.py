@@ -17,22 +17,22 @@ from urllib.parse import parse_qsl, quote, urlencode
 from .errors import UsageError
 
 SOURCES = {
-    "files": "sources.files:files",
-    "generator": "sources.generator:generator",
-    "socket": "sources.socket:socket",
+    "files": "sources._files:files",
+    "generator": "sources._generator:generator",
+    "socket": "sources._socket:socket",
 }
 OUTPUTS = {
-    "console": "outputs.console:console",
-    "counters": "outputs.redis:counters",
-    "delta": "outputs.tables:delta",
-    "hashes": "outputs.redis:hashes",
-    "json": "outputs.files:json",
-    "parquet": "outputs.files:parquet",
-    "ranking": "outputs.redis:ranking",
-    "rejected": "outputs.rejected:rejected",
-    "sql": "outputs.sql:sql",
-    "text": "outputs.files:text",
-    "webhook": "outputs.webhook:webhook",
+    "console": "outputs._console:console",
+    "counters": "outputs._redis:counters",
+    "delta": "outputs._delta:delta",
+    "hashes": "outputs._redis:hashes",
+    "json": "outputs._files:json",
+    "parquet": "outputs._files:parquet",
+    "ranking": "outputs._redis:ranking",
+    "rejected": "outputs._rejected:rejected",
+    "sql": "outputs._sql:sql",
+    "text": "outputs._files:text",
+    "webhook": "outputs._webhook:webhook",
 }
 
 

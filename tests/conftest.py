@@ -1,4 +1,4 @@
-"""Rules for every test run: a test's folder gives it its marker, examples are slow, and CI accepts no skipped tests."""
+"""Rules for every test run: folders of whole systems give their tests a marker, and CI accepts no skipped tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-MARKERS = {"jobs": "slow", "programs": "program", "servers": "server", "faults": "fault", "cluster": "cluster"}
+MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker

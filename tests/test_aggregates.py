@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from sparkstream_kit import aggregates as agg
 from sparkstream_kit.errors import UsageError
-from tests.ticks import few
+from tests.support.ticks import few
 
 
 class Line(NamedTuple):

@@ -78,7 +78,7 @@ class OnCluster:
 def test_the_cores_of_a_cluster_are_counted_where_their_number_is_fixed(
     context: OnCluster, enough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks.bridge, "receiver_count", lambda _: 2)
+    monkeypatch.setattr(checks.streaming, "receiver_count", lambda _: 2)
     if enough:
         checks.check_cores(context)  # type: ignore[arg-type]
     else:

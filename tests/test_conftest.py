@@ -62,7 +62,7 @@ def test_a_run_without_skipped_tests_passes_in_ci(tests: Path) -> None:
 
 @pytest.mark.parametrize(
     "folder, marker",
-    [("programs", "program"), ("servers", "server"), ("faults", "fault"), ("cluster", "cluster")],
+    [("servers", "server"), ("faults", "fault"), ("cluster", "cluster")],
 )
 def test_the_folder_of_a_test_gives_it_its_marker(tests: Path, folder: str, marker: str) -> None:
     (tests / folder).mkdir()

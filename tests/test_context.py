@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyspark import RDD
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import context
-from sparkstream_kit.bridge import jvm, streaming
-from sparkstream_kit.errors import BatchFailed, UsageError
+from sparkstream_kit import context, dstreams, lifecycle
+from sparkstream_kit.bridge import streaming
+from sparkstream_kit.errors import UsageError
 
 Build = Callable[[StreamingContext], None]
 
@@ -40,19 +36,6 @@ def build(spark: SparkSession, incoming: Path) -> Iterator[Build]:
     yield build
     for ssc in made:
         ssc.stop(stopSparkContext=False)
-
-
-def after_a_batch(spark: SparkSession, batch: Callable[[RDD[int]], None]) -> tuple[StreamingContext, threading.Event]:
-    """A started bare context that calls `batch` with [1], then with nothing; an event for the first one."""
-    ssc, began = StreamingContext(spark.sparkContext, 0.1), threading.Event()  # type: ignore[arg-type]
-
-    def run(rdd: RDD[int]) -> None:
-        began.set()
-        batch(rdd)
-
-    ssc.queueStream([spark.sparkContext.parallelize([1])]).foreachRDD(run)
-    ssc.start()
-    return ssc, began
 
 
 # --- get_or_create ----------------------------------------------------------------------------------------
@@ -89,7 +72,7 @@ def checkpoint(build: Build, tmp_path: Path) -> str:
     path = str(tmp_path / "checkpoint")
     ssc = context.get_or_create(build, checkpoint=path, batch_interval="100ms")
     ssc.start()
-    assert context.stop_when(ssc, lambda: True) == 0
+    assert lifecycle.stop_when(ssc, lambda: True) == 0
     return path
 
 
@@ -157,160 +140,9 @@ def test_an_interval_that_is_none_is_refused(interval: str | float, build: Build
 
 def test_windows_are_multiples_of_the_interval(build: Build) -> None:
     ssc = context.get_or_create(build, batch_interval="500ms")
-    assert context.window_and_slide(ssc, "5s", "2s") == (5.0, 2.0)
-    assert context.window_and_slide(ssc, "5s") == (5.0, 0.5)
+    assert dstreams.window_and_slide(ssc, "5s", "2s") == (5.0, 2.0)
+    assert dstreams.window_and_slide(ssc, "5s") == (5.0, 0.5)
     with pytest.raises(UsageError, match="window 700ms is no multiple of the batch interval 500ms: use 500ms or 1s"):
-        context.window_and_slide(ssc, "700ms")
+        dstreams.window_and_slide(ssc, "700ms")
     with pytest.raises(UsageError, match="slide 300ms is no multiple of the batch interval 500ms: use 500ms$"):
-        context.window_and_slide(ssc, "5s", "300ms")
-
-
-# --- stop_when --------------------------------------------------------------------------------------------
-
-
-def java_process() -> int:
-    """The JVM of this Python: its child."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    (java,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "java\n"]
-    return java
-
-
-def test_a_true_flag_stops_the_context_and_leaves_spark_running(spark: SparkSession) -> None:
-    ssc, began = after_a_batch(spark, lambda rdd: None)
-    assert context.stop_when(ssc, began.is_set, poll="10ms") == 0
-    assert StreamingContext.getActive() is None
-    assert spark.range(3).count() == 3
-
-
-def test_run_starts_and_waits_for_the_flag(spark: SparkSession) -> None:
-    ssc, began = StreamingContext(spark.sparkContext, 0.1), threading.Event()  # type: ignore[arg-type]
-    ssc.queueStream([spark.sparkContext.parallelize([1])]).foreachRDD(lambda rdd: began.set())
-    assert context.run(ssc, began.is_set, poll="10ms") == 0
-
-
-def test_a_signal_while_the_context_starts_stops_it_when_it_has(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
-    ssc.queueStream([spark.sparkContext.parallelize([1])]).foreachRDD(lambda rdd: None)
-    start = ssc.start
-    monkeypatch.setattr(ssc, "start", lambda: (start(), os.kill(os.getpid(), signal.SIGTERM)))
-    assert context.run(ssc, poll="10ms") == 0
-
-
-def test_a_context_stopped_by_somebody_else_ends_the_wait(spark: SparkSession) -> None:
-    ssc, began = after_a_batch(spark, lambda rdd: None)
-    stopper = threading.Thread(target=lambda: began.wait(60) and ssc.stop(stopSparkContext=False))
-    stopper.start()
-    assert context.stop_when(ssc, lambda: False) == 0
-    stopper.join()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_python_stops_and_the_handlers_of_before_are_back(
-    number: signal.Signals, spark: SparkSession
-) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    ssc, _ = after_a_batch(spark, lambda rdd: None)
-
-    def asks_once() -> bool:
-        os.kill(os.getpid(), number)
-        return False
-
-    assert context.stop_when(ssc, asks_once, poll="1h") == 0
-    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
-
-
-def test_a_signal_to_the_jvm_stops(spark: SparkSession) -> None:
-    ssc, _ = after_a_batch(spark, lambda rdd: None)
-
-    def asks_once() -> bool:
-        os.kill(java_process(), signal.SIGTERM)
-        return False
-
-    assert context.stop_when(ssc, asks_once, poll="1h") == 0
-
-
-def test_the_handlers_of_the_jvm_are_put_back(spark: SparkSession) -> None:
-    heard: list[str] = []
-    some = threading.Semaphore(0)
-
-    def hear(name: str) -> Callable[[], None]:
-        return lambda: (heard.append(name), some.release())[1]  # type: ignore[func-returns-value]
-
-    def signal_jvm() -> None:
-        os.kill(java_process(), signal.SIGURG)  # ignored by whoever has no handler
-        assert some.acquire(timeout=60)
-
-    with jvm.jvm_signals(("URG",), hear("outer")):
-        with jvm.jvm_signals(("URG",), hear("inner")):
-            signal_jvm()
-        signal_jvm()
-    assert heard == ["inner", "outer"]
-
-
-def test_a_flag_that_raises_is_reported_and_asked_again(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    ssc, _ = after_a_batch(spark, lambda rdd: None)
-    answers = iter([OSError("name node is away"), True])
-
-    def flag() -> bool:
-        answer = next(answers)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
-    assert context.stop_when(ssc, flag, poll="10ms") == 0
-    assert "cannot tell whether to stop, the job goes on: OSError: name node is away" in caplog.text
-
-
-@pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-
-
-def fail(rdd: RDD[int]) -> None:
-    raise ValueError("no such column")
-
-
-def test_a_failed_batch_in_a_notebook_raises_and_stops_the_context_and_python_lives(
-    spark: SparkSession, notebook: None
-) -> None:
-    ssc, _ = after_a_batch(spark, fail)
-    with pytest.raises(BatchFailed, match="the next start runs it again: ValueError: no such column") as failed:
-        context.stop_when(ssc, lambda: False)
-    assert isinstance(failed.value.__cause__, ValueError)
-    assert StreamingContext.getActive() is None
-    assert spark.range(3).count() == 3
-
-
-def test_an_error_on_a_worker_is_told_in_one_line(spark: SparkSession, notebook: None) -> None:
-    ssc, _ = after_a_batch(spark, lambda rdd: rdd.foreach(lambda n: [][n]))
-    with pytest.raises(BatchFailed) as failed:
-        context.stop_when(ssc, lambda: False)
-    assert str(failed.value) == ("a batch failed, the next start runs it again: IndexError: list index out of range")
-
-
-def test_nothing_runs_past_a_failed_output_not_even_the_next_one(spark: SparkSession, notebook: None) -> None:
-    ran: list[str] = []
-    ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
-    stream = ssc.queueStream([spark.sparkContext.parallelize([1])])
-    stream.foreachRDD(fail)
-    stream.foreachRDD(lambda rdd: ran.append("second"))
-    ssc.start()
-    with pytest.raises(BatchFailed):
-        context.stop_when(ssc, lambda: bool(ran))
-    assert ran == []
-
-
-def test_a_drain_that_does_not_end_is_cut_off(
-    spark: SparkSession, notebook: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(context, "DRAIN_LIMIT", 100)
-    goes_on = threading.Event()
-    ssc, began = after_a_batch(spark, lambda rdd: print("over", goes_on.wait(60)))
-    try:
-        with pytest.raises(BatchFailed, match="the drain did not end within 300ms: the next start"):
-            context.stop_when(ssc, began.is_set, poll="10ms")
-    finally:
-        goes_on.set()
-        ssc.awaitTermination()
+        dstreams.window_and_slide(ssc, "5s", "300ms")

@@ -20,8 +20,8 @@ from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session, run_batches
-from tests.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
-from tests.ticks import given as given_rows
+from tests.support.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
+from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
 

@@ -15,35 +15,32 @@ PACKAGE = "sparkstream_kit"
 
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"errors"},
+    {"errors", "contracts"},
     {"durations"},
     {"settings"},
     {"bridge"},
-    {"checks"},
+    {"checks", "dstreams"},
     {"recovery"},
-    {"aggregates", "graph"},
-    {"carried"},
+    {"aggregates"},
+    {"engine"},
     {"frames"},
-    {"pace"},
-    {"batches"},
-    {"checkpoints"},
     {"sources", "transforms", "outputs"},
-    {"context"},
+    {"context", "lifecycle"},
     {"testing"},
     {"pytest_plugin"},
-    {"kinds"},
-    {"main"},
+    {"uris"},
+    {"job"},
     {"__init__"},
-    {"submit"},
+    {"cli"},
 )
 HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
 # What a module may import besides PySpark: the libraries of one extra of pyproject.toml.
 EXTRAS = {
-    "sparkstream_kit.outputs.console": "rich",
-    "sparkstream_kit.outputs.redis": "redis",
-    "sparkstream_kit.outputs.sql": "sqlalchemy psycopg",
-    "sparkstream_kit.outputs.tables": "deltalake",
+    "sparkstream_kit.outputs._console": "rich",
+    "sparkstream_kit.outputs._delta": "deltalake",
+    "sparkstream_kit.outputs._redis": "redis",
+    "sparkstream_kit.outputs._sql": "sqlalchemy psycopg",
     "sparkstream_kit.pytest_plugin": "pytest",
 }
 
@@ -110,7 +107,7 @@ def imports_point_downwards(module: Module) -> Iterator[str]:
 
 
 def only_the_bridge_touches_the_jvm(module: Module) -> Iterator[str]:
-    if module.name == f"{PACKAGE}.bridge":
+    if module.component == "bridge":
         return
     for name in imported(module):
         if name.split(".")[0] == "py4j" or name.startswith("pyspark.java_gateway"):
@@ -132,7 +129,7 @@ def only_the_bridge_touches_the_jvm(module: Module) -> Iterator[str]:
 def the_core_imports_pyspark_alone(module: Module) -> Iterator[str]:
     allowed = sys.stdlib_module_names | {"pyspark", PACKAGE, *EXTRAS.get(module.name, "").split()}
     # py4j is PySpark's own dependency; where it may be imported is another rule's question.
-    if module.name == f"{PACKAGE}.bridge":
+    if module.component == "bridge":
         allowed |= {"py4j"}
     for name in imported(module):
         if name.split(".")[0] not in allowed:
@@ -169,10 +166,10 @@ def test_the_package_and_the_jobs_keep(rule: Rule) -> None:
         (imports_point_downwards, "settings", "import sparkstream_kit.frames"),
         (imports_point_downwards, "settings", "import sparkstream_kit"),
         (imports_point_downwards, "settings", "from . import __version__"),
-        (imports_point_downwards, "settings", "def late():\n    from .context import run"),
-        (imports_point_downwards, "sources.files", "from ..outputs import console"),
-        (imports_point_downwards, "sources.files", "from ..outputs.console import console"),
-        (imports_point_downwards, "sources.__init__", "from ..context import run"),
+        (imports_point_downwards, "settings", "def late():\n    from .lifecycle import run"),
+        (imports_point_downwards, "sources._files", "from ..outputs import sql"),
+        (imports_point_downwards, "sources._files", "from ..outputs._console import console"),
+        (imports_point_downwards, "sources.__init__", "from ..lifecycle import run"),
         (imports_point_downwards, "unheard_of", ""),
         (only_the_bridge_touches_the_jvm, "frames", "frame._jdf"),
         (only_the_bridge_touches_the_jvm, "frames", "getattr(frame, '_jdf')"),
@@ -181,7 +178,7 @@ def test_the_package_and_the_jobs_keep(rule: Rule) -> None:
         (only_the_bridge_touches_the_jvm, "frames", "from pyspark.java_gateway import launch_gateway"),
         (only_the_bridge_touches_the_jvm, "frames", "handle.sparkContext()._conf"),
         (the_core_imports_pyspark_alone, "frames", "import pandas"),
-        (the_core_imports_pyspark_alone, "outputs.sql", "import redis"),
+        (the_core_imports_pyspark_alone, "outputs._sql", "import redis"),
         (the_core_imports_pyspark_alone, "frames", "from jobs import access_log"),
         (every_module_has_a_docstring, "frames", "import os"),
     ],
@@ -194,11 +191,11 @@ def test_a_module_that_breaks_a_rule_is_refused(rule: Rule, name: str, source: s
     ("rule", "name", "source"),
     [
         (imports_point_downwards, "frames", "from . import bridge\nfrom .errors import UsageError"),
-        (imports_point_downwards, "sources.files", "from .ranges import Range\nfrom .. import settings"),
+        (imports_point_downwards, "sources._files", "from .ranges import Range\nfrom .. import settings"),
         (imports_point_downwards, "sources.__init__", "from .files import files"),
-        (only_the_bridge_touches_the_jvm, "bridge", "import py4j\nframe._jdf"),
+        (only_the_bridge_touches_the_jvm, "bridge.jvm", "import py4j\nframe._jdf"),
         (only_the_bridge_touches_the_jvm, "frames", "ssc.sparkContext._conf\nself._join()"),
-        (the_core_imports_pyspark_alone, "outputs.sql", "import json, sqlalchemy\nfrom pyspark import RDD"),
+        (the_core_imports_pyspark_alone, "outputs._sql", "import json, sqlalchemy\nfrom pyspark import RDD"),
     ],
 )
 def test_a_module_that_keeps_a_rule_is_accepted(rule: Rule, name: str, source: str) -> None:

@@ -12,9 +12,9 @@ from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
+from sparkstream_kit.dstreams import running_sum
 from sparkstream_kit.errors import BatchFailed, UsageError
 from sparkstream_kit.testing import run_batches
-from sparkstream_kit.transforms.state import running_sum
 
 pytestmark = pytest.mark.usefixtures("spark")
 

@@ -9,8 +9,9 @@ from datetime import datetime
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.context import live_session, stop_when
+from sparkstream_kit.context import live_session
 from sparkstream_kit.job import program
+from sparkstream_kit.lifecycle import stop_when
 from sparkstream_kit.sources import _generator
 
 

@@ -9,8 +9,9 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.context import get_or_create, stop_when
+from sparkstream_kit.context import get_or_create
 from sparkstream_kit.job import program
+from sparkstream_kit.lifecycle import stop_when
 from sparkstream_kit.sources import _generator
 
 

@@ -10,9 +10,10 @@ import sys
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit.checks import check_port
-from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.context import get_or_create
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.job import program
+from sparkstream_kit.lifecycle import run
 
 
 def lines_per_batch(lines: DStream[str]) -> DStream[int]:

@@ -10,8 +10,10 @@ import sys
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create, run, window_and_slide
+from sparkstream_kit.context import get_or_create
+from sparkstream_kit.dstreams import window_and_slide
 from sparkstream_kit.job import program
+from sparkstream_kit.lifecycle import run
 
 
 def recent_lines(lines: DStream[str], window: str, slide: str) -> DStream[int]:

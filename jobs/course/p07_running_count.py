@@ -10,11 +10,11 @@ import sys
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create, stop_on_marker
+from sparkstream_kit.context import get_or_create
+from sparkstream_kit.dstreams import running_sum, text_files
 from sparkstream_kit.job import program
-from sparkstream_kit.outputs.text import text_files
+from sparkstream_kit.lifecycle import stop_on_marker
 from sparkstream_kit.transforms.access_log import Request, parse_line
-from sparkstream_kit.transforms.state import running_sum
 
 
 def count_by_status(lines: DStream[str]) -> DStream[tuple[str, int]]:

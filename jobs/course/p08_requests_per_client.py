@@ -10,8 +10,9 @@ from operator import add
 from pyspark.streaming import DStream, StreamingContext
 
 from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create, run
+from sparkstream_kit.context import get_or_create
 from sparkstream_kit.job import program
+from sparkstream_kit.lifecycle import run
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 

@@ -8,7 +8,7 @@ import sys
 from pyspark import RDD
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit import checks, context
+from sparkstream_kit import checks, context, lifecycle
 from sparkstream_kit.job import program
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
@@ -33,7 +33,7 @@ def main(arriving: str, batch_interval: str = "1s") -> int:
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         dead_links(ssc.textFileStream(checks.check_directory(arriving))).pprint()
 
-    return context.run(context.get_or_create(build, batch_interval=batch_interval))  # 1. the context, 3. start, 4. wait
+    return lifecycle.run(context.get_or_create(build, batch_interval=batch_interval))  # 1., 3. and 4.
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from operator import add, sub
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit import checks, context
+from sparkstream_kit import checks, context, dstreams, lifecycle
 from sparkstream_kit.job import program
 from sparkstream_kit.transforms.access_log import parse_line
 
 
 def windows(lines: DStream[str], window: str, slide: str) -> tuple[DStream[object], ...]:
     """Longest line, lines, characters, and twice the lines of each status, of every window."""
-    spans = context.window_and_slide(lines.context(), window, slide)
+    spans = dstreams.window_and_slide(lines.context(), window, slide)
     longest: DStream[int] = lines.map(len).window(*spans).reduce(max)
     number = lines.countByWindow(*spans)
     characters = lines.map(len).reduceByWindow(add, sub, *spans)
@@ -33,7 +33,7 @@ def main(arriving: str, home: str, window: str = "10s", slide: str = "2s", batch
         for output in windows(ssc.textFileStream(checks.check_directory(arriving)), window, slide):
             output.pprint()
 
-    return context.run(context.get_or_create(build, checkpoint=home, batch_interval=batch_interval))  # 1., 3. and 4.
+    return lifecycle.run(context.get_or_create(build, checkpoint=home, batch_interval=batch_interval))  # 1., 3. and 4.
 
 
 if __name__ == "__main__":

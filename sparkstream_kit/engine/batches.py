@@ -26,12 +26,13 @@ from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming
+from ..contracts import Position, Source
+from ..dstreams import to_frame
 from ..errors import BatchFailed, KitError
-from ..frames import to_frame
 from ..recovery import landing
 from ..recovery.lease import Lease
-from ..recovery.offset_log import Entry, Position
-from .graph import Graph, Source
+from ..recovery.offset_log import Entry
+from .graph import Graph
 from .rate import Pace
 
 log = logging.getLogger(__name__)

@@ -20,64 +20,10 @@ from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
 from ..bridge import dataframes, jvm, streaming
+from ..contracts import Batch, Source, Write
 from ..errors import UsageError
 from ..recovery.home import Home
-from ..recovery.offset_log import Entry, OffsetLog, Position
-
-Compute = Callable[["Moment"], DataFrame | None]
-
-
-def count_on(start: Position, end: Position, limit: int) -> Position:
-    """The position at most `limit` records beyond start, where positions count records."""
-    return min(end, (start or 0) + limit)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A replayable input: `read(start, end)` gives the records in (start, end], any number of times.
-
-    `latest(now)` says how far it can be read at a time (ms since 1970; None: as far as there is anything).
-    `limit(start, end, n)` is the position at most n records beyond start. Positions are JSON values; None is before
-    the first record.
-    """
-
-    latest: Callable[[int | None], Position]
-    read: Callable[[Position, Position], DataFrame]
-    schema: StructType | str
-    limit: Callable[[Position, Position, int], Position] = count_on
-    forget: Callable[[Position], None] = lambda position: None
-    """Told that what is up to this position will never be read again."""
-    trial: int = 100_000
-    """How many records a batch takes of a backlog as long as nobody knows how long they take."""
-    drains: bool = True
-    """False for receivers, which have no end."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What an output may know of the batch it writes; (home id, name of the output, n) names it for ever."""
-
-    n: int
-    time: datetime
-    """The recorded time, in UTC."""
-    home_id: str
-    ranges: dict[str, tuple[Position, Position]] = field(default_factory=dict)
-    """What each source gave to the batch, as the offset log has it."""
-    positions: dict[str, Position] = field(default_factory=dict)
-    """How far each source was read when the batch had been taken."""
-
-
-Write = Callable[[DataFrame, Batch], object]
-
-
-@dataclass(frozen=True)
-class Output:
-    """A function of a frame and its batch, run once for each batch in which the stream has a frame."""
-
-    compute: Compute
-    write: Write
-    check: Write | None = None
-    """Called at every start, with the empty frame and the last batch of the runs before (n = 0: there is none)."""
+from ..recovery.offset_log import Entry, OffsetLog
 
 
 class State(Protocol):
@@ -104,6 +50,19 @@ class Window(Protocol):
 
     def forget(self) -> None:
         """Drop what is in memory."""
+
+
+Compute = Callable[["Moment"], DataFrame | None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A function of a frame and its batch, run once for each batch in which the stream has a frame."""
+
+    compute: Compute
+    write: Write
+    check: Write | None = None
+    """Called at every start, with the empty frame and the last batch of the runs before (n = 0: there is none)."""
 
 
 @dataclass

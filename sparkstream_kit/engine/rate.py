@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..recovery.offset_log import Position
-from .graph import Source
+from ..contracts import Position, Source
 
 _WORTH = 2
 """A batch may take so many times what the shortest one took, also where an interval is less: half of the time then

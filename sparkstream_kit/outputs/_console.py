@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..engine.graph import Batch
+from ..contracts import Batch
 from ..frames import FrameStream
 
 

@@ -16,7 +16,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop
-from ..engine.graph import Batch
+from ..contracts import Batch
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..recovery import storage

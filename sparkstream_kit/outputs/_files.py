@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop
-from ..engine.graph import Batch
+from ..contracts import Batch
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..recovery import storage

@@ -20,8 +20,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from ..contracts import Batch
 from ..durations import Duration, milliseconds
-from ..engine.graph import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
 

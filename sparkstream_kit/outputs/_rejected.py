@@ -12,10 +12,10 @@ import logging
 from pyspark.sql import DataFrame, SparkSession
 
 from ..bridge import hadoop
-from ..engine.graph import Batch
+from ..contracts import Batch
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..recovery import kept, storage
+from ..recovery import snapshots, storage
 from ..recovery.home import Home
 from ..recovery.offset_log import OffsetLog
 
@@ -48,7 +48,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
             return found
         if found > ROWS:
             log.warning("batch %d has more than %d rejected rows: the others are not kept", batch.n, ROWS)
-        kept.keep(frame.limit(ROWS), f"{directory}/{batch.n}")
+        snapshots.keep(frame.limit(ROWS), f"{directory}/{batch.n}")
         _remove_old(directory)
         return min(found, ROWS)
 
@@ -71,7 +71,7 @@ def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int
             break
         target = f"{storage.qualify(directory)}/rejected-{home.id[:8]}-{name}-{n}.log"
         if not storage.exists(target):
-            rows = kept.read(SparkSession.builder.getOrCreate(), f"{kept_in}/{n}").select("line").collect()
+            rows = snapshots.read(SparkSession.builder.getOrCreate(), f"{kept_in}/{n}").select("line").collect()
             storage.write_new(target, "".join(f"{row.line}\n" for row in rows))
             lines, files = lines + len(rows), files + 1
         storage.delete(f"{kept_in}/{n}")

@@ -29,7 +29,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..engine.graph import Batch
+from ..contracts import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
 from ..recovery.offset_log import Entry

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..engine.graph import Batch
+from ..contracts import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
 

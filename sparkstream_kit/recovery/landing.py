@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 
+from ..contracts import Position
 from ..errors import UsageError
-from . import kept, storage
-from .offset_log import Position
+from . import snapshots, storage
 
 _KEPT_TICKS = 20
 """Landed batches kept although they are done, since a restarted context may run them again."""
@@ -23,7 +23,7 @@ def land(frame: DataFrame, directory: str, tick: int) -> bool:
     if tick in landed.values():
         return False
     position = max(landed, default=0) + 1
-    return kept.keep(frame, f"{directory}/{position:010d}-{tick}")
+    return snapshots.keep(frame, f"{directory}/{position:010d}-{tick}")
 
 
 def latest(directory: str) -> Position:
@@ -39,7 +39,7 @@ def read(session: SparkSession, directory: str, start: Position, end: Position) 
             f"{directory} has {len(inside)} of the received batches {(start or 0) + 1} to {end}: restore it from a "
             "copy, or start with a new home"
         )
-    return kept.read(session, *(f"{directory}/{p:010d}-{tick}" for p, tick in sorted(inside.items())))
+    return snapshots.read(session, *(f"{directory}/{p:010d}-{tick}" for p, tick in sorted(inside.items())))
 
 
 def forget(directory: str, position: Position) -> None:

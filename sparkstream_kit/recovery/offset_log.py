@@ -15,13 +15,10 @@ import contextlib
 import itertools
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from ..contracts import Position
 from ..errors import Fenced, UsageError
 from . import storage
-
-Position = Any
-"""How far a source has been read: any JSON value; None before the first record."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from pyspark.streaming import StreamingContext
 
 from ..bridge import hadoop
 from ..checks import check_directory
+from ..contracts import Position, Source
 from ..durations import Duration, milliseconds
-from ..engine.graph import Source, graph_of
+from ..engine.graph import graph_of
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..recovery import storage
-from ..recovery.offset_log import Position
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from ..engine.graph import Source, graph_of
+from ..contracts import Position, Source
+from ..engine.graph import graph_of
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..recovery import storage
-from ..recovery.offset_log import Position
 
 START = datetime(2015, 5, 17, 10, 5)  # UTC, of position 0
 LINES_PER_SECOND = 10

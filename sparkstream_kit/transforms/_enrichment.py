@@ -11,7 +11,7 @@ from ..bridge import hadoop, jvm
 from ..engine.graph import Graph, Moment
 from ..errors import UsageError
 from ..frames import FrameStream
-from ..recovery import kept, storage
+from ..recovery import snapshots, storage
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class _Versions:
             frame = self._read()
             if frame.schema.simpleString() != self._columns:
                 raise UsageError(f"it is {frame.schema.simpleString()}, expected {self._columns} as at the start")
-            kept.keep(frame, f"{self._directory}/{n}")
+            snapshots.keep(frame, f"{self._directory}/{n}")
             log.info("%r: a new version serves from batch %d on", self._name, n)
         except Exception as error:
             if not good:
@@ -150,5 +150,5 @@ class _Versions:
         if n not in self._loaded:
             for old in self._loaded.values():
                 old.unpersist()
-            self._loaded = {n: kept.read(self._graph.session, f"{self._directory}/{n}").cache()}
+            self._loaded = {n: snapshots.read(self._graph.session, f"{self._directory}/{n}").cache()}
         return self._loaded[n]

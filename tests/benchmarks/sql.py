@@ -30,7 +30,7 @@ from pyspark import SparkConf
 from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.context import live_session
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.outputs._sql import _url, sql_table
 from tests.servers.conftest import Postgres
 

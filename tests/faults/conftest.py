@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import supervisor
+from tests.support import supervisor
 
 
 @pytest.hookimpl(wrapper=True)

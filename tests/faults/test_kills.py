@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from sparkstream_kit.sources import _generator
-from tests.faults.supervisor import (
+from tests.support.supervisor import (
     POINTS,
     ROOT,
     VICTIMS,

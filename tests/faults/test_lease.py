@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from tests.faults.supervisor import Job, counts, finish, recount, wait_until
+from tests.support.supervisor import Job, counts, finish, recount, wait_until
 
 NewJob = Callable[..., Job]
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.supervisor import Job, counts, finish, recount
+from tests.support.supervisor import Job, counts, finish, recount
 
 NewJob = Callable[..., Job]
 

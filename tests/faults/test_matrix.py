@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.matrix import KILLS, KINDS, OUTPUTS, ROWS, SOURCES, TROUBLES, Row, go_through
+from tests.support.matrix import KILLS, KINDS, OUTPUTS, ROWS, SOURCES, TROUBLES, Row, go_through
 
 
 def test_any_two_values_meet_in_a_row() -> None:

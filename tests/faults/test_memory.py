@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 
-from tests.faults.supervisor import Job
+from tests.support.supervisor import Job
 
 NewJob = Callable[..., Job]
 

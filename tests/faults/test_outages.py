@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.supervisor import Job, counts, finish, recount
+from tests.support.supervisor import Job, counts, finish, recount
 
 NewJob = Callable[..., Job]
 

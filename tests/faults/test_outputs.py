@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.faults.supervisor import HERE, ROOT
+from tests.support.supervisor import HERE, ROOT
 
 
 class Receiver(HTTPServer):

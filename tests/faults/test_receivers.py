@@ -11,8 +11,8 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from tests.faults.sockets import Server, logged, numbers
-from tests.faults.supervisor import Job, Run, wait_until
+from tests.support.sockets import Server, logged, numbers
+from tests.support.supervisor import Job, Run, wait_until
 
 BURST = 200
 

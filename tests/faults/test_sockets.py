@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.sockets import Server, logged
-from tests.faults.supervisor import VICTIMS, Job, Run
+from tests.support.sockets import Server, logged
+from tests.support.supervisor import VICTIMS, Job, Run
 
 BURST = 200
 

@@ -52,15 +52,15 @@ def flag():
     return False
 
 if until == "cut off":
-    context.DRAIN_LIMIT = 1000
+    lifecycle.DRAIN_LIMIT = 1000
 conf = SparkConf().set("spark.ui.enabled", "false")
 ssc = context.get_or_create(build, checkpoint=str(work / "checkpoint"), batch_interval="200ms", conf=conf)
 ssc.start()
 say("started", ssc.sparkContext.master, ssc.sparkContext.getConf().get("spark.run"))
 if until == "marker":
-    code = context.stop_on_marker(ssc, str(work / "RUNNING"), poll="100ms")
+    code = lifecycle.stop_on_marker(ssc, str(work / "RUNNING"), poll="100ms")
 else:
-    code = context.stop_when(ssc, flag, poll="100ms")
+    code = lifecycle.stop_when(ssc, flag, poll="100ms")
 say("stopped", signal.getsignal(signal.SIGTERM).name, ssc.sparkContext.parallelize([1, 2]).getNumPartitions())
 sys.exit(code)
 """

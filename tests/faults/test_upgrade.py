@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pyspark
 import pytest
 
-from tests.faults.supervisor import ROOT, VICTIMS, Job, counts, finish, kill_at_random, recount
+from tests.support.supervisor import ROOT, VICTIMS, Job, counts, finish, kill_at_random, recount
 
 OTHER = "4.3.0"
 

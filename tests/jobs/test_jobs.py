@@ -9,6 +9,8 @@ import pytest
 from jobs import access_log, bytes_served, count_by_client, feed, lines_in_window, running_status_counts
 from sparkstream_kit.testing import run_job
 
+pytestmark = pytest.mark.slow
+
 LINES = (Path(__file__).parents[2] / "jobs" / "data" / "access_2000.log").read_text().splitlines()
 BATCHES = [LINES[:120], [], [*LINES[120:200], "no log line"], LINES[200:210]]
 SAID = re.compile(r'(\S+) .*?\[.*?\] "\S+ (\S+) [^"]*" (\d+) (\d+|-)')  # another way to read the sample than the kit's

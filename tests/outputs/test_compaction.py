@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.outputs import _compaction, _files
 from sparkstream_kit.outputs._compaction import compact

@@ -18,7 +18,7 @@ from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _sql
 from sparkstream_kit.sources._files import files
 from tests.outputs.test_sql import rows_of
-from tests.ticks import Build, Seen, given, job
+from tests.support.ticks import Build, Seen, given, job
 
 NUMBERS = [[(n % 3, n)] * n for n in range(1, 9)]
 

@@ -12,7 +12,7 @@ from sparkstream_kit.errors import UsageError
 from sparkstream_kit.outputs import _rejected
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.home import Home
-from tests.ticks import given, job, killed
+from tests.support.ticks import given, job, killed
 
 LINES = [["a", "b"], [], ["c"], ["d", "d"]]
 

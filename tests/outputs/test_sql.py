@@ -21,9 +21,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream
 
 from sparkstream_kit.aggregates import count
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
+from sparkstream_kit.dstreams import each_batch
 from sparkstream_kit.errors import BatchFailed, UsageError
-from sparkstream_kit.frames import FrameStream, each_batch
+from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _sql
 from sparkstream_kit.outputs._sql import sql_table
 from sparkstream_kit.testing import run_batches
@@ -340,7 +341,7 @@ def test_arguments_that_mean_nothing_are_refused_at_once(arguments: dict[str, An
 def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "sparkstream_kit.batches")
+    caplog.set_level("INFO", "sparkstream_kit.engine.batches")
 
     def job(lines: DStream[tuple[str]]) -> None:
         hosts = FrameStream.of(lines, "host string")
@@ -379,7 +380,7 @@ from datetime import datetime, timezone
 import sqlalchemy as sa
 from pyspark.sql import Row
 from pyspark.sql.types import LongType, StringType, StructType
-from sparkstream_kit.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.outputs import sql
 
 url, driver_rows = sys.argv[1], int(sys.argv[2])

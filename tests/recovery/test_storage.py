@@ -90,7 +90,7 @@ def test_what_is_not_there_has_no_names_and_can_be_deleted(tmp_path: Path) -> No
 
 
 def test_a_file_system_that_overwrites_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.bridge, "qualified", lambda path: path)
+    monkeypatch.setattr(storage.hadoop, "qualified", lambda path: path)
     with pytest.raises(
         UsageError, match="'s3a://bucket/home' is on a s3a file system.*put the home on HDFS or a local"
     ):

@@ -15,7 +15,7 @@ import redis as library
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream
 
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import BatchFailed, UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _redis
@@ -221,7 +221,7 @@ import os, signal, sys
 from datetime import datetime, timezone
 import redis as library
 from redis.connection import AbstractConnection
-from sparkstream_kit.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.outputs import redis
 
 url = sys.argv[1]

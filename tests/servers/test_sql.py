@@ -43,9 +43,9 @@ def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
     # a test's job fails at the first error; here it goes on as jobs do
     monkeypatch.setattr(testing, "at_home", lambda ssc, home, **_: context.at_home(ssc, home, retry_for=60))
     listener = Listener()
-    logging.getLogger("sparkstream_kit.batches").addHandler(listener)
+    logging.getLogger("sparkstream_kit.engine.batches").addHandler(listener)
     yield actions
-    logging.getLogger("sparkstream_kit.batches").removeHandler(listener)
+    logging.getLogger("sparkstream_kit.engine.batches").removeHandler(listener)
     assert not actions, "nothing was ever tried again"
 
 

@@ -15,7 +15,7 @@ from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.sources import _files
-from tests.ticks import Seen, job, killed
+from tests.support.ticks import Seen, job, killed
 
 
 def parts(home: Path) -> list[Path]:

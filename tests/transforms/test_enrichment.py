@@ -16,8 +16,8 @@ from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session
 from sparkstream_kit.transforms._enrichment import enrich
-from tests.ticks import Build, job, killed, run_ticks
-from tests.ticks import given as given_rows
+from tests.support.ticks import Build, job, killed, run_ticks
+from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
 

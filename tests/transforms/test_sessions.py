@@ -19,8 +19,8 @@ from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.transforms._event_time import event_time_window
 from sparkstream_kit.transforms._sessions import sessions
-from tests.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
-from tests.ticks import given as given_rows
+from tests.support.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
+from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
 

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.job import OutputTo, SourceOf, main
 
 COUNT = {"count": aggregates.count()}

@@ -13,7 +13,7 @@ from pyspark import RDD
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.frames import each_frame
+from sparkstream_kit.dstreams import each_frame
 
 Write = Callable[[DataFrame], object]
 

@@ -26,10 +26,10 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
 from sparkstream_kit.bridge import jvm
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.outputs import _compaction, _delta, _files, _webhook
 from sparkstream_kit.recovery import storage
-from tests.faults.armed import wrap
+from tests.support.armed import wrap
 
 STEPS: list[tuple[Any, str]] = [
     *((storage, name) for name in ("write", "write_new", "delete", "publish")),

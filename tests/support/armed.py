@@ -29,7 +29,7 @@ from typing import Any
 from sparkstream_kit.bridge import dataframes, streaming
 from sparkstream_kit.engine import batches, checkpoints
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.recovery import landing, lease, offset_log, saved_state, storage
+from sparkstream_kit.recovery import landing, lease, offset_log, snapshots, storage
 from sparkstream_kit.recovery.home import Home
 
 POINTS: dict[str, tuple[Any, str]] = {
@@ -37,8 +37,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "done": (offset_log.OffsetLog, "mark_done"),
     "compact": (offset_log.OffsetLog, "compact"),
     "floor": (offset_log, "_is_covered"),
-    "save": (saved_state, "save"),
-    "load": (saved_state, "load"),
+    "save": (snapshots, "save"),
+    "load": (snapshots, "load"),
     "publish": (storage, "publish"),
     "write": (storage, "write"),
     "write_new": (storage, "write_new"),

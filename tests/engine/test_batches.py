@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from sparkstream_kit.contracts import Source
 from sparkstream_kit.engine import batches
-from sparkstream_kit.engine.graph import Source
 from sparkstream_kit.engine.rate import Pace
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
@@ -42,7 +42,7 @@ class Job:
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(batches, "_live", None)
-    monkeypatch.setattr(batches.bridge, "newest_waiting_tick", lambda ssc: 0)
+    monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: 0)
     return Job(f"file:{tmp_path}")
 
 
@@ -108,7 +108,7 @@ def test_the_newest_of_the_ticks_that_came_up_during_a_batch_claims_for_all_of_t
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, waiting = job.engine(), 1
-    monkeypatch.setattr(batches.bridge, "newest_waiting_tick", lambda ssc: waiting)
+    monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: waiting)
     taken = 1000  # ticks that come up while a batch runs; while one is left, another comes up
     for tick in range(1, 5000):
         job.made, done = tick, len(job.batches)

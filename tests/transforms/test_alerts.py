@@ -17,8 +17,8 @@ from sparkstream_kit.aggregates import count, sum
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.transforms._alerts import deviations, jumps, outside
-from tests.ticks import Given, few, run_ticks, run_with_kills
-from tests.ticks import given as given_rows
+from tests.support.ticks import Given, few, run_ticks, run_with_kills
+from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
 

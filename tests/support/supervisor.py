@@ -28,6 +28,7 @@ from sparkstream_kit.sources import _generator
 ROOT = Path(__file__).parents[2]
 LOGGING = ROOT / "conf" / "log4j2.properties"
 HERE = Path(__file__).parent
+JOBS = ROOT / "tests" / "faults" / "jobs"
 PATIENCE = 120  # seconds, far more than any step takes
 INTERVAL, WINDOW, SLIDE = 200, 2000, 1000  # ms, as jobs/counts.py has them
 VICTIMS = ("both", "python", "jvm")
@@ -184,7 +185,7 @@ class Job:
         """Start the job with these arguments beside the home and the outputs."""
         options = {**self._options, **options}
         command = [python, str(HERE / "armed.py"), json.dumps(options)]
-        command += [str(HERE / "jobs" / (script or self._script)), "--home", str(self.home), *arguments]
+        command += [str(JOBS / (script or self._script)), "--home", str(self.home), *arguments]
         command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=1"]
         env = {
             **os.environ,

@@ -7,7 +7,7 @@ from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.recovery import saved_state, storage
+from sparkstream_kit.recovery import snapshots, storage
 
 COLUMNS = "status string, count bigint"
 
@@ -23,7 +23,7 @@ def counts(spark: SparkSession, n: int) -> DataFrame:
 
 def saved(spark: SparkSession, directory: str, *batches: int) -> None:
     for n in batches:
-        saved_state.save(counts(spark, n), directory, n)
+        snapshots.save(counts(spark, n), directory, n)
 
 
 def part(directory: str, n: int) -> Path:
@@ -34,18 +34,18 @@ def part(directory: str, n: int) -> Path:
 
 def test_the_newest_save_comes_back(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20, 40)
-    n, frame = saved_state.load(spark, directory, 45, counts(spark, 0))
+    n, frame = snapshots.load(spark, directory, 45, counts(spark, 0))
     assert n == 40
     assert_df_equality(frame, counts(spark, 40), ignore_row_order=True)
 
 
 def test_a_save_of_a_later_batch_is_passed_over(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20, 40)
-    assert saved_state.load(spark, directory, 39, counts(spark, 0))[0] == 20
+    assert snapshots.load(spark, directory, 39, counts(spark, 0))[0] == 20
 
 
 def test_without_a_save_it_is_empty_after_batch_0(spark: SparkSession, directory: str) -> None:
-    n, frame = saved_state.load(spark, directory, 39, counts(spark, 0).limit(0))
+    n, frame = snapshots.load(spark, directory, 39, counts(spark, 0).limit(0))
     assert n == 0
     assert frame.isEmpty()
 
@@ -59,9 +59,9 @@ def test_the_two_newest_saves_are_kept_and_nothing_else(spark: SparkSession, dir
 
 def test_a_batch_is_saved_once(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20)
-    saved_state.save(counts(spark, 7), directory, 20)
+    snapshots.save(counts(spark, 7), directory, 20)
     assert_df_equality(
-        saved_state.load(spark, directory, 20, counts(spark, 0))[1], counts(spark, 20), ignore_row_order=True
+        snapshots.load(spark, directory, 20, counts(spark, 0))[1], counts(spark, 20), ignore_row_order=True
     )
 
 
@@ -83,17 +83,17 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(spark: SparkSess
     else:
         content[10:30] = bytes(20)
         file.write_bytes(content)
-    n, frame = saved_state.load(spark, directory, 45, counts(spark, 0))
+    n, frame = snapshots.load(spark, directory, 45, counts(spark, 0))
     assert n == 20
     assert_df_equality(frame, counts(spark, 20), ignore_row_order=True)
-    assert saved_state.saves(directory) == [20]
+    assert snapshots.saves(directory) == [20]
     assert [name.rpartition("-")[0] for name in storage.names(directory)] == ["", "damaged-40"]
 
 
 def test_a_column_that_was_added_is_null_in_what_was_saved(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20)
     like = spark.createDataFrame([], "status string, bytes bigint, count bigint")
-    _, frame = saved_state.load(spark, directory, 20, like)
+    _, frame = snapshots.load(spark, directory, 20, like)
     expected = spark.createDataFrame([("200", None, 20), ("404", None, 1)], like.schema)
     assert_df_equality(frame, expected, ignore_row_order=True)
 
@@ -111,5 +111,5 @@ def test_a_column_that_was_removed_or_has_another_type_is_refused(
 ) -> None:
     saved(spark, directory, 20)
     with pytest.raises(UsageError, match=rf"does not fit the job any more \({complaint}\): give the changed state"):
-        saved_state.load(spark, directory, 20, spark.createDataFrame([], columns))
-    assert saved_state.saves(directory) == [20], "it is whole, and stays"
+        snapshots.load(spark, directory, 20, spark.createDataFrame([], columns))
+    assert snapshots.saves(directory) == [20], "it is whole, and stays"

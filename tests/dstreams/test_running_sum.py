@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkstream_kit.transforms.state import running_sum
+from sparkstream_kit.dstreams import running_sum
 
 
 def test_a_key_without_state_starts_at_the_sum_of_its_first_batch() -> None:

@@ -1,10 +1,12 @@
-"""Saved state: Parquet under the home, one directory for each save, which outlives code and Spark versions.
+"""Snapshots: frames kept under the home as Parquet, each with a manifest of its files; state keeps its newest two.
 
-The two newest are kept.
+Spark silently skips a file of no bytes and never misses one that is gone; the manifest detects both. A snapshot is
+written beside its name and moved there, so one that is there is whole. It outlives code and Spark versions.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 
@@ -13,9 +15,27 @@ from pyspark.sql import functions as F
 
 from ..bridge import jvm
 from ..errors import UsageError
-from . import kept, storage
+from . import storage
 
 log = logging.getLogger(__name__)
+
+_NOTE = "_files"
+
+
+def keep(frame: DataFrame, path: str) -> bool:
+    """Write the frame; False where the name is taken already."""
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}-{uuid.uuid4().hex}"
+    frame.write.parquet(temporary)
+    storage.write_new(f"{temporary}/{_NOTE}", json.dumps(storage.sizes(temporary)))
+    return storage.publish(temporary, path)
+
+
+def read(session: SparkSession, *paths: str) -> DataFrame:
+    """What was kept under these names; UsageError if a file of it is gone or has another size."""
+    for path in paths:
+        _check_whole(path)
+    return session.read.parquet(*paths)
 
 
 def saves(directory: str) -> list[int]:
@@ -27,7 +47,7 @@ def save(frame: DataFrame, directory: str, n: int) -> None:
     """Save the state after batch n, then remove all but the newest two."""
     if n in saves(directory):
         return
-    kept.keep(frame, f"{directory}/{n}")
+    keep(frame, f"{directory}/{n}")
     for old in [str(n) for n in saves(directory)[:-2]] + storage.hidden(directory):
         storage.delete(f"{directory}/{old}")
 
@@ -41,7 +61,7 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
     for n in reversed([n for n in saves(directory) if n <= newest]):
         path = f"{directory}/{n}"
         try:
-            frame = kept.read(session, path)
+            frame = read(session, path)
             # every column of every row: a damaged file is found here and not in the middle of a batch
             frame.write.format("noop").mode("overwrite").save()
         except Exception as error:
@@ -50,6 +70,20 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
             continue
         return n, _fitted(frame, like, path)
     return 0, like
+
+
+def _check_whole(path: str) -> None:
+    try:
+        noted = json.loads(storage.read(f"{path}/{_NOTE}"))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"{path} has no note of its files ({error}): restore the home from a copy") from None
+    found = storage.sizes(path)
+    if found != noted:
+        changed = sorted(name for name in noted.keys() | found.keys() if noted.get(name) != found.get(name))
+        raise UsageError(
+            f"{path} is damaged: {changed[0]} has {found.get(changed[0], 'no')} bytes, and was written with "
+            f"{noted.get(changed[0], 'none')}; restore the home from a copy"
+        )
 
 
 def _fitted(frame: DataFrame, like: DataFrame, path: str) -> DataFrame:

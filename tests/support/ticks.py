@@ -18,10 +18,9 @@ from pyspark.sql.types import ArrayType, StructType
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit.context import at_home, new_context
+from sparkstream_kit.contracts import Batch, Position, Source
 from sparkstream_kit.engine.batches import Engine, live
-from sparkstream_kit.engine.graph import Batch, Source
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.recovery.offset_log import Position
 from sparkstream_kit.testing import local_session
 
 Given = Sequence[Sequence[Any] | None]

@@ -1,6 +1,6 @@
 """Kinds of jobs, sources, outputs and faults by pairs; what comes out is recounted batch by batch.
 
-    python -m tests.faults.matrix [--kills N] [--seed S]
+    python -m tests.support.matrix [--kills N] [--seed S]
 
 A row is one job: it is killed, gets into trouble, and then does all that is left to do. The recount takes the batches
 from what was recorded (entries of the offset log, listings of files, landed blocks) and computes in plain Python.
@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet
 
 from sparkstream_kit.sources import _generator
-from tests.faults import sockets, supervisor
-from tests.faults.supervisor import Claim, Figures, Job, Point, Run
+from tests.support import sockets, supervisor
+from tests.support.supervisor import Claim, Figures, Job, Point, Run
 
 INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/uris.py has them
 GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/uris.py

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from sparkstream_kit.engine.graph import Batch
+from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.outputs import _delta
 

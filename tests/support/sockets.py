@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.supervisor import PATIENCE
+from tests.support.supervisor import PATIENCE
 
 
 def numbered(n: int) -> str:

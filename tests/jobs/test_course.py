@@ -35,6 +35,8 @@ from sparkstream_kit.job import program
 from sparkstream_kit.sources import _generator
 from sparkstream_kit.testing import run_batches
 
+pytestmark = pytest.mark.program
+
 ROOT = Path(__file__).parents[2]
 COURSE = ROOT / "jobs" / "course"
 SAMPLE = (ROOT / "jobs" / "data" / "access_2000.log").read_text().splitlines()

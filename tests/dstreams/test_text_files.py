@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 from pyspark.streaming.util import rddToFileName
 
-from sparkstream_kit.outputs.text import text_files
+from sparkstream_kit.dstreams import text_files
 
 BATCH_MS = 1_700_000_000_000
 Save = Callable[[datetime, RDD[Any]], None]
