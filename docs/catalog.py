@@ -60,6 +60,7 @@ TABLES: dict[str, list[Row]] = {
         Row(FrameStream.flat_map, "rows out", "flatMap", "explode"),
         Row(FrameStream.map_python, "rows of the batch, each to Python and back", "map", "udf"),
         Row(FrameStream.transform, "what the function does", "transform", "any function of frames"),
+        Row(FrameStream.pipe, "what the function does", "-", "DataFrame.transform"),
         Row(FrameStream.sql, "what the query does", "-", "spark.sql on a view"),
         Row(FrameStream.repartition, ROWS, "repartition", "repartition"),
         Row(FrameStream.count, ROWS, "count", "groupBy().count() in foreachBatch"),
@@ -141,18 +142,18 @@ TABLES: dict[str, list[Row]] = {
             "-",
             "session_window, without a longest session",
         ),
-        Row(_watermarks.Final.late, ROWS, "-", "only their number, in the progress report"),
+        Row(_watermarks.ClosedWindows.late, ROWS, "-", "only their number, in the progress report"),
     ],
-    "Enrichment and events: sparkstream_kit.transforms": [
+    "Enrichment and alerts: sparkstream_kit.transforms": [
         Row(
             _enrichment.enrich,
             "rows of the batch; size of the frame; number of its files, where they are watched",
             "transform and a broadcast",
             "stream-static join",
         ),
-        Row(_alerts.outside, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
-        Row(_alerts.jumps, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
-        Row(_alerts.deviations, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
+        Row(_alerts.threshold, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
+        Row(_alerts.rate_of_change, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
+        Row(_alerts.anomalies, "rows of the batch; keys", "updateStateByKey", "transformWithState"),
     ],
     "Access logs: sparkstream_kit.transforms.access_log": [
         Row(access_log.parse, "bytes of the columns used", "map of parse_line", "the same function"),
@@ -164,9 +165,9 @@ TABLES: dict[str, list[Row]] = {
         Row(access_log.unescape, "1 text of plain Python", "map(unescape)", "udf"),
     ],
     "JSON lines: sparkstream_kit.transforms.json_lines": [
-        Row(json_lines.parse_json, "bytes of the lines", "map(json.loads)", "from_json"),
-        Row(json_lines.rejected_json, "bytes of the lines", "map(json.loads)", "the same function"),
-        Row(json_lines.split_json, "bytes of the lines", "map(json.loads)", "the same function"),
+        Row(json_lines.parse, "bytes of the lines", "map(json.loads)", "from_json"),
+        Row(json_lines.rejected, "bytes of the lines", "map(json.loads)", "the same function"),
+        Row(json_lines.split, "bytes of the lines", "map(json.loads)", "the same function"),
     ],
 }
 
@@ -177,7 +178,7 @@ FAMILIES: tuple[ModuleType, ...] = (
         for found in pkgutil.iter_modules(transforms.__path__)
     ),
 )
-STREAMS = (FrameStream, StateStream, _watermarks.Final)
+STREAMS = (FrameStream, StateStream, _watermarks.ClosedWindows)
 NOT_LISTED = {
     # where streams come from, and a question about them
     *("FrameStream.of", "FrameStream.from_source", "FrameStream.columns"),
@@ -211,7 +212,8 @@ def without_example(tables: Tables = TABLES) -> list[str]:
 def name_of(function: Any) -> str:
     """The name as it stands in the table: a method with its class, an aggregate with its module."""
     name: str = function.__qualname__
-    return f"aggregates.{name}" if function.__module__ == aggregates.__name__ else name
+    module: str = function.__module__.rpartition(".")[2]
+    return f"{module}.{name}" if module in ("aggregates", "access_log", "json_lines") else name
 
 
 def does(function: Any) -> str:

@@ -17,12 +17,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
-from sparkstream_kit.transforms import access_log
+import sparkstream_kit as ss
 
-HITS = {"hits": aggregates.count()}
-TRAFFIC = {"hits": aggregates.count(), "bytes": aggregates.sum("bytes")}
+COUNT = {"count": ss.aggregates.count()}
+HITS = {"hits": ss.aggregates.count()}
+TRAFFIC = {"hits": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
 
 
 def served(requests: DataFrame) -> DataFrame:
@@ -45,15 +44,15 @@ def by_status(frame: DataFrame) -> DataFrame:
     return frame.orderBy("status")
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """Everything from one read of the log lines."""
-    requests, rejected = access_log.split(source(ssc).cache())
+    requests, rejected = ss.transforms.access_log.split(source(ssc).cache())
     output(requests.transform(served).join(rejected.count()).transform(totals), name="totals")
-    output(requests.update_state_by_key("status", {"count": aggregates.count()}).transform(by_status), name="statuses")
+    output(requests.update_state_by_key("status", COUNT).transform(by_status), name="statuses")
     output(requests.reduce_by_key_and_window("path", HITS, "1min", "10s").transform(top10), name="paths")
     output(requests.reduce_by_key_and_window("client_ip", TRAFFIC, "1min", "10s").transform(top10), name="clients")
     output(rejected, name="rejected")
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

@@ -12,8 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit.job import OutputTo, SourceOf, main
-from sparkstream_kit.transforms import access_log
+import sparkstream_kit as ss
 
 
 def served(requests: DataFrame) -> DataFrame:
@@ -21,11 +20,11 @@ def served(requests: DataFrame) -> DataFrame:
     return requests.agg(F.count("*").alias("lines"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"))
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """One row for each batch."""
-    requests = source(ssc).transform(access_log.parse)
+    requests = source(ssc).transform(ss.transforms.access_log.parse)
     output(requests.transform(served), name="served")
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

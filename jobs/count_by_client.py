@@ -10,18 +10,16 @@ import sys
 
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
-from sparkstream_kit.transforms import access_log
+import sparkstream_kit as ss
 
-USAGE = {"requests": aggregates.count(), "bytes": aggregates.sum("bytes")}
+USAGE = {"requests": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """One row for each client that was seen in the batch."""
-    requests = source(ssc).transform(access_log.parse)
+    requests = source(ssc).transform(ss.transforms.access_log.parse)
     output(requests.reduce_by_key("client_ip", USAGE), name="clients")
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sparkstream_kit.job import program
+import sparkstream_kit as ss
 
 SAMPLE = Path(__file__).parent / "data" / "access_2000.log"
 
@@ -32,4 +32,4 @@ def main(directory: str, lines_per_file: str = "100", seconds: str = "1") -> Non
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

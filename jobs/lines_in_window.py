@@ -10,15 +10,14 @@ import sys
 
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
+import sparkstream_kit as ss
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """One row at every slide."""
-    counted = source(ssc).reduce_by_key_and_window([], {"lines": aggregates.count()}, window="5s", slide="2s")
+    counted = source(ssc).reduce_by_key_and_window([], {"lines": ss.aggregates.count()}, window="5s", slide="2s")
     output(counted, name="lines")
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

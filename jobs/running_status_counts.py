@@ -10,16 +10,14 @@ import sys
 
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
-from sparkstream_kit.transforms import access_log
+import sparkstream_kit as ss
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """All statuses seen so far, in each batch."""
-    requests = source(ssc).transform(access_log.parse)
-    output(requests.update_state_by_key("status", {"count": aggregates.count()}), name="statuses")
+    requests = source(ssc).transform(ss.transforms.access_log.parse)
+    output(requests.update_state_by_key("status", {"count": ss.aggregates.count()}), name="statuses")
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

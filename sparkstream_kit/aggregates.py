@@ -10,15 +10,14 @@ Null values count as nothing, as in SQL. Names are those of SQL, too: use them a
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from .columns import Columns, column_names
 from .errors import UsageError
-
-Keys = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def top_k(column: str, k: int) -> Aggregate:
 # --- applying them to frames
 
 
-def aggregate(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
+def aggregate(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     """One row for each key: columns keys, then one for each aggregate. Without keys one row for all.
 
     >>> even = getfixture("spark").range(5).selectExpr("id % 2 = 0 as even", "id")
@@ -233,16 +232,16 @@ def aggregate(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame
     return result(partial(frame, keys, aggregates), keys, aggregates)
 
 
-def partial(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
+def partial(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     """One row for each key with the parts of all aggregates: columns keys, then `<name>`, `<name>_1`, ...
 
     >>> partial(getfixture("spark").range(1, 5), [], {"mean": mean("id")}).collect()
     [Row(mean=10, mean_1=4)]
     """
-    return frame.groupBy(*key_list(keys)).agg(*(part.make().alias(name) for name, part in named_parts(aggregates)))
+    return frame.groupBy(*column_names(keys)).agg(*(part.make().alias(name) for name, part in named_parts(aggregates)))
 
 
-def merge(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
+def merge(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     """Partial rows, several for a key, merged to one row for each key; same columns.
 
     >>> spark, means = getfixture("spark"), {"mean": mean("id")}
@@ -252,10 +251,10 @@ def merge(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
     """
     types = {field.name: field.dataType for field in frame.schema}  # a sum of decimals would widen at each merge
     merged = (part.merge(F.col(name)).cast(types[name]).alias(name) for name, part in named_parts(aggregates))
-    return frame.groupBy(*key_list(keys)).agg(*merged)
+    return frame.groupBy(*column_names(keys)).agg(*merged)
 
 
-def result(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
+def result(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     """Merged parts turned into results: columns keys, then one for each aggregate.
 
     >>> means = {"mean": mean("id")}
@@ -263,7 +262,7 @@ def result(frame: DataFrame, keys: Keys, aggregates: Aggregates) -> DataFrame:
     [Row(mean=2.5)]
     """
     results = [a.result(*map(F.col, _part_names(name, a))).alias(name) for name, a in aggregates.items()]
-    return frame.select(*key_list(keys), *results)
+    return frame.select(*column_names(keys), *results)
 
 
 def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
@@ -273,15 +272,6 @@ def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
     ['hits', 'mean', 'mean_1']
     """
     return [named for name, a in aggregates.items() for named in zip(_part_names(name, a), a.parts, strict=True)]
-
-
-def key_list(keys: Keys) -> list[str]:
-    """One column name or several, as a list.
-
-    >>> key_list("path"), key_list(("path", "status"))
-    (['path'], ['path', 'status'])
-    """
-    return [keys] if isinstance(keys, str) else list(keys)
 
 
 def _part_names(name: str, aggregate: Aggregate) -> list[str]:

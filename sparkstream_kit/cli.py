@@ -1,16 +1,16 @@
-"""The `sparkstream` command: what operators do from outside of a job.
+"""The `sparkstream` command: what operators do from outside a job.
 
-    sparkstream archive FILE.zip      the package as one archive for spark-submit --py-files
-    sparkstream status HOME           last batch, what is unfinished, who holds the lease
-    sparkstream stop HOME [--wait]    let the job of that home drain and stop
+    sparkstream archive FILE.zip      write the package as one archive for spark-submit --py-files
+    sparkstream status HOME [--json]  show a job's progress: last batch, lag, state, who runs it
+    sparkstream stop HOME [--wait]    stop the job of a home gracefully
     sparkstream replay-rejected HOME DIRECTORY
-                                      give rejected lines back to a job that reads the directory
+                                      return rejected lines to a job that reads the directory
     sparkstream rebuild HOME --from URL
-                                      make a lost home anew from the ledger in a SQL database
-    sparkstream compact FOLDER        make few large files of a folder of Parquet batches
+                                      recreate a lost home from the ledger in its SQL output
+    sparkstream compact FOLDER        compact the small Parquet files of an output
 
-A home on a local disk is read without Spark. Any other file system, compact, rebuild and replay-rejected need the JVM
-and take a few seconds more.
+A home on a local disk is read without Spark. Any other file system, compact, rebuild and replay-rejected start the JVM
+and take a few seconds longer.
 """
 
 from __future__ import annotations
@@ -21,61 +21,59 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from . import __doc__ as about
-from . import __version__, uris
+from . import __version__, _lazy
 from .context import live_session
 from .errors import KitError, UsageError
-from .outputs import _rejected
-from .outputs._compaction import compact
-from .recovery import lease, snapshots, storage
+from .outputs import _compaction, _rejected
+from .recovery import lease, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
+from .status import EXIT_CODES, describe, status
 
 COMPACT = """\
 Merge the batches of a Parquet output, all but the newest, into files of 128 MiB.
 
     --output requests=parquet:/data/logs    is compacted by    sparkstream compact /data/logs/requests
 
-Run it once an hour or a day, from cron: the job goes on meanwhile, and needs no restart. Rows keep their columns and
-folders; their `batch` becomes that of the newest batch that was merged. Readers that meet the exchange, a second or so
-at the end, miss rows or fail: let them try again, or write a Delta table. A compaction that was killed is finished by
-the next one. Spark runs in this process, with every core: PYSPARK_SUBMIT_ARGS="--driver-memory 4g pyspark-shell" gives
-it more, and --master in there a cluster.
+Run it hourly or daily, from cron: the job keeps running and needs no restart. Rows keep their columns and partitions;
+their `batch` becomes that of the newest batch that was merged. A reader that runs during the exchange, about a second
+at the end, misses rows or fails: let it retry, or write a Delta table. A compaction that was killed is finished by the
+next one. Spark runs in this process, on every core: PYSPARK_SUBMIT_ARGS="--driver-memory 4g pyspark-shell" gives it
+more memory, and --master in there a cluster.
 """
 
 
 REPLAY = """\
-Give the lines that the output rejected: of a job has kept back to it: they are written into DIRECTORY, as a new file
-for each batch, and are then kept no more. Batches that are not done yet are left to a later replay.
+Return the lines that the output rejected: has kept to a job: they are written into DIRECTORY, one new file for each
+batch, and removed from the home. Batches that are not done yet are left to a later replay.
 
     --source files:/data/logs --home /data/access.home --output rejected=rejected:
     sparkstream replay-rejected /data/access.home /data/logs
 
-The job that reads the directory takes them as it takes any new line, with the parser it has now: into the results of
-the same home, once. For a job with another source, drain the files into a home of its own. A replay that was killed is
-finished by the next one.
+The job that reads the directory takes them like any new line, with the parser it has now, into the results of the same
+home, once. For a job with another source, drain the files into a home of its own. A replay that was killed is finished
+by the next one.
 """
 
 
 REBUILD = """\
-Make a home that was lost anew from the ledger that the output sql: keeps in its database: the job goes on with the
-first record that is not in there, and none is doubled.
+Recreate a lost home from the ledger that the output sql: keeps in its database: the job continues with the first record
+that is not in there, and none is doubled.
 
     sparkstream rebuild /data/access.home --from postgresql://kit@db/logs
 
-The newest batch in the ledger is run again, for outputs that do not have it. Directories of files may hold one more,
-which was cut at another place: remove it. While the ledger still has every batch, up to 1,000 of each output, running
-states and windows are made again from the sources; after that they start empty, so do not rebuild a job that writes
-running states with upsert.
+The newest batch in the ledger runs again, for outputs that do not have it. Directories of files may hold one more, cut
+at another offset: remove it. While the ledger still has every batch, up to 1,000 of each output, states and windows are
+rebuilt from the sources; after that they start empty, so do not rebuild a job that writes running states with upsert.
 
-The source files: goes on as long as its directory still has the files that were read, of the same sizes and first in
-the order of their times; where files with older times came later, as mv and rsync bring them, it refuses. What
-receivers had brought is lost with the home, and a job that still needs it refuses to start. A password is better given
-by PGPASSWORD or ~/.pgpass than in the URL.
+The source files: continues as long as its directory still has the files that were read, of the same sizes and first in
+the order of their times; where files with older times arrived later, as mv and rsync bring them, it refuses. What
+receivers had brought is lost with the home, and a job that still needs it refuses to start. Pass a password by
+PGPASSWORD or ~/.pgpass rather than in the URL.
 """
 
 
@@ -89,135 +87,111 @@ def archive(target: Path) -> None:
             out.writestr(entry, file.read_bytes())
 
 
-def status(home: Home) -> str:
-    """What a home knows of its job, one fact a line."""
-    log = OffsetLog(home / "progress")
-    last = log.last
-    unfinished = "" if log.is_done(last.n) else " (not finished)"
-    holder = lease.holder(home / "lease")
-    states = {name: snapshots.saves(home / f"state/{name}") for name in storage.names(home / "state")}
-    facts = {
-        "home": f"{home.root} (id {home.id})",
-        "running": holder or "nobody holds the lease",
-        "stop": "asked for" if home.must_stay_stopped() else "not asked for",
-        "last batch": f"{last.n} at {_when(last.time)}{unfinished}" if last.n else "none yet",
-        **{f"range {name}": f"{json.dumps(a)} to {json.dumps(b)}" for name, (a, b) in sorted(last.ranges.items())},
-        **{f"source {name}": _read_up_to(last, name) for name in sorted(last.positions)},
-        "replayable": f"batches {log.floor.n + 1} to {last.n}" if last.n > log.floor.n else "no batches",
-        **{f"state {name}": f"saved after batch {', '.join(map(str, n)) or 'none'}" for name, n in states.items()},
-        "checkpoint": _fingerprint(home),
-    }
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
-
-
-def _when(ms: int) -> str:
-    """A time and how long ago that is."""
-    time_ = datetime.fromtimestamp(ms / 1000, timezone.utc)
-    ago = datetime.now(timezone.utc) - time_
-    return f"{time_.isoformat(sep=' ', timespec='milliseconds')}, {ago.total_seconds():.0f} s ago"
-
-
-def _read_up_to(last: Entry, source: str) -> str:
-    lag = f", where there was {json.dumps(last.left[source])}" if source in last.left else ", all there was"
-    return f"read up to {json.dumps(last.positions[source])}{lag}"
-
-
 def stop(home: Home, *, wait: bool) -> None:
-    """Delete the marker; with `wait`, come back when the job has stopped."""
+    """Delete the marker; with `wait`, return when the job has stopped."""
     storage.delete(home / "RUNNING")
-    told = ""
+    announced = ""
     while wait and (holder := lease.holder(home / "lease")):
-        if holder != told:
+        if holder != announced:
             print(f"waiting for {holder}", file=sys.stderr, flush=True)
-            told = holder
+            announced = holder
         time.sleep(0.5)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit code."""
-    parser = argparse.ArgumentParser(
-        "sparkstream", description=f"{about}\n\n{__doc__}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("sparkstream", description=f"{about}\n\n{__doc__}", formatter_class=raw)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, does: str, run: Callable[[argparse.Namespace], None], more: str = "") -> Any:
-        raw = argparse.RawDescriptionHelpFormatter
+    def command(name: str, does: str, run: Callable[[argparse.Namespace], int | None], more: str = "") -> Any:
         added = commands.add_parser(name, help=does, description=more or does, formatter_class=raw)
         added.set_defaults(run=run)
         return added.add_argument
 
-    add = command("archive", "write the package into one archive for spark-submit --py-files", _archive)
+    add = command("archive", "write the package as one archive for spark-submit --py-files", _archive)
     add("file", type=Path)
-    add = command("status", "tell what a home knows of its job", _status)
+    codes = ", ".join(f"{health} {code}" for health, code in EXIT_CODES.items())
+    does = "show a job's progress: last batch, lag, state, who runs it"
+    add = command("status", does, _status, f"{does}\n\nThe exit code tells its health: {codes}.")
     add("home")
-    add = command("stop", "let the job of a home drain and stop", _stop)
+    add("--json", action="store_true", help="as one JSON object; docs/operate.md has the schema")
+    add = command("stop", "stop the job of a home gracefully", _stop)
     add("home")
-    add("--wait", action="store_true", help="come back when it has stopped")
-    add = command("replay-rejected", "give rejected lines back to a job that reads a directory", _replay, REPLAY)
+    add("--wait", action="store_true", help="return when it has stopped")
+    add = command("replay-rejected", "return rejected lines to a job that reads a directory", _replay, REPLAY)
     add("home")
     add("directory")
     add("--name", default="rejected", help="of the output that kept them (default: rejected)")
-    add = command("rebuild", "make a lost home anew from the ledger in a SQL database", _rebuild, REBUILD)
+    add = command("rebuild", "recreate a lost home from the ledger in its SQL output", _rebuild, REBUILD)
     add("home")
     add("--from", dest="url", required=True, metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE")
-    add("--id", help="of the home, where the database knows of several")
-    add = command("compact", "make few large files of a folder of Parquet batches", _compact, COMPACT)
+    add("--id", help="of the home, if the database knows several")
+    add = command("compact", "compact the small Parquet files of an output", _compact, COMPACT)
     add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
-    options = parser.parse_args(arguments)
-    try:
-        options.run(options)
-    except KitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return parser
 
 
 def _archive(options: argparse.Namespace) -> None:
     archive(options.file)
 
 
-def _status(options: argparse.Namespace) -> None:
-    print(status(_existing(options.home)))
+def _status(options: argparse.Namespace) -> int:
+    facts = status(_existing(options.home))
+    print(json.dumps(facts, indent=2) if options.json else describe(facts))
+    return EXIT_CODES[facts["health"]]
 
 
 def _stop(options: argparse.Namespace) -> None:
     home = _existing(options.home)
     stop(home, wait=options.wait)
-    print(f"stopped after batch {OffsetLog(home / 'progress').last.n}" if options.wait else "asked to stop")
+    print(f"stopped after batch {OffsetLog(home / 'offsets').last.n}" if options.wait else "stop requested")
 
 
 def _replay(options: argparse.Namespace) -> None:
     home = _existing(options.home)
     live_session()
     lines, files = _rejected.replay(home, options.directory, options.name)
-    print(f"{lines} lines written to {files} files in {options.directory}" if files else "no rejected lines are kept")
+    print(f"{lines} lines written to {files} files in {options.directory}" if files else "no rejected lines to replay")
 
 
 def _rebuild(options: argparse.Namespace) -> None:
-    ledger: Callable[[str], dict[str, dict[int, Entry]]] = uris.load("outputs._sql:ledger")
+    ledger: Callable[[str], dict[str, dict[int, Entry]]] = _lazy.load("sparkstream_kit.outputs", LEDGER, "ledger")
     homes = ledger(options.url)
     chosen = [options.id] if options.id else sorted(homes)
     if len(chosen) != 1 or chosen[0] not in homes:
-        raise UsageError(
-            f"the database knows of the homes {', '.join(sorted(homes)) or '(none)'}: choose one with --id"
-        )
+        raise UsageError(f"the database has the homes {', '.join(sorted(homes)) or '(none)'}: choose one with --id")
     live_session()
-    home, floor = Home.rebuilt(options.home, chosen[0], homes[chosen[0]])
+    home, compacted = Home.rebuilt(options.home, chosen[0], homes[chosen[0]])
     states = (
-        f"what came up to batch {floor.n} is not replayed: states start empty" if floor.n else "states are replayed"
+        f"batches up to {compacted.n} cannot be replayed: states start empty"
+        if compacted.n
+        else "states are rebuilt from the first batch"
     )
     last = max(homes[chosen[0]])
-    print(f"{home.root} goes on with batch {last}; {states}")
+    print(f"{home.root} continues with batch {last}; {states}")
     print(
         f"if another output of the job writes files, remove its folders batch=<n> with n above {last} before the start"
     )
 
 
+LEDGER = {"ledger": "_sql"}
+"""Not public, and loaded only where it is needed: it needs the extra sql."""
+
+
 def _compact(options: argparse.Namespace) -> None:
     live_session()
-    print(f"{compact(options.folder)} batches merged")
+    print(f"{_compaction.compact(options.folder)} batches merged")
 
 
 def _existing(path: str) -> Home:
@@ -227,19 +201,8 @@ def _existing(path: str) -> Home:
         live_session()
         root = storage.qualify(path)
     if not storage.exists(f"{root}/id"):
-        raise UsageError(f"{path!r} is no home of a job: name the directory that was given as --home")
-    return Home(root, storage.read(f"{root}/id"))
-
-
-def _fingerprint(home: Home) -> str:
-    try:
-        made_with = json.loads(storage.read(home / "fingerprint.json"))
-    except FileNotFoundError:
-        return "none: the offset log is all this job needs"
-    names = (name.removesuffix(".bk").partition("-") for name in storage.names(home / "checkpoint"))
-    newest = max((int(ms) for kind, _, ms in names if kind == "checkpoint" and ms.isdigit()), default=None)
-    age = f"of {_when(newest)}" if newest else "not written yet"
-    return ", ".join([age, *(f"{key}: {value}" for key, value in made_with.items())])
+        raise UsageError(f"{path!r} is not a home: name the directory that the job was given as --home")
+    return Home.existing(root)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The life of a StreamingContext: made or recovered, started, waited for, drained and stopped.
+"""StreamingContexts: a new one, or the one in a checkpoint, or one that continues from its home.
 
-Every function takes or gives a plain `pyspark.streaming.StreamingContext`.
+Every function takes or returns a plain `pyspark.streaming.StreamingContext`; `lifecycle` starts and stops it.
 
     ssc = get_or_create(build, checkpoint="hdfs:///jobs/served", batch_interval="1s")  # context, definition
     ssc.start()                                                                        # start
@@ -24,7 +24,7 @@ from .checks import check_cores, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
-from .errors import StayStopped, UsageError
+from .errors import StopRequested, UsageError
 from .recovery.home import Home
 from .recovery.lease import acquire
 from .recovery.offset_log import OffsetLog
@@ -47,17 +47,16 @@ def get_or_create(
 ) -> StreamingContext:
     """The active context, or the one in the checkpoint, or a new one defined by `build(ssc)`.
 
-    The Spark session is made from live settings first, so a recovered job obeys today's `--conf` and not
-    those of its first start. Without a master anywhere it runs locally. In a notebook a context that is
-    already running is given back as it is.
+    The Spark session is made from live settings first, so a recovered job obeys today's `--conf` and not that of its
+    first start. Without a master it runs locally. In a notebook a context that is already running is returned as it is.
 
-    A definition of plain DStreams gives `checkpoint`; one with FrameStreams gives `home` instead, and without
-    one it runs from a temporary home. There `build` is called at every start, so a changed job goes on where
-    the old one ended; `max_per_batch` bounds the records (or files) of a source in one batch. Without it a backlog
-    is taken in pieces that take about an interval each. With `drain` the job processes what is there now, all of
-    it in one batch unless `max_per_batch` says less, and then claims nothing more. A checkpoint that cannot be gone
-    on with is set aside; if it holds received records, only with `give_up_received`, which is for one start. With
-    receivers and a write-ahead log a first checkpoint is written here, so that a driver killed early forgets nothing.
+    A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
+    temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
+    `max_per_batch` limits the records (or files) of a source in one batch; without it a backlog comes in batches of
+    about one interval. With `drain` the job processes everything that is there now, in one batch unless `max_per_batch`
+    says otherwise, and then nothing more. A checkpoint that cannot be resumed is set aside; if it holds received
+    records, only with `give_up_received`, which is meant for one start. With receivers and a write-ahead log a first
+    checkpoint is written here, so that a driver killed early forgets nothing.
 
     Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
     with another interval, a definition without outputs or with columns that do not exist, a home that another
@@ -86,7 +85,7 @@ def get_or_create(
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
     if checkpoint is not None:
-        checkpoints.begin(ssc)
+        checkpoints.write_first(ssc)
     return ssc
 
 
@@ -117,7 +116,7 @@ def at_home(
     graph = graph_of(fresh)
     if not graph.outputs:
         raise UsageError("the job defines no output: call outputs.console or another output in build")
-    endless = [name for name, source in graph.sources.items() if not source.drains]
+    endless = [name for name, source in graph.sources.items() if not source.bounded]
     if drain and endless:
         raise UsageError(f"a drain needs sources with an end, and {endless[0]!r} has none: leave out the drain")
     if max_per_batch is not None and max_per_batch < 1:
@@ -126,29 +125,29 @@ def at_home(
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from %s and does not survive its end", path)
     settings.apply_live(graph.session, settings.FRAMES)
-    dataframes.quiet_what_is_meant()
+    dataframes.silence_expected_warnings()
     home = Home.open(path)
     lease = acquire(home / "lease", fresh.sparkContext.applicationId)
     try:
-        if home.must_stay_stopped():
+        if home.stop_pending():
             home.mark_stopped()
-            raise StayStopped(f"a stop was asked for while the job was down, so it stays stopped ({path})")
-        graph.attach(home, OffsetLog(home / "progress", lease.epoch))
+            raise StopRequested(f"a stop was asked for while the job was down, so it stays stopped ({path})")
+        graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
-        batches.attach(fresh, graph, home / "ticks")
+        batches.register_callbacks(fresh, graph, home / "ticks")
         ssc = fresh
         if streaming.output_count(fresh) > 1:  # there are receivers or plain DStreams, which need Spark's checkpoint
             ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
             check_cores(ssc)
-            checkpoints.begin(ssc)
+            checkpoints.write_first(ssc)
         else:
-            checkpoints.leave(home, give_up_received=give_up_received)
+            checkpoints.retire(home, give_up_received=give_up_received)
         home.mark_running()
     except BaseException:
         lease.release()
         raise
-    engine.go_on(ssc)
+    engine.activate(ssc)
     return ssc
 
 

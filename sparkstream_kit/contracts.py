@@ -1,8 +1,10 @@
-"""What a source, an output and a transformation are: read this to write one of your own.
+"""The contracts of a source, an output and a transformation: read this to write your own (docs/extend.md does).
 
-A transformation is a function of a FrameStream, or of a DataFrame for `FrameStream.transform`. A source is a `Source`
-given to `FrameStream.from_source`. An output is a function of a DataFrame and its `Batch`, given to
-`FrameStream.for_each_batch`.
+A **transformation** takes a FrameStream first and returns one; most are `stream.transform(function)` with a function
+from DataFrame to DataFrame. A **source** is a `Source`, made a stream by `FrameStream.from_source`. An **output** is a
+`Write`, a function of a DataFrame and its `Batch`, given to `FrameStream.for_each_batch`.
+
+The words are those of PySpark's DataSourceStreamReader: offsets, latest offset, read, commit.
 """
 
 from __future__ import annotations
@@ -15,48 +17,57 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
-Position = Any
+Offset = Any
 """How far a source has been read: any JSON value; None before the first record."""
 
+OffsetRange = tuple[Offset, Offset]
+"""The records after the first offset, up to and including the second."""
 
-def count_on(start: Position, end: Position, limit: int) -> Position:
-    """The position at most `limit` records beyond start, where positions count records."""
+
+def limit_by_count(start: Offset, end: Offset, limit: int) -> Offset:
+    """The offset at most `limit` records after `start`, for sources whose offsets count records.
+
+    >>> limit_by_count(None, 1000, 300), limit_by_count(900, 1000, 300)
+    (300, 1000)
+    """
     return min(end, (start or 0) + limit)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A replayable input: `read(start, end)` gives the records in (start, end], any number of times.
+    """A replayable input: `read(start, end)` returns the same records every time it is called with the same offsets."""
 
-    `latest(now)` says how far it can be read at a time (ms since 1970; None: as far as there is anything).
-    `limit(start, end, n)` is the position at most n records beyond start. Positions are JSON values; None is before
-    the first record.
-    """
-
-    latest: Callable[[int | None], Position]
-    read: Callable[[Position, Position], DataFrame]
+    latest_offset: Callable[[int | None], Offset]
+    """Where the source could be read to at a recorded time (ms since 1970); with None, where its data ends."""
+    read: Callable[[Offset, Offset], DataFrame]
+    """The records of an offset range, as a DataFrame with the columns of `schema`."""
     schema: StructType | str
-    limit: Callable[[Position, Position, int], Position] = count_on
-    forget: Callable[[Position], None] = lambda position: None
-    """Told that what is up to this position will never be read again."""
-    trial: int = 100_000
-    """How many records a batch takes of a backlog as long as nobody knows how long they take."""
-    drains: bool = True
-    """False for receivers, which have no end."""
+    """The columns, as a StructType or in DDL."""
+    limit: Callable[[Offset, Offset, int], Offset] = limit_by_count
+    """The offset at most n records after a start: `limit(start, end, n)`."""
+    commit: Callable[[Offset], None] = lambda end: None
+    """Called with an offset up to which nothing will be read again; what is before it may be removed."""
+    initial_batch_size: int = 100_000
+    """Records that a batch takes of a backlog until it is known how long they take."""
+    bounded: bool = True
+    """Whether `latest_offset(None)` is an end that a drain can reach; False for receivers."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What an output may know of the batch it writes; (home id, name of the output, n) names it for ever."""
+    """What an output knows of the batch it writes. Home id, output name and n identify it forever."""
 
     n: int
+    """Number of the batch, counted from 1."""
     time: datetime
-    """The recorded time, in UTC."""
+    """Recorded time, in UTC."""
     home_id: str
-    ranges: dict[str, tuple[Position, Position]] = field(default_factory=dict)
-    """What each source gave to the batch, as the offset log has it."""
-    positions: dict[str, Position] = field(default_factory=dict)
-    """How far each source was read when the batch had been taken."""
+    ranges: dict[str, OffsetRange] = field(default_factory=dict)
+    """The offset range of each source that had data."""
+    end_offsets: dict[str, Offset] = field(default_factory=dict)
+    """Where each source has been read to, this batch included."""
 
 
 Write = Callable[[DataFrame, Batch], object]
+"""Writes one batch, and may be called again for the same one: skip or replace what is there. An int that it returns is
+logged as the number of rows written; an exception makes the engine try again."""

@@ -1,6 +1,7 @@
 """FrameStream: a DStream whose batches are DataFrames.
 
-It speaks DStream in snake_case. Every operation is a node of the job's graph: a function of a moment to a frame.
+It speaks DStream in snake_case. Every operation is a node of the job's graph: a function from a batch context to a
+DataFrame.
 `each_frame` brings frames to a bare DStream without any of this.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pyspark import RDD
 from pyspark.sql import Column, DataFrame, Row, SparkSession
@@ -18,14 +19,18 @@ from pyspark.streaming import DStream, StreamingContext
 
 from . import aggregates as agg
 from . import durations
-from .aggregates import Aggregates, Keys
+from .aggregates import Aggregates
+from .columns import Columns, column_names
 from .contracts import Source, Write
 from .durations import Duration
-from .engine.graph import Compute, Graph, Moment, Output, free_name, graph_of
-from .engine.state import Carried, expiring, of_the_batch
+from .engine.graph import BatchContext, Compute, Graph, Output, add_named, graph_of
+from .engine.state import StateNode, batch_literal, expiring
 from .engine.windows import AggregatedWindow, Window
 from .errors import UsageError
 from .recovery import landing
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:
@@ -48,14 +53,14 @@ class FrameStream:
     A batch of a source that brought nothing is no entry of the offset log, and its streams have no frame, where those
     of DStream have an empty one; beside another source that brought something it is an empty frame.
 
-    `graph` and `compute` are for whoever writes an operation: the node is a function of a moment, and `carried` where
+    `graph` and `compute` are for whoever writes an operation: the node is a function of a ctx, and `stateful` where
     it comes out of a running state, which only knows the present.
     """
 
-    def __init__(self, graph: Graph, compute: Compute, *, carried: bool = False):
+    def __init__(self, graph: Graph, compute: Compute, *, stateful: bool = False):
         self.graph = graph
         self.compute = compute
-        self.carried = carried
+        self.stateful = stateful
 
     @classmethod
     def of(cls, dstream: DStream[Any], schema: StructType | str | None = None, *, name: str = "dstream") -> FrameStream:
@@ -65,18 +70,17 @@ class FrameStream:
         up to there as far as the DStream promises (a receiver with a write-ahead log does), exactly once after it.
         """
         graph = graph_of(dstream.context())
-        name = free_name(name, graph.sources)
-        graph.received[name] = (dstream, schema)
+        add_named("received streams", graph.received, name, (dstream, schema))
 
         def directory() -> str:
             return graph.home / f"received/{name}"
 
         source = Source(
-            latest=lambda now: landing.latest(directory()),
+            latest_offset=lambda now: landing.latest_offset(directory()),
             read=lambda start, end: landing.read(graph.session, directory(), start, end),
             schema=schema or "value string",
-            forget=lambda position: landing.forget(directory(), position),
-            drains=False,
+            commit=lambda end: landing.prune(directory(), end),
+            bounded=False,
         )
         return cls.from_source(dstream.context(), name, source)
 
@@ -84,13 +88,11 @@ class FrameStream:
     def from_source(cls, ssc: StreamingContext, name: str, source: Source) -> FrameStream:
         """A replayable source as a stream. The name is its key in the offset log and must stay the same."""
         graph = graph_of(ssc)
-        if name in graph.sources:
-            raise UsageError(f"two sources are named {name!r}: give one of them another name=")
-        graph.sources[name] = source
+        add_named("sources", graph.sources, name, source)
         nothing = _empty_frame(graph.session, source.schema)
 
-        def compute(moment: Moment) -> DataFrame:
-            start, end = moment.entry.ranges.get(name, (None, None))
+        def compute(ctx: BatchContext) -> DataFrame:
+            start, end = ctx.entry.ranges.get(name, (None, None))
             return nothing if start == end else source.read(start, end)
 
         return cls(graph, compute)
@@ -109,8 +111,8 @@ class FrameStream:
         [[Row(value='a')]]
         """
 
-        def compute(moment: Moment) -> DataFrame | None:
-            frame = moment.frame(self.compute)
+        def compute(ctx: BatchContext) -> DataFrame | None:
+            frame = ctx.frame(self.compute)
             if frame is None:
                 return None
             made = function(frame)
@@ -121,7 +123,20 @@ class FrameStream:
                 )
             return made
 
-        return FrameStream(self.graph, compute, carried=self.carried)
+        return FrameStream(self.graph, compute, stateful=self.stateful)
+
+    def pipe(self, function: Callable[Concatenate[FrameStream, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function with the stream first: `stream.pipe(f, x)` is `f(stream, x)`, read from left to right.
+
+        DStream's own operations are methods; everything else, in `transforms` and of yours, takes the stream first.
+
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def longest(stream, keep):
+        ...     return stream.transform(lambda frame: frame.orderBy(F.length("value").desc()).limit(keep))
+        >>> run_batches(lambda lines: FrameStream.of(lines).pipe(longest, keep=1), [["a", "bb"]])
+        [[Row(value='bb')]]
+        """
+        return function(self, *args, **kwargs)
 
     def filter(self, condition: Column | str) -> FrameStream:
         """Keep the rows for which the condition holds: `requests.filter("status >= 500")`.
@@ -173,7 +188,7 @@ class FrameStream:
 
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(left, right):
-        ...     others = FrameStream.of(right)
+        ...     others = FrameStream.of(right, name="others")
         ...     return FrameStream.of(left).sql("select value from batch except select value from other", other=others)
         >>> run_batches(build, [["a", "b"]], [["b"]])
         [[Row(value='a')]]
@@ -213,7 +228,7 @@ class FrameStream:
         """
         return self.reduce_by_key([], {"count": agg.count()})
 
-    def reduce_by_key(self, keys: Keys, aggregates: Aggregates) -> FrameStream:
+    def reduce_by_key(self, keys: Columns, aggregates: Aggregates) -> FrameStream:
         """Aggregates of each batch for each key. Columns: the keys, then one for each aggregate.
 
             requests.reduce_by_key("status", {"hits": agg.count(), "bytes": agg.sum("bytes")})
@@ -236,7 +251,7 @@ class FrameStream:
         """
         return self.reduce_by_key(self.columns, {"count": agg.count()})
 
-    def group_by_key(self, keys: Keys) -> FrameStream:
+    def group_by_key(self, keys: Columns) -> FrameStream:
         """The rows of each key together. Columns: the keys, then values: array of struct of the other columns.
 
         >>> from sparkstream_kit.testing import run_batches
@@ -245,7 +260,7 @@ class FrameStream:
         >>> run_batches(build, [["aa"]])
         [[Row(size=2, values=[Row(value='aa')])]]
         """
-        names = agg.key_list(keys)
+        names = column_names(keys)
 
         def compute(frame: DataFrame) -> DataFrame:
             rest = F.struct(*(column for column in frame.columns if column not in names))
@@ -264,13 +279,13 @@ class FrameStream:
         ([[Row(count=2)]], [[Row(word='b')]])
         """
 
-        def compute(moment: Moment) -> DataFrame | None:
-            frame = moment.frame(self.compute)
-            if frame is not None and not moment.is_check:
-                moment.cached.append(frame.persist())
+        def compute(ctx: BatchContext) -> DataFrame | None:
+            frame = ctx.frame(self.compute)
+            if frame is not None and not ctx.is_dry_run:
+                ctx.cached.append(frame.persist())
             return frame
 
-        return FrameStream(self.graph, compute, carried=self.carried)
+        return FrameStream(self.graph, compute, stateful=self.stateful)
 
     # --- several streams
 
@@ -278,7 +293,7 @@ class FrameStream:
         """The rows of all streams, by column name. A batch that one of them skips is skipped.
 
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda a, b: FrameStream.of(a).union(FrameStream.of(b)), [["a"]], [["b"]])
+        >>> run_batches(lambda a, b: FrameStream.of(a, name="a").union(FrameStream.of(b, name="b")), [["a"]], [["b"]])
         [[Row(value='a'), Row(value='b')]]
         """
         return self._with(others, lambda first, *rest: functools.reduce(DataFrame.unionByName, rest, first))
@@ -299,27 +314,27 @@ class FrameStream:
             return self.transform(lambda frame: frame.join(other, on, how))
         return self._with((other,), lambda left, right: left.join(right, on, how))
 
-    def cogroup(self, other: FrameStream, keys: Keys) -> FrameStream:
+    def cogroup(self, other: FrameStream, keys: Columns) -> FrameStream:
         """The rows of both streams for each key: keys, left and right: array of struct, empty where one has none.
 
             orders.cogroup(payments, "order_id").filter("size(left) != size(right)")
 
         >>> from sparkstream_kit.testing import run_batches
-        >>> def sized(lines):
-        ...     return FrameStream.of(lines).select("value", F.length("value").alias("size"))
-        >>> run_batches(lambda a, b: sized(a).cogroup(sized(b), "size"), [["a"]], [["b"]])
+        >>> def sized(lines, name):
+        ...     return FrameStream.of(lines, name=name).select("value", F.length("value").alias("size"))
+        >>> run_batches(lambda a, b: sized(a, "a").cogroup(sized(b, "b"), "size"), [["a"]], [["b"]])
         [[Row(size=1, left=[Row(value='a')], right=[Row(value='b')])]]
         """
         left, right = self.group_by_key(keys), other.group_by_key(keys)
 
         def together(a: DataFrame, b: DataFrame) -> DataFrame:
             both = a.withColumnRenamed("values", "left").join(
-                b.withColumnRenamed("values", "right"), agg.key_list(keys), "full"
+                b.withColumnRenamed("values", "right"), column_names(keys), "full"
             )
             filled = (
                 F.coalesce(side, F.array().cast(both.schema[side].dataType)).alias(side) for side in ("left", "right")
             )
-            return both.select(*agg.key_list(keys), *filled)
+            return both.select(*column_names(keys), *filled)
 
         return left._with((right,), together)
 
@@ -327,11 +342,11 @@ class FrameStream:
         streams = (self, *others)
         computes = [stream.compute for stream in streams]
 
-        def compute(moment: Moment) -> DataFrame | None:
-            frames = [moment.frame(c) for c in computes]
+        def compute(ctx: BatchContext) -> DataFrame | None:
+            frames = [ctx.frame(c) for c in computes]
             return None if any(frame is None for frame in frames) else function(*frames)
 
-        return FrameStream(self.graph, compute, carried=any(stream.carried for stream in streams))
+        return FrameStream(self.graph, compute, stateful=any(stream.stateful for stream in streams))
 
     # --- windows and state
 
@@ -347,10 +362,10 @@ class FrameStream:
         """
         node = Window(self.graph, self.compute, *self._window(window, slide))
         self.graph.windows.append(node)
-        return FrameStream(self.graph, lambda moment: node.rows(moment) if moment.fires(node.slide) else None)
+        return FrameStream(self.graph, lambda ctx: node.rows(ctx) if ctx.fires(node.slide) else None)
 
     def reduce_by_key_and_window(
-        self, keys: Keys, aggregates: Aggregates, window: Duration, slide: Duration | None = None
+        self, keys: Columns, aggregates: Aggregates, window: Duration, slide: Duration | None = None
     ) -> FrameStream:
         """Aggregates for each key over the batches in (T - window, T], at every slide.
 
@@ -403,7 +418,7 @@ class FrameStream:
 
     def update_state_by_key(
         self,
-        keys: Keys,
+        keys: Columns,
         aggregates: Aggregates,
         *,
         expire_after: Duration | None = None,
@@ -436,28 +451,27 @@ class FrameStream:
         def empty(frame: DataFrame, time: int) -> DataFrame:
             return agg.partial(self._timed(frame if initial is None else initial, time, span), keys, parts)
 
-        def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
-            fresh = agg.partial(self._timed(new, moment.entry.time, span), keys, parts)
+        def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+            fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)
             return agg.merge(kept.union(fresh), keys, parts)
 
         def keep(rows: DataFrame, time: int) -> DataFrame:
-            return rows if span is None else rows.filter(F.col("__seen") > of_the_batch(time - span))
+            return rows if span is None else rows.filter(F.col("__seen") > batch_literal(time - span))
 
-        def expired(moment: Moment) -> DataFrame:
-            rows = node.at(moment)
-            gone = F.lit(False) if span is None else F.col("__seen") <= of_the_batch(moment.entry.time - span)
+        def expired(ctx: BatchContext) -> DataFrame:
+            rows = node.at(ctx)
+            gone = F.lit(False) if span is None else F.col("__seen") <= batch_literal(ctx.entry.time - span)
             return agg.result(rows.filter(gone), keys, aggregates)
 
-        name = name or free_name("by-" + ("-".join(agg.key_list(keys)) or "nothing"), self.graph.states)
-        node = Carried(self.graph, self.compute, name, keys, empty, advance, keep)
+        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance, keep)
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
             self.graph.windows.append(Window(self.graph, self.compute, span + step, step))
-        return StateStream(self.graph, lambda moment: agg.result(node.kept(moment), keys, aggregates), expired)
+        return StateStream(self.graph, lambda ctx: agg.result(node.retained(ctx), keys, aggregates), expired)
 
     def update_state_by_key_python(
         self,
-        keys: Keys,
+        keys: Columns,
         function: Callable[[list[Row], Row | None], Any],
         state: StructType | str,
         *,
@@ -479,7 +493,7 @@ class FrameStream:
         >>> run_batches(build, [[(1, "bb"), (1, "a")], [(1, "ccc")]])
         [[Row(k=1, word='bb')], [Row(k=1, word='ccc')]]
         """
-        names = agg.key_list(keys)
+        names = column_names(keys)
         kind = state if isinstance(state, StructType) else StructType.fromDDL(state)
         # said to be not deterministic, or the optimizer may call it once for the filter and once for the columns
         update = F.udf(lambda rows, before: function(rows or [], before), kind).asNondeterministic()
@@ -492,21 +506,20 @@ class FrameStream:
         def empty(frame: DataFrame, time: int) -> DataFrame:
             return fresh(frame).select(*names, "__state")
 
-        def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
+        def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
             both = kept.unionByName(fresh(new), allowMissingColumns=True).groupBy(*names)
             rows = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
             return rows.select(*names, update("__rows", "__state").alias("__state")).filter("__state is not null")
 
-        name = name or free_name("by-" + ("-".join(names) or "nothing"), self.graph.states)
-        node = Carried(self.graph, self.compute, name, keys, empty, advance)
-        return FrameStream(self.graph, lambda moment: node.at(moment).select(*names, "__state.*"), carried=True)
+        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance)
+        return FrameStream(self.graph, lambda ctx: node.at(ctx).select(*names, "__state.*"), stateful=True)
 
     @staticmethod
     def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:
-        return frame if span is None else frame.withColumn("__time", of_the_batch(time).cast("bigint"))
+        return frame if span is None else frame.withColumn("__time", batch_literal(time).cast("bigint"))
 
     def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
-        if self.carried:
+        if self.stateful:
             raise UsageError(
                 "a window over a running state cannot be rebuilt after a restart: put the window first, the state after"
             )
@@ -534,10 +547,7 @@ class FrameStream:
         >>> _ = run_batches(lambda lines: FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
         1 00:00:02 [Row(value='a')]
         """
-        outputs = self.graph.outputs
-        if name in outputs:
-            raise UsageError(f"two outputs are named {name!r}: give one of them another name=")
-        outputs[name] = Output(self.compute, write, check)
+        add_named("outputs", self.graph.outputs, name, Output(self.compute, write, check))
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
         """Run a function of an RDD of rows for each batch, as foreachRDD does. Guarantee: at least once.
@@ -549,11 +559,16 @@ class FrameStream:
         self.for_each_batch(lambda frame, _: write(frame.rdd), name=name)
 
 
+def _by(keys: Columns) -> str:
+    """The default name of a state: it follows from what is said, and not from the order of calls."""
+    return f"by-{'-'.join(column_names(keys)) or 'nothing'}"
+
+
 class StateStream(FrameStream):
     """A running state as a stream: in each batch the rows of all keys."""
 
     def __init__(self, graph: Graph, compute: Compute, expired: Compute):
-        super().__init__(graph, compute, carried=True)
+        super().__init__(graph, compute, stateful=True)
         self._expired = expired
 
     def expired(self) -> FrameStream:
@@ -566,4 +581,4 @@ class StateStream(FrameStream):
         >>> run_batches(build, [["a"], ["b"]])
         [[], [Row(value='a', n=1)]]
         """
-        return FrameStream(self.graph, self._expired, carried=True)
+        return FrameStream(self.graph, self._expired, stateful=True)

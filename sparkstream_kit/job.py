@@ -1,6 +1,6 @@
-"""What turns a function into a command: arguments, exit codes and errors that fit in one sentence.
+"""The command line that jobs share: arguments, exit codes, and errors in one sentence.
 
-`main(build)` is the command line that all jobs on frames share, `program(function)` that of a plain one.
+`main(build)` runs a job with FrameStreams, `program(function)` a plain function.
 """
 
 from __future__ import annotations
@@ -13,40 +13,41 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Protocol
 
 from pyspark import SparkConf
 from pyspark.streaming import StreamingContext
 
-from . import durations, uris
+from . import durations, outputs, sources, uris
 from .context import get_or_create
 from .engine import batches
-from .errors import KitError, UsageError
+from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
 from .lifecycle import run
 
 log = logging.getLogger(__name__)
 
 
-class SourceOf(Protocol):
+class JobSource(Protocol):
     """Gives a job its input."""
 
     def __call__(self, ssc: StreamingContext, name: str = ...) -> FrameStream:
-        """The only source of the command line, or the one of that name."""
+        """The stream of the only --source, or of the one with that name."""
 
 
-class OutputTo(Protocol):
+class JobOutput(Protocol):
     """Takes the results of a job."""
 
     def __call__(self, stream: FrameStream, name: str) -> None:
-        """Send the stream wherever the command line says; the name is part of what is written."""
+        """Send a stream to every --output for that name. The name identifies it there, also after a restart."""
 
 
-JobBuild = Callable[[StreamingContext, SourceOf, OutputTo], object]
+JobBuild = Callable[[StreamingContext, JobSource, JobOutput], object]
 
 
 def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
-    """Run a job with the arguments that all jobs share; gives the exit code for `sys.exit`.
+    """Run a job with the arguments that all jobs share; returns the exit code for `sys.exit`.
 
         def build(ssc, source, output):
             output(source(ssc).count(), name="lines")
@@ -54,22 +55,22 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
         if __name__ == "__main__":
             sys.exit(main(build))
 
-    0   stopped in order: drained, --stop-after reached, marker deleted, SIGTERM or SIGINT
-    1   a batch failed; it is owed, and the next start finishes it
-    2   something on the command line cannot work, told in one sentence
+    0   stopped gracefully: drained, --stop-after reached, marker deleted, SIGTERM or SIGINT
+    1   a batch failed; it stays unfinished, and the next start finishes it
+    2   something on the command line cannot work; one sentence says what
     """
     options = _parser(build).parse_args(arguments)
     try:
         return _run(build, options)
     except KitError as error:
-        return _told(error)
+        return _report(error)
 
 
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
-    sources = [uris.parse(text, uris.SOURCES) for text in options.source]
-    outputs = [uris.parse(text, uris.OUTPUTS) for text in options.output or ["console:"]]
+    from_where = [uris.parse(text, sources) for text in options.source]
+    to_where = [uris.parse(text, outputs) for text in options.output or ["console:"]]
     enough = _stop_after(options.stop_after)
-    _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in outputs))
+    _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))
     conf = SparkConf()
     for setting in options.conf:
         name, equals, value = setting.partition("=")
@@ -77,7 +78,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
             raise UsageError(f"got --conf {setting}, expected --conf NAME=VALUE")
         conf.set(name, value)
     ssc = get_or_create(
-        lambda ssc: build(ssc, _source_of(sources), _output_to(outputs)),
+        lambda ssc: build(ssc, _job_source(from_where), _job_output(to_where)),
         home=options.home,
         batch_interval=options.batch_interval,
         max_per_batch=options.max_per_batch,
@@ -86,24 +87,24 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         conf=conf,
     )
     engine = batches.live()
-    assert engine is not None, "a job of main() has streams of frames"
+    assert engine is not None, "a job of main() has FrameStreams"
     return run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
 
 
-def _told(error: KitError) -> int:
-    """Say the error, and give its exit code."""
+def _report(error: KitError) -> int:
+    """Print the error, and return its exit code."""
     print(f"error: {error}" if error.exit_code else str(error), file=sys.stderr)
     return error.exit_code
 
 
-def _source_of(specs: list[uris.Spec]) -> SourceOf:
+def _job_source(specs: list[uris.Spec]) -> JobSource:
     made: dict[str, FrameStream] = {}
 
     def source(ssc: StreamingContext, name: str = "") -> FrameStream:
         chosen = [spec for spec in specs if spec.name == name] or ([] if name and len(specs) > 1 else specs)
         if len(chosen) != 1:
             wanted = f"--source {name}=KIND:..." if name else "one --source"
-            raise UsageError(f"the job wants {wanted}, and got {len(specs)} sources: {_names(specs)}")
+            raise UsageError(f"the job needs {wanted}, got {len(specs)} sources: {_names(specs)}")
         if name not in made:
             made[name] = chosen[0](ssc, **({"name": name} if name else {}))
         return made[name]
@@ -111,7 +112,7 @@ def _source_of(specs: list[uris.Spec]) -> SourceOf:
     return source
 
 
-def _output_to(specs: list[uris.Spec]) -> OutputTo:
+def _job_output(specs: list[uris.Spec]) -> JobOutput:
     def output(stream: FrameStream, name: str) -> None:
         chosen = [spec for spec in specs if spec.name in ("", name)]
         if not chosen:
@@ -127,7 +128,7 @@ def _names(specs: list[uris.Spec]) -> str:
 
 
 def _stop_after(text: str | None) -> Callable[[int], bool]:
-    """Whether it is enough after so many batches; the time runs from the first question."""
+    """A predicate on the number of finished batches that says when to stop. The clock starts at its first call."""
     if text is None:
         return lambda finished: False
     if text.endswith("batches"):
@@ -136,7 +137,7 @@ def _stop_after(text: str | None) -> Callable[[int], bool]:
             raise UsageError(f"got --stop-after {text}, expected for example 20batches or 30s")
         return lambda finished: finished >= int(number)
     seconds = durations.milliseconds(text) / 1000
-    started = functools.cache(time.monotonic)  # when it is first asked, which is when the job has started
+    started = functools.cache(time.monotonic)  # read when it is first called, which is when the job has started
     return lambda finished: time.monotonic() - started() >= seconds
 
 
@@ -152,7 +153,7 @@ def _log_to_stderr(*, quiet: bool) -> None:
 def _parser(build: JobBuild) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=inspect.getdoc(inspect.getmodule(build)),
-        epilog=f"sources:\n{_help(uris.SOURCES)}\n\noutputs:\n{_help(uris.OUTPUTS)}",
+        epilog=f"sources:\n{_help(sources)}\n\noutputs:\n{_help(outputs)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -162,50 +163,51 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]KIND:...",
-        help="where results go; with a name only those of that name (default: console:)",
+        help="where results go; with a name only the results of that name (default: console:)",
     )
-    add("--home", metavar="DIR", help="where the job remembers what it has done, on any Hadoop file system")
+    add("--home", metavar="DIR", help="where the job keeps its progress and state, on HDFS or a local disk")
     add("--batch-interval", default="1s", metavar="DURATION", help="500ms, 2s, 1min (default: 1s)")
-    add("--drain", action="store_true", help="process all that is there now, then end")
-    add("--stop-after", metavar="30s|20batches", help="end in order after that time or number of batches")
+    add("--drain", action="store_true", help="process everything that is there now, then stop")
+    add("--stop-after", metavar="30s|20batches", help="stop gracefully after this long or this many batches")
     add(
         "--max-per-batch",
         type=int,
         metavar="N",
-        help="at most so many records (of files: files) of a source in a batch (default: of a backlog as many as take "
-        "about an interval, of a drain all)",
+        help="maximum records (for files: files) per source and batch; default: as many as take about one batch "
+        "interval; with --drain, no limit",
     )
     add(
         "--give-up-received",
         action="store_true",
-        help="go on where the checkpoint cannot be read: what receivers stored in it and was not processed is lost",
+        help="start even if the checkpoint cannot be resumed, losing received records that were not processed",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser
 
 
-def _help(table: dict[str, str]) -> str:
+def _help(package: ModuleType) -> str:
     lines = []
-    for kind, path in table.items():
+    for kind in uris.kinds(package):
         try:
-            function = uris.load(path)
-        except UsageError as error:
+            function = uris.function(package, kind)
+        except MissingLibrary as error:
             lines.append(f"  {kind}:  not available: {error}")
             continue
         required, optional = uris.parameters(function)
-        form = f"{kind}:{':'.join(map(str.upper, required))}" + (
-            f"?{'&'.join(f'{o}=...' for o in optional)}" if optional else ""
-        )
+        options = "&".join(f"{o}={'|'.join(uris.choices(function, o)) or '...'}" for o in optional)
         first = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
-        lines += [f"  {form}", textwrap.fill(first, 100, initial_indent="      ", subsequent_indent="      ")]
+        lines += [
+            f"  {kind}:{':'.join(map(str.upper, required))}{'?' if options else ''}{options}",
+            textwrap.fill(first, 100, initial_indent="      ", subsequent_indent="      "),
+        ]
     return "\n".join(lines)
 
 
 def program(main: Callable[..., int | None], arguments: Sequence[str] | None = None) -> int:
-    """Call `main` with the words of the command line and give the exit code for `sys.exit`.
+    """Call `main` with the arguments of the command line; returns the exit code for `sys.exit`.
 
-    Every parameter of `main` is a positional word, those with defaults may be left out. `--help` prints the
-    module's docstring. A UsageError, or a number of words that does not fit, is told in one sentence: exit 2.
+    Every parameter of `main` is a positional argument; those with defaults may be left out. `--help` prints the
+    module's docstring. A UsageError, or a wrong number of arguments, is reported in one sentence: exit 2.
 
         if __name__ == "__main__":
             sys.exit(program(main))
@@ -222,4 +224,4 @@ def program(main: Callable[..., int | None], arguments: Sequence[str] | None = N
             raise UsageError(f"got {len(words)} arguments, expected: {usage or 'none'} (see --help)")
         return main(*words) or 0
     except KitError as error:
-        return _told(error)
+        return _report(error)

@@ -36,7 +36,7 @@ DRAIN_LIMIT = 60_000
 
 
 def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
-    """Start, wait, drain, stop: the exit code for `sys.exit`. See `stop_when` for what ends it."""
+    """Start, wait, drain, stop; returns the exit code for `sys.exit`. `stop_when` says what ends it."""
     asked = threading.Event()
     with _signals(asked.set):  # from before the start: batches run before anybody waits for them
         ssc.start()
@@ -44,22 +44,22 @@ def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:
-    """Wait until somebody deletes the marker file, then drain and stop: `yarn application -kill` cannot.
+    """Wait until somebody deletes the marker file, then drain and stop; `yarn application -kill` cannot do that.
 
-    The marker is a file on any Hadoop file system, created here. Deleted while the job is down after a crash
-    it still means stop: the restarted job drains what it owes and ends. After a stop that was asked for in
-    this way the next start creates it anew; a note in the checkpoint tells the two apart, so a job without one
-    always starts. Gives the exit code of `stop_when`.
+    The marker is a file on any Hadoop file system, created here. If it is deleted while the job is down after a crash,
+    it still means stop: the restarted job drains what is pending and ends. After a stop requested in this way the next
+    start creates the marker again; a note in the checkpoint tells the two apart, so a job without a checkpoint always
+    starts. Returns the exit code of `stop_when`.
     """
     directory = streaming.checkpoint_directory(ssc)
     note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
-    asked_while_down = note is not None and hadoop.path_exists(note) and not hadoop.path_exists(path)
-    if not asked_while_down:
+    requested_while_down = note is not None and hadoop.path_exists(note) and not hadoop.path_exists(path)
+    if not requested_while_down:
         try:
             hadoop.create_file(path)
         except Exception as error:
             raise UsageError(
-                f"cannot create the marker {path!r} ({jvm.reason(error)}): name a file this user can write"
+                f"cannot create the marker {path!r} ({jvm.reason(error)}): name a file that this user can write"
             ) from error
         if note is not None:
             hadoop.create_file(note)
@@ -70,18 +70,17 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
 
 
 def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration = "1s") -> int:
-    """Wait for the started context until `flag()` is true, then drain, stop and give the exit code.
+    """Wait for a started context until `flag()` is true, then drain and stop; returns the exit code.
 
-    SIGTERM and SIGINT do the same; a second one ends the process at once. The SparkContext lives on.
+    SIGTERM and SIGINT do the same; a second one ends the process at once. The SparkContext keeps running.
 
     0   drained and stopped
-    1   a batch failed, a receiver can store nothing any more, or the drain did not end within the larger of 60 s and
-        three batch intervals
+    1   a batch failed, a receiver stopped storing data, or the drain took longer than 60 s and three batch intervals
 
-    After a failed batch the process ends here, at once and without a drain: nothing runs past the batch, not
-    even the next output of the same one, so it stays in the checkpoint and the next start runs it again. In a
-    notebook the kernel lives on, the context is stopped without a drain, and BatchFailed is raised. A flag
-    that raises is reported and asked again.
+    After a failed batch the process ends here, at once and without a drain: nothing runs past the batch, not even the
+    next output of the same one, so it stays in the checkpoint and the next start runs it again. In a notebook the
+    kernel survives, the context is stopped without a drain, and BatchFailed is raised. A flag that raises is logged and
+    called again.
     """
     asked = threading.Event()
     with _signals(asked.set), _failed_batches_held() as failures:
@@ -91,21 +90,21 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
         try:
             _wait(
                 ssc,
-                lambda: flag() or (engine is not None and engine.asked_to_stop()),
+                lambda: flag() or (engine is not None and engine.stop_requested()),
                 asked,
                 failures,
                 durations.seconds(poll),
             )
-            log.info("stopping: draining what was received")
+            log.info("stopping gracefully")
             if engine is not None:
                 engine.stopping.set()
             _drain(ssc, failures)
             if engine is not None:
-                engine.end()
-                engine.tell()
+                engine.close()
+                engine.log_summary()
         except Exception as error:
             if engine is not None:
-                engine.tell()
+                engine.log_summary()
             failure = error if isinstance(error, BatchFailed) else _failed(error)
             if in_notebook():
                 _background(ssc.stop, False, False).join(5)
@@ -132,13 +131,13 @@ def _wait(
                 if flag():
                     return
             except Exception as error:
-                log.warning("cannot tell whether to stop, the job goes on: %s", jvm.reason(error))
+                log.warning("cannot tell whether to stop, the job continues: %s", jvm.reason(error))
         if ssc.awaitTerminationOrTimeout(min(poll, 0.5)):  # type: ignore[func-returns-value,arg-type]
             return
 
 
 def _drain(ssc: StreamingContext, failures: list[BaseException]) -> None:
-    """Stop gracefully, up to a deadline, because Spark's own graceful stop can wait for ever."""
+    """Stop gracefully, with a deadline: Spark's own graceful stop can wait forever."""
     limit = max(DRAIN_LIMIT, 3 * streaming.batch_interval_ms(ssc))
     deadline = time.monotonic() + limit / 1000
     stopper = _background(ssc.stop, False, True)
@@ -160,7 +159,7 @@ def _background(call: Callable[..., object], *arguments: object) -> threading.Th
 
 
 class _Receivers(StreamingListener):
-    """Notes a receiver that can store nothing any more: Spark shows it as active and lets it be."""
+    """Notices a receiver that has stopped storing data, which Spark goes on to show as active."""
 
     def __init__(self, failures: list[BaseException]):
         self._failures = failures
@@ -170,8 +169,8 @@ class _Receivers(StreamingListener):
         if reason is not None:
             self._failures.append(
                 ReceiverFailed(
-                    f"a receiver can store nothing any more ({reason}): the next start connects anew; what is in the "
-                    "write-ahead log is not lost"
+                    f"a receiver stopped storing data ({reason}): the next start reconnects, and nothing in the "
+                    "write-ahead log is lost"
                 )
             )
 
@@ -186,10 +185,10 @@ def _failed(error: BaseException) -> BatchFailed | ReceiverFailed:
 
 @contextlib.contextmanager
 def _failed_batches_held() -> Iterator[list[BaseException]]:
-    """The errors of the driver's callbacks; the thread of a failed one is held in it until the end.
+    """The errors of the driver's callbacks; the thread of a failed one is held until the end.
 
-    Left alone, Spark would go on with the next output or batch before anybody hears of the failure, and
-    forgets a failed output whose batch ends with a good one (JobScheduler.handleJobCompletion).
+    Otherwise Spark would continue with the next output or batch before anybody hears of the failure, and it forgets a
+    failed output if a later one of the same batch succeeds (JobScheduler.handleJobCompletion).
     """
     failures: list[BaseException] = []
     over = threading.Event()
@@ -214,13 +213,13 @@ def _end_process(message: str) -> NoReturn:
 
 
 def in_notebook() -> bool:
-    """Whether somebody types into this Python: its process must not be ended under them."""
+    """Whether this is an interactive session, whose process must not be ended."""
     return hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
 
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`, in Python and in the JVM; the second one ends the process."""
+    """Let SIGTERM and SIGINT call `stop`, in Python and in the JVM; a second one ends the process."""
     if in_notebook() or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -26,6 +26,9 @@ from .engine.batches import live as live_engine
 from .engine.graph import graph_of
 from .errors import BatchFailed, UsageError
 from .frames import FrameStream
+from .sources._generator import lines as log_lines
+
+__all__ = ["local_session", "log_lines", "run_batches", "run_job"]
 
 Key = tuple[int, Any]
 _seen: dict[Key, dict[int, list[Any]]] = {}
@@ -88,7 +91,7 @@ def run_batches(
             ssc.stop(stopSparkContext=False)
             engine = live_engine()
             if engine is not None:
-                engine.end()
+                engine.close()
             for seen in [key for key in _seen if key[0] == run]:
                 del _seen[seen]
     if isinstance(made, dict):
@@ -123,12 +126,12 @@ def _stream(ssc: StreamingContext, given: Sequence[Sequence[Any]]) -> DStream[An
 
 def _watch(output: DStream[Any] | FrameStream, key: Key) -> None:
     if isinstance(output, FrameStream):
-        output.for_each_batch(lambda frame, batch: _keep(key, batch.time, frame), name=f"watch-{key}")
+        output.for_each_batch(lambda frame, batch: _collect(key, batch.time, frame), name=f"watch-{key}")
         return
 
     # the closure is pickled into the checkpoint by value, so it holds the key only and names a module function
     def collect(time: datetime, rdd: RDD[Any]) -> None:
-        _keep(key, time, rdd)
+        _collect(key, time, rdd)
 
     output.foreachRDD(collect)
 
@@ -137,7 +140,7 @@ def _nothing(rdd: RDD[Any]) -> None:
     """An output of every batch: one in which each output skips has no job, and Spark never says that it is over."""
 
 
-def _keep(key: Key, time: datetime, batch: RDD[Any] | DataFrame) -> None:
+def _collect(key: Key, time: datetime, batch: RDD[Any] | DataFrame) -> None:
     _seen.setdefault(key, {})[round(time.timestamp() * 1000)] = batch.collect()
 
 

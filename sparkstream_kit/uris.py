@@ -1,82 +1,82 @@
-"""Sources and outputs as words of a command line: `KIND:REST?option=value`, each the spelling of one function.
+"""Parse `--source` and `--output` arguments: `[NAME=]KIND:REST?option=value`, each the spelling of one function.
 
-REST fills the function's required parameters, separated by colons where there are several; options are its other
-parameters, read as their types say. Nothing is known here that the function's own signature does not say.
+KIND is a function of `sparkstream_kit.sources` or `.outputs`, with hyphens for underscores. REST fills its required
+parameters, separated by colons where there are several; options are its other parameters, converted to their types.
+Everything else follows from the function's signature.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl, quote, urlencode
 
 from .errors import UsageError
-
-SOURCES = {
-    "files": "sources._files:files",
-    "generator": "sources._generator:generator",
-    "socket": "sources._socket:socket",
-}
-OUTPUTS = {
-    "console": "outputs._console:console",
-    "counters": "outputs._redis:counters",
-    "delta": "outputs._delta:delta",
-    "hashes": "outputs._redis:hashes",
-    "json": "outputs._files:json",
-    "parquet": "outputs._files:parquet",
-    "ranking": "outputs._redis:ranking",
-    "rejected": "outputs._rejected:rejected",
-    "sql": "outputs._sql:sql",
-    "text": "outputs._files:text",
-    "webhook": "outputs._webhook:webhook",
-}
+from .redaction import redact
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One `[name=]KIND:REST` of the command line, ready to be called with the context or the stream."""
+    """One argument, ready to be called with the context or the stream."""
 
     name: str
-    """Empty where none was given."""
+    """Empty if none was given."""
     kind: str
-    make: Callable[..., Any]
+    function: Callable[..., Any]
     arguments: dict[str, Any] = field(repr=False)  # a URL may hold a password
 
     def __call__(self, target: Any, **more: Any) -> Any:
         """Call the function on a context (sources) or on a stream (outputs)."""
-        return self.make(target, **self.arguments, **more)
+        return self.function(target, **self.arguments, **more)
 
 
-def parse(text: str, kinds: dict[str, str]) -> Spec:
-    """The spec that a word of the command line spells.
+def kinds(package: ModuleType) -> list[str]:
+    """The kinds of `sparkstream_kit.sources` or `sparkstream_kit.outputs`.
 
-    >>> spec = parse("logs=files:hdfs://nn/logs?glob=*.log", SOURCES)
+    >>> from sparkstream_kit import sources
+    >>> kinds(sources)
+    ['files', 'generator', 'socket']
+    """
+    return [name.replace("_", "-") for name in package.URIS]
+
+
+def function(package: ModuleType, kind: str) -> Callable[..., Any]:
+    """The function of a kind; MissingLibrary if an extra is not installed."""
+    found: Callable[..., Any] = getattr(package, kind.replace("-", "_"))
+    return found
+
+
+def parse(text: str, package: ModuleType) -> Spec:
+    """The spec of one argument.
+
+    >>> from sparkstream_kit import sources
+    >>> spec = parse("logs=files:hdfs://nn/logs?glob=*.log", sources)
     >>> spec.name, spec.kind, spec.arguments
     ('logs', 'files', {'path': 'hdfs://nn/logs', 'glob': '*.log'})
-    >>> parse("socket:localhost:9999?receivers=2", SOURCES).arguments
+    >>> parse("socket:localhost:9999?receivers=2", sources).arguments
     {'host': 'localhost', 'port': 9999, 'receivers': 2}
 
-    Raises UsageError for a kind or an option that does not exist, naming those that do.
+    Raises UsageError for an unknown kind or option, naming those that exist.
 
-    >>> parse("kafka:topic", SOURCES)
+    >>> parse("kafka:topic", sources)
     Traceback (most recent call last):
     ...
     sparkstream_kit.errors.UsageError: got the kind 'kafka', expected files, generator or socket
     """
-    match = re.fullmatch(r"(?:([A-Za-z_][\w-]*)=)?([a-z]+):(.*)", text, re.DOTALL)
+    match = re.fullmatch(r"(?:([A-Za-z_][\w-]*)=)?([a-z][a-z-]*):(.*)", text, re.DOTALL)
     if not match:
         kind, colon, rest = text.partition(":")  # what follows may hold secrets
         got = f"{kind}{colon}{'…' if rest else ''}"
-        raise UsageError(f"got {got!r}, expected [NAME=]KIND:REST, where KIND is {listed(kinds)}")
+        raise UsageError(f"got {got!r}, expected [NAME=]KIND:REST, where KIND is {either(kinds(package))}")
     name, kind, rest = match[1] or "", match[2], match[3]
-    if kind not in kinds:
-        raise UsageError(f"got the kind {kind!r}, expected {listed(kinds)}")
-    make = load(kinds[kind])
-    required, optional = parameters(make)
+    if kind not in kinds(package):
+        raise UsageError(f"got the kind {kind!r}, expected {either(kinds(package))}")
+    chosen = function(package, kind)
+    required, optional = parameters(chosen)
     rest, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     own = {key: value for key, value in options.items() if key in optional}
@@ -84,61 +84,51 @@ def parse(text: str, kinds: dict[str, str]) -> Spec:
     if foreign and "url" in required:
         rest, foreign = f"{rest}?{urlencode(foreign)}", {}
     if foreign:
-        expected = f"expected {listed(optional)}" if optional else "it takes none"
+        expected = f"expected {either(optional)}" if optional else "it takes none"
         raise UsageError(f"got the option {next(iter(foreign))!r} for {kind}, {expected}")
-    return Spec(name, kind, make, {**_split(kind, rest, required, make), **_read(kind, own, make)})
+    hints = get_type_hints(chosen)
+    words = {**_required(kind, rest, required), **own}
+    return Spec(name, kind, chosen, {key: _value(kind, key, word, hints[key]) for key, word in words.items()})
 
 
-def load(path: str) -> Callable[..., Any]:
-    """Import `module:function` of this package; UsageError names the extra to install where a library is missing."""
-    module, _, function = path.partition(":")
-    try:
-        loaded: Callable[..., Any] = getattr(importlib.import_module(f"{__package__}.{module}"), function)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{function} needs the library {error.name!r}: install sparkstream_kit with the extra for it (see README)"
-        ) from error
-    return loaded
-
-
-def parameters(make: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """The names of a function's required parameters after the first, and of its optional ones but `name`."""
-    rest = list(inspect.signature(make).parameters.values())[1:]
+def parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """The names of a function's required parameters after the first, and of its optional ones except `name`."""
+    rest = list(inspect.signature(function).parameters.values())[1:]
     required = [p.name for p in rest if p.default is p.empty]
     return required, [p.name for p in rest if p.default is not p.empty and p.name != "name"]
 
 
-def masked(text: str) -> str:
-    """The text without the passwords in its URLs.
+def choices(function: Callable[..., Any], parameter: str) -> tuple[str, ...]:
+    """The values that a parameter takes, if it is a Literal."""
+    hint = get_type_hints(function)[parameter]
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
-    >>> masked("sql:postgresql://kit:secret@db/logs")
-    'sql:postgresql://kit:***@db/logs'
+
+def either(words: Iterable[str]) -> str:
+    """Alternatives in a sentence.
+
+    >>> either(["b", "c", "a"]), either(["a"])
+    ('a, b or c', 'a')
     """
-    return re.sub(r"(://[^/:@\s]*:)[^@\s]*@", r"\1***@", text)
-
-
-def listed(words: dict[str, str] | list[str]) -> str:
-    """Words as a sentence has them: `a, b or c`."""
     *most, last = sorted(words)
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _split(kind: str, rest: str, required: list[str], make: Callable[..., Any]) -> dict[str, Any]:
+def _required(kind: str, rest: str, required: list[str]) -> dict[str, str]:
     values = rest.split(":", len(required) - 1) if len(required) > 1 else [rest] if required else []
     if len(values) != len(required) or not all(values):
         form = ":".join(name.upper() for name in required)
-        raise UsageError(f"got {kind}:{masked(rest)}, expected {kind}:{form}")
+        raise UsageError(f"got {kind}:{redact(rest)}, expected {kind}:{form}")
     if rest and not required:
-        raise UsageError(f"got {kind}:{quote(rest)}, expected {kind}: and nothing behind it but ?options")
-    return _read(kind, dict(zip(required, values, strict=True)), make)
-
-
-def _read(kind: str, words: dict[str, str], make: Callable[..., Any]) -> dict[str, Any]:
-    hints = get_type_hints(make)
-    return {name: _value(kind, name, word, hints[name]) for name, word in words.items()}
+        raise UsageError(f"got {kind}:{quote(rest)}, expected {kind}: followed by nothing but ?options")
+    return dict(zip(required, values, strict=True))
 
 
 def _value(kind: str, name: str, word: str, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        if word not in get_args(hint):
+            raise UsageError(f"got {name}={word} for {kind}, expected {either(get_args(hint))}")
+        return word
     wanted = set(getattr(hint, "__args__", ())) or {hint}
     if bool in wanted:
         if word.lower() not in ("true", "false"):

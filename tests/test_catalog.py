@@ -12,7 +12,7 @@ def test_the_catalog_lists_every_transformation() -> None:
 
 
 def test_a_module_or_an_aggregate_that_is_not_listed_is_found() -> None:
-    assert {"parse_json", "enrich", "aggregates.top_k", "StateStream.expired"} <= set(catalog.missing({}))
+    assert {"json_lines.parse", "enrich", "aggregates.top_k", "StateStream.expired"} <= set(catalog.missing({}))
 
 
 def test_every_transformation_has_an_example_that_runs_as_a_test() -> None:

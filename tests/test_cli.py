@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,38 +34,81 @@ def test_the_same_sources_give_the_same_archive(tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_status_tells_what_is_owed_and_who_runs_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    held = lease.acquire(home / "lease", "app-7")
-    log = OffsetLog(home / "progress", held.epoch)
+def said(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    return {name: fact.strip() for name, fact in (line.split("  ", 1) for line in capsys.readouterr().out.splitlines())}
+
+
+def test_status_shows_progress_lag_and_who_runs_the_job(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    held, now = lease.acquire(home / "lease", "app-7"), round(1000 * time.time())
+    home.mark_running()
+    log = OffsetLog(home / "offsets", held.epoch)
     log.append(1000, {"files": (None, 3)}, data=True)
     log.mark_done(1)
-    log.append(2000, {"files": (3, 5)}, data=True, left={"files": 9})
+    log.append(now, {"files": (3, 5)}, data=True, available={"files": 9})
     storage.write(home / "fingerprint.json", '{"spark": "4.2.1"}')
     storage.write(home / "checkpoint/checkpoint-3000.bk", "")
     assert cli.main(["status", home.root.removeprefix("file:")]) == 0
-    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    assert re.fullmatch(r" *2 at 1970-01-01 00:00:02.000\+00:00, \d+ s ago \(not finished\)", told["last batch"])
-    assert told["source files"].strip() == "read up to 5, where there was 9"
-    assert re.fullmatch(r" *of 1970-01-01 00:00:03.000\+00:00, \d+ s ago, spark: 4.2.1", told["checkpoint"])
-    assert "application app-7" in told["running"]
+    facts = said(capsys)
+    assert re.fullmatch(r"2 at \d{4}-.*\+00:00, \d+ s ago \(not finished\)", facts["last batch"])
+    assert facts["source files"] == "read up to 5, available up to 9"
+    assert re.fullmatch(r"of 1970-01-01 00:00:03.000\+00:00, \d+ s ago, spark: 4.2.1", facts["checkpoint"])
+    assert (facts["health"], facts["stop"]) == ("running", "not requested")
+    assert "application app-7" in facts["driver"]
+
+
+def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    log = OffsetLog(home / "offsets")
+    log.append(1000, {"files": (None, 3)}, data=True, available={"files": 9})
+    log.mark_done(1)
+    assert cli.main(["status", home.root.removeprefix("file:"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["last_batch"].pop("age") > 1_000_000
+    assert facts == {
+        "format": 1,
+        "home": home.root,
+        "id": home.id,
+        "health": "stopped",
+        "driver": None,
+        "stop_pending": False,
+        "last_batch": {"n": 1, "time": "1970-01-01T00:00:01.000+00:00", "done": True, "ranges": {"files": [None, 3]}},
+        "sources": {"files": {"end_offset": 3, "available": 9}},
+        "replayable": {"first": 1, "last": 1},
+        "states": {},
+        "checkpoint": None,
+    }
+
+
+def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    def health() -> tuple[int, str]:
+        return cli.main(["status", home.root.removeprefix("file:")]), said(capsys)["health"]
+
+    assert health() == (0, "stopped")
+    held = lease.acquire(home / "lease")
+    home.mark_running()
+    assert health() == (0, "running")
+    OffsetLog(home / "offsets", held.epoch).append(1000, {"files": (None, 3)}, data=True)
+    assert health() == (4, "stalled"), "a batch of 1970 is not finished"
+    storage.delete(home / "RUNNING")
+    assert health() == (0, "stopping")
     held.release()
-    cli.main(["status", home.root.removeprefix("file:")])
-    assert "nobody holds the lease" in capsys.readouterr().out
+    assert health() == (3, "down"), "it did not stop gracefully"
+    home.mark_stopped()
+    assert health() == (0, "stopped")
 
 
 def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home.mark_running()
-    assert not home.asked_to_stop()
+    assert not home.stop_requested()
     assert cli.main(["stop", home.root.removeprefix("file:"), "--wait"]) == 0
-    assert home.asked_to_stop()
+    assert home.stop_requested()
     assert capsys.readouterr().out.startswith("stopped after batch ")
 
 
 def test_a_directory_that_is_no_home_is_told(spark: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(tmp_path)]) == 2
-    assert "is no home of a job" in capsys.readouterr().err
+    assert "is not a home" in capsys.readouterr().err
 
 
 def test_a_folder_of_batches_is_compacted_and_another_one_is_told(

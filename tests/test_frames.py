@@ -139,12 +139,15 @@ OPERATIONS: dict[str, tuple[Frames, Pairs]] = {
     ),
     "updateStateByKey with an initial state": (
         lambda s, t: s.update_state_by_key(
-            "k", {"v": agg.sum("v")}, initial=local_session().createDataFrame([("z", 7)], "k string, v bigint")
+            "k",
+            {"v": agg.sum("v")},
+            initial=local_session().createDataFrame([("z", 7)], "k string, v bigint"),
+            name="with initial rows",
         ),
         lambda s, t: s.updateStateByKey(counted, initialRDD=s.context().sparkContext.parallelize([("z", 7)])),
     ),
     "updateStateByKey with a function, which forgets a key": (
-        lambda s, t: s.update_state_by_key_python("k", counted_rows, "sum bigint"),
+        lambda s, t: s.update_state_by_key_python("k", counted_rows, "sum bigint", name="in Python"),
         lambda s, t: s.updateStateByKey(counted_below_6),
     ),
 }
@@ -312,7 +315,7 @@ def test_windows_states_and_expiry_are_exact_through_any_kills(
 
 @pytest.fixture(autouse=True)
 def frequent_saves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "SAVE_EVERY", 2)
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)
 
 
 def test_a_window_may_look_back_over_windows(tmp_path: Path) -> None:

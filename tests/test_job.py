@@ -10,10 +10,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit.job import OutputTo, SourceOf, main
+from sparkstream_kit.job import JobOutput, JobSource, main
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: JobSource, output: JobOutput) -> None:
     """Lines and characters of each batch."""
     lines = source(ssc)
     output(lines.count(), "lines")
@@ -73,8 +73,8 @@ def test_it_ends_in_order_after_the_batches_asked_for(run, tmp_path: Path) -> No
         (["--source", "generator:", "--drain"], "error: a drain needs sources with an end, and 'generator' has none"),
         (["--source", "generator:?count=1", "--stop-after", "soon"], "error: 'soon' is no duration"),
         (["--source", "generator:?count=1", "--conf", "spark.x"], "error: got --conf spark.x, expected"),
-        ([], "error: the job wants one --source, and got 0 sources: none"),
-        (["--source", "a=generator:", "--source", "b=generator:"], "error: the job wants one --source, and got 2"),
+        ([], "error: the job needs one --source, got 0 sources: none"),
+        (["--source", "a=generator:", "--source", "b=generator:"], "error: the job needs one --source, got 2"),
     ],
 )
 def test_what_cannot_work_is_told_in_one_sentence_and_exits_with_2(run, words: list[str], said: str) -> None:

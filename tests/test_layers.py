@@ -15,7 +15,8 @@ PACKAGE = "sparkstream_kit"
 
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "contracts"},
+    {"errors", "contracts", "columns", "redaction"},
+    {"_lazy"},
     {"durations"},
     {"settings"},
     {"bridge"},
@@ -26,9 +27,8 @@ LAYERS: tuple[set[str], ...] = (
     {"frames"},
     {"sources", "transforms", "outputs"},
     {"context", "lifecycle"},
-    {"testing"},
+    {"testing", "uris", "status"},
     {"pytest_plugin"},
-    {"uris"},
     {"job"},
     {"__init__"},
     {"cli"},

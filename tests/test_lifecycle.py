@@ -124,7 +124,7 @@ def test_a_flag_that_raises_is_reported_and_asked_again(spark: SparkSession, cap
         return answer
 
     assert lifecycle.stop_when(ssc, flag, poll="10ms") == 0
-    assert "cannot tell whether to stop, the job goes on: OSError: name node is away" in caplog.text
+    assert "cannot tell whether to stop, the job continues: OSError: name node is away" in caplog.text
 
 
 @pytest.fixture

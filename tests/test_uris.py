@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 
-from sparkstream_kit import uris
+from sparkstream_kit import outputs, sources, uris
 from sparkstream_kit.errors import UsageError
 
 
@@ -20,13 +22,13 @@ from sparkstream_kit.errors import UsageError
     ],
 )
 def test_a_source_is_spelled_as_its_function_is_called(text: str, arguments: dict[str, object]) -> None:
-    spec = uris.parse(text, uris.SOURCES)
+    spec = uris.parse(text, sources)
     assert (spec.name, spec.arguments) == ("", arguments)
-    assert spec.make.__name__ == spec.kind
+    assert spec.function.__name__ == spec.kind
 
 
 def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
-    spec = uris.parse("clicks=json:file:///out", uris.OUTPUTS)
+    spec = uris.parse("clicks=json:file:///out", outputs)
     assert (spec.name, spec.kind, spec.arguments) == ("clicks", "json", {"directory": "file:///out"})
 
 
@@ -39,13 +41,13 @@ def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
         ("files:/logs?globb=x", "got the option 'globb' for files, expected glob or min_age"),
         ("socket:localhost", "got socket:localhost, expected socket:HOST:PORT"),
         ("socket:localhost:http", "got port=http for socket, expected a number"),
-        ("generator:rate=5", "got generator:rate%3D5, expected generator: and nothing behind it but"),
+        ("generator:rate=5", "got generator:rate%3D5, expected generator: followed by nothing but"),
         ("generator:?rate=fast", "got rate=fast for generator, expected a number"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_what_is_expected(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        uris.parse(text, uris.SOURCES)
+        uris.parse(text, sources)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +61,17 @@ def test_what_cannot_be_read_is_told_with_what_is_expected(text: str, said: str)
 )
 def test_a_secret_in_a_wrong_word_is_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        uris.parse(text, uris.OUTPUTS)
+        uris.parse(text, outputs)
     assert "geheim" not in str(caught.value)
 
 
 def test_a_password_is_not_in_the_repr_of_what_was_read() -> None:
-    spec = uris.parse("totals=sql:postgresql://kit:geheim@db/logs", uris.OUTPUTS)
+    spec = uris.parse("totals=sql:postgresql://kit:geheim@db/logs", outputs)
     assert spec.arguments["url"] == "postgresql://kit:geheim@db/logs"
     assert "geheim" not in repr(spec)
 
 
-@pytest.mark.parametrize("table", [uris.SOURCES, uris.OUTPUTS], ids=["sources", "outputs"])
-def test_every_kind_is_a_function_of_a_context_or_stream_with_a_name(table: dict[str, str]) -> None:
-    for path in table.values():
-        assert "name" in uris.load(path).__kwdefaults__
+@pytest.mark.parametrize("package", [sources, outputs], ids=["sources", "outputs"])
+def test_every_kind_is_a_function_of_a_context_or_stream_with_a_name(package: ModuleType) -> None:
+    for kind in uris.kinds(package):
+        assert "name" in uris.function(package, kind).__kwdefaults__

@@ -9,10 +9,7 @@ from datetime import datetime
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.context import live_session
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import stop_when
-from sparkstream_kit.sources import _generator
+import sparkstream_kit as ss
 
 
 def holding(lines: DStream[str], text: str) -> DStream[str]:
@@ -22,18 +19,18 @@ def holding(lines: DStream[str], text: str) -> DStream[str]:
 
 def main(text: str = " 404 ") -> int:
     """Print what the filter leaves of ten batches."""
-    sc = live_session().sparkContext
+    sc = ss.live_session().sparkContext
     ssc = StreamingContext(sc, 1)  # 1. the context, with batches of one second
 
-    batches = [_generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]  # 2. the definition
+    batches = [ss.testing.log_lines(7, start, start + 100) for start in range(0, 1000, 100)]  # 2. the definition
     lines = ssc.queueStream([sc.parallelize(batch) for batch in batches])
     holding(lines, text).pprint()
     done: list[datetime] = []
     lines.foreachRDD(lambda time, rdd: done.append(time))
 
     ssc.start()  # 3. start
-    return stop_when(ssc, lambda: len(done) >= len(batches))  # 4. wait: for the ten batches, or for Ctrl-C
+    return ss.stop_when(ssc, lambda: len(done) >= len(batches))  # 4. wait: for the ten batches, or for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

@@ -9,10 +9,7 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import stop_when
-from sparkstream_kit.sources import _generator
+import sparkstream_kit as ss
 
 
 def holding(lines: DStream[str], text: str) -> DStream[str]:
@@ -24,16 +21,16 @@ def main(text: str = " 404 ", batch_interval: str = "1s") -> int:
     """Print what the filter leaves, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition, called for a new context only
-        batches = [_generator.lines(7, start, start + 100) for start in range(0, 1000, 100)]
+        batches = [ss.testing.log_lines(7, start, start + 100) for start in range(0, 1000, 100)]
         lines = ssc.queueStream([ssc.sparkContext.parallelize(batch) for batch in batches])
         holding(lines, text).pprint()
 
-    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    ssc = ss.get_or_create(build, batch_interval=batch_interval)  # 1. the context
     ssc.start()  # 3. start
-    again = get_or_create(build, batch_interval=batch_interval)
+    again = ss.get_or_create(build, batch_interval=batch_interval)
     print("the same context again:", again is ssc)
-    return stop_when(again, lambda: False)  # 4. wait for Ctrl-C
+    return ss.stop_when(again, lambda: False)  # 4. wait for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

@@ -9,11 +9,7 @@ from operator import add
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_directory, check_writable
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.dstreams import text_files
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import run
+import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 
@@ -29,13 +25,13 @@ def main(arriving: str, rejected: str, batch_interval: str = "1s") -> int:
     """Print the bytes and the number of rejected lines, and keep those."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        total, others = served(ssc.textFileStream(check_directory(arriving)))
+        total, others = served(ssc.textFileStream(ss.checks.check_directory(arriving)))
         total.pprint()
         others.count().map(lambda n: f"{n} lines rejected").pprint()
-        text_files(others, check_writable(rejected), keep_empty=False)
+        ss.text_files(others, ss.checks.check_writable(rejected), keep_empty=False)
 
-    return run(get_or_create(build, batch_interval=batch_interval))  # 1. the context, 3. start, 4. wait
+    return ss.run(ss.get_or_create(build, batch_interval=batch_interval))  # 1. the context, 3. start, 4. wait
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

@@ -8,19 +8,15 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import run
-from sparkstream_kit.transforms.access_log import Request, parse_line
+import sparkstream_kit as ss
 
 
 def requests_from(address: str, lines: DStream[str]) -> DStream[str]:
     """The lines whose client, and nothing else in them, is the address."""
 
     def is_from(line: str) -> bool:
-        request = parse_line(line)
-        return isinstance(request, Request) and request.client_ip == address
+        request = ss.transforms.access_log.parse_line(line)
+        return isinstance(request, ss.transforms.access_log.Request) and request.client_ip == address
 
     return lines.filter(is_from)
 
@@ -29,11 +25,11 @@ def main(arriving: str, address: str, batch_interval: str = "1s") -> int:
     """Print up to 100 lines of each batch, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        requests_from(address, ssc.textFileStream(check_directory(arriving))).pprint(100)
+        requests_from(address, ssc.textFileStream(ss.checks.check_directory(arriving))).pprint(100)
 
-    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
-    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+    ssc = ss.get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return ss.run(ssc)  # 3. start, 4. wait for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

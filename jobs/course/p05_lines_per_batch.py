@@ -9,11 +9,7 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_port
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.errors import UsageError
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import run
+import sparkstream_kit as ss
 
 
 def lines_per_batch(lines: DStream[str]) -> DStream[int]:
@@ -24,15 +20,15 @@ def lines_per_batch(lines: DStream[str]) -> DStream[int]:
 def main(host: str, port: str, batch_interval: str = "1s") -> int:
     """Print the numbers until Ctrl-C."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"{port!r} is no port: give a number from 1 to 65535")
-    check_port(host, int(port))  # the receiver would try for ever
+        raise ss.UsageError(f"{port!r} is no port: give a number from 1 to 65535")
+    ss.checks.check_port(host, int(port))  # the receiver would try for ever
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         lines_per_batch(ssc.socketTextStream(host, int(port))).pprint()
 
-    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
-    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+    ssc = ss.get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return ss.run(ssc)  # 3. start, 4. wait for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

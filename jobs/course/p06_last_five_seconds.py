@@ -9,27 +9,23 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.dstreams import window_and_slide
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import run
+import sparkstream_kit as ss
 
 
 def recent_lines(lines: DStream[str], window: str, slide: str) -> DStream[int]:
     """The number of lines in the window, once in each slide."""
-    return lines.window(*window_and_slide(lines.context(), window, slide)).count()
+    return lines.window(*ss.window_and_slide(lines.context(), window, slide)).count()
 
 
 def main(arriving: str, window: str = "5s", slide: str = "2s", batch_interval: str = "1s") -> int:
     """Print the numbers until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        recent_lines(ssc.textFileStream(check_directory(arriving)), window, slide).pprint()
+        recent_lines(ssc.textFileStream(ss.checks.check_directory(arriving)), window, slide).pprint()
 
-    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
-    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+    ssc = ss.get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return ss.run(ssc)  # 3. start, 4. wait for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

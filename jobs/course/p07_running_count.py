@@ -9,11 +9,7 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.dstreams import running_sum, text_files
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import stop_on_marker
+import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 
@@ -21,20 +17,20 @@ def count_by_status(lines: DStream[str]) -> DStream[tuple[str, int]]:
     """(status, requests since the first start), for each status seen."""
     parsed = lines.map(parse_line)
     keys = parsed.map(lambda p: str(p.status) if isinstance(p, Request) else p.reason)
-    return keys.map(lambda key: (key, 1)).updateStateByKey(running_sum)
+    return keys.map(lambda key: (key, 1)).updateStateByKey(ss.running_sum)
 
 
 def main(arriving: str, home: str, batch_interval: str = "1s") -> int:
     """Write the counts of each batch until the marker is deleted."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        counts = count_by_status(ssc.textFileStream(check_directory(arriving)))
-        text_files(counts.map(lambda count: f"{count[0]}\t{count[1]}"), f"{home}/counts", "tsv")
+        counts = count_by_status(ssc.textFileStream(ss.checks.check_directory(arriving)))
+        ss.text_files(counts.map(lambda count: f"{count[0]}\t{count[1]}"), f"{home}/counts", "tsv")
 
-    ssc = get_or_create(build, checkpoint=f"{home}/checkpoint", batch_interval=batch_interval)  # 1. the context
+    ssc = ss.get_or_create(build, checkpoint=f"{home}/checkpoint", batch_interval=batch_interval)  # 1. the context
     ssc.start()  # 3. start
-    return stop_on_marker(ssc, f"{home}/running", poll="1s")  # 4. wait
+    return ss.stop_on_marker(ssc, f"{home}/running", poll="1s")  # 4. wait
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

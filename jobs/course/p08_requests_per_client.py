@@ -9,10 +9,7 @@ from operator import add
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_directory
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import run
+import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 
@@ -31,11 +28,11 @@ def main(arriving: str, batch_interval: str = "1s") -> int:
     """Print up to 20 clients of each batch, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        requests_per_client(ssc.textFileStream(check_directory(arriving))).pprint(20)
+        requests_per_client(ssc.textFileStream(ss.checks.check_directory(arriving))).pprint(20)
 
-    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
-    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+    ssc = ss.get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return ss.run(ssc)  # 3. start, 4. wait for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

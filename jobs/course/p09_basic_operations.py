@@ -8,8 +8,7 @@ import sys
 from pyspark import RDD
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit import checks, context, lifecycle
-from sparkstream_kit.job import program
+import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
 
 
@@ -31,10 +30,10 @@ def main(arriving: str, batch_interval: str = "1s") -> int:
     """Print them for each batch, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        dead_links(ssc.textFileStream(checks.check_directory(arriving))).pprint()
+        dead_links(ssc.textFileStream(ss.checks.check_directory(arriving))).pprint()
 
-    return lifecycle.run(context.get_or_create(build, batch_interval=batch_interval))  # 1., 3. and 4.
+    return ss.run(ss.get_or_create(build, batch_interval=batch_interval))  # 1., 3. and 4.
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

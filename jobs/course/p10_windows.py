@@ -9,14 +9,13 @@ from operator import add, sub
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit import checks, context, dstreams, lifecycle
-from sparkstream_kit.job import program
+import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import parse_line
 
 
 def windows(lines: DStream[str], window: str, slide: str) -> tuple[DStream[object], ...]:
     """Longest line, lines, characters, and twice the lines of each status, of every window."""
-    spans = dstreams.window_and_slide(lines.context(), window, slide)
+    spans = ss.window_and_slide(lines.context(), window, slide)
     longest: DStream[int] = lines.map(len).window(*spans).reduce(max)
     number = lines.countByWindow(*spans)
     characters = lines.map(len).reduceByWindow(add, sub, *spans)
@@ -30,11 +29,11 @@ def main(arriving: str, home: str, window: str = "10s", slide: str = "2s", batch
     """Print them all in each slide, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        for output in windows(ssc.textFileStream(checks.check_directory(arriving)), window, slide):
+        for output in windows(ssc.textFileStream(ss.checks.check_directory(arriving)), window, slide):
             output.pprint()
 
-    return lifecycle.run(context.get_or_create(build, checkpoint=home, batch_interval=batch_interval))  # 1., 3. and 4.
+    return ss.run(ss.get_or_create(build, checkpoint=home, batch_interval=batch_interval))  # 1., 3. and 4.
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

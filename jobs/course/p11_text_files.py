@@ -9,32 +9,27 @@ import sys
 
 from pyspark.streaming import DStream, StreamingContext
 
-from sparkstream_kit.checks import check_directory, check_writable
-from sparkstream_kit.context import get_or_create
-from sparkstream_kit.dstreams import text_files
-from sparkstream_kit.job import program
-from sparkstream_kit.lifecycle import run
-from sparkstream_kit.transforms.access_log import Request, parse_line
+import sparkstream_kit as ss
 
 
 def save_counts(lines: DStream[str], results: str) -> None:
     """Write (status, requests) of each batch in both ways; a line that is no log line counts under its reason."""
-    parsed = lines.map(parse_line)
-    statuses = parsed.map(lambda p: p.status if isinstance(p, Request) else p.reason)
+    parsed = lines.map(ss.transforms.access_log.parse_line)
+    statuses = parsed.map(lambda p: p.status if isinstance(p, ss.transforms.access_log.Request) else p.reason)
     counts = statuses.countByValue().cache()  # two outputs use it
     counts.saveAsTextFiles(f"{results}/spark", "txt")
-    text_files(counts, f"{results}/kit", "txt")
+    ss.text_files(counts, f"{results}/kit", "txt")
 
 
 def main(arriving: str, results: str, batch_interval: str = "1s") -> int:
     """Write until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
-        save_counts(ssc.textFileStream(check_directory(arriving)), check_writable(results))
+        save_counts(ssc.textFileStream(ss.checks.check_directory(arriving)), ss.checks.check_writable(results))
 
-    ssc = get_or_create(build, batch_interval=batch_interval)  # 1. the context
-    return run(ssc)  # 3. start, 4. wait for Ctrl-C
+    ssc = ss.get_or_create(build, batch_interval=batch_interval)  # 1. the context
+    return ss.run(ssc)  # 3. start, 4. wait for Ctrl-C
 
 
 if __name__ == "__main__":
-    sys.exit(program(main))
+    sys.exit(ss.program(main))

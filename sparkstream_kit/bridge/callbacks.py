@@ -14,9 +14,9 @@ from .jvm import python_list
 
 @contextlib.contextmanager
 def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
-    """Hear of the errors that functions of transform and foreachRDD raise; PySpark only keeps their text.
+    """Pass exceptions raised in transform and foreachRDD callbacks to `note`; PySpark keeps only their text.
 
-    `note` runs in the thread of the callback, before Spark knows.
+    `note` runs in the thread of the callback, before Spark hears of the exception.
     """
     call = TransformFunction.call
 

@@ -29,7 +29,7 @@ def free(frame: DataFrame) -> None:
         leaf.rdd().unpersist(False)
 
 
-def quiet_what_is_meant() -> None:
+def silence_expected_warnings() -> None:
     """Silence a warning for every local checkpoint that `free` drops: the kit means it (log4j2's Configurator)."""
     log4j = view().org.apache.logging.log4j
     log4j.core.config.Configurator.setLevel("org.apache.spark.rdd.MapPartitionsRDD", log4j.Level.ERROR)

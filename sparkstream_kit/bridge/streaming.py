@@ -43,7 +43,7 @@ def keeps_received(ssc: StreamingContext) -> bool:
     return receiver_count(ssc) > 0 and bool(conf.getBoolean("spark.streaming.receiver.writeAheadLog.enable", False))
 
 
-def owes_received(ssc: StreamingContext) -> bool:
+def has_unprocessed(ssc: StreamingContext) -> bool:
     """Whether a context that was stopped has left batches, or received blocks that are in none (ReceiverTracker)."""
     scheduler = ssc._jssc.ssc().scheduler()
     tracker = scheduler.receiverTracker()

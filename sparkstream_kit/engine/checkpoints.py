@@ -1,4 +1,4 @@
-"""Spark's own checkpoint: begun early, read if it can be, set aside if it belongs to another Spark, Python or graph."""
+"""Spark's own checkpoint: written early, resumed if possible, set aside if it belongs to another Spark or graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyspark
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming, surgery
-from ..errors import UsageError
+from ..errors import CheckpointRefused
 from ..recovery import storage
 from ..recovery.home import Home
 from .graph import Graph
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> StreamingContext:
-    """The context in the checkpoint, or a new one where there is none; UsageError if it cannot be read."""
+    """The context in the checkpoint, or a new one if there is none; CheckpointRefused if it cannot be read."""
     made = False
 
     def setup() -> StreamingContext:
@@ -37,68 +37,73 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
     except Exception as error:
         if made:
             raise
-        raise UsageError(
-            f"the checkpoint {checkpoint!r} cannot be read ({jvm.reason(error)}): run the code and the "
-            "Spark that wrote it, or name a new checkpoint directory"
+        raise CheckpointRefused(
+            f"the checkpoint {checkpoint!r} cannot be read ({jvm.reason(error)}): run the code and the Spark that "
+            "wrote it, or name a new checkpoint directory"
         ) from error
 
 
-def begin(ssc: StreamingContext) -> None:
-    """Write a checkpoint before the start of a new context that keeps what it receives; UsageError if it cannot be.
+def write_first(ssc: StreamingContext) -> None:
+    """Write a checkpoint before the start of a new context whose receivers keep a write-ahead log.
 
-    Spark's own first one comes after the first batch, and a driver killed before then forgets what was received.
+    Spark's own first one comes after the first batch, and a driver killed before then forgets what was received. Raises
+    CheckpointRefused if it cannot be written.
     """
     if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
     try:
         surgery.write_first_checkpoint(ssc)
     except Exception as error:
-        raise UsageError(
+        raise CheckpointRefused(
             f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
-            "directory must take files, and functions must not refer to what cannot be pickled and read back, like "
+            "directory must be writable, and functions must not refer to objects that cannot be pickled, such as "
             "locks, connections, contexts and broadcasts"
         ) from error
 
 
 def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:
-    """The context of the home's checkpoint; the fresh one if there is none or if it had to be set aside.
+    """The context of the home's checkpoint, or the fresh one if there is none or it had to be set aside.
 
-    A checkpoint of another Spark, Python, batch interval or set of received streams cannot be gone on with. It is
-    renamed, never deleted, and the job goes on from its offset log. One that may hold received records that were not
-    processed is only set aside with `give_up_received`: UsageError, which says how many blocks there are.
+    A checkpoint of another Spark, Python, batch interval or set of receivers cannot be resumed. It is renamed, never
+    deleted, and the job continues from its offset log. One that may hold unprocessed received records is only set aside
+    with `give_up_received`; without it CheckpointRefused says how many blocks there are.
     """
     path, note = home / "checkpoint", home / "fingerprint.json"
     mine = {
         "spark": pyspark.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "batch interval": f"{graph.interval} ms",
-        "received streams": ", ".join([*sorted(graph.received), *sorted(graph.receivers)]),
+        "received streams": ", ".join(_described(name, graph) for name in sorted(graph.received)),
     }
     if storage.exists(path) and storage.exists(note):
         theirs = json.loads(storage.read(note))
         changed = [
-            f"{key}: {theirs.get(key)} then, {value} now" for key, value in mine.items() if theirs.get(key) != value
+            f"{key}: was {theirs.get(key)}, is now {value}" for key, value in mine.items() if theirs.get(key) != value
         ]
         if changed:
             _set_aside(home, "; ".join(changed), give_up_received)
     storage.write(note, json.dumps(mine))
     try:
         ssc = recover_or(lambda: fresh, path)
-    except UsageError as error:
+    except CheckpointRefused as error:
         _set_aside(home, str(error), give_up_received)
         ssc = recover_or(lambda: fresh, path)
     _leave_out_downtime(ssc, home)
     return ssc
 
 
-def leave(home: Home, *, give_up_received: bool = False) -> None:
-    """Set aside the checkpoint of a job that needs none any more, or refuse as `recover` does."""
+def _described(name: str, graph: Graph) -> str:
+    return f"{name} ({graph.receivers[name]})" if name in graph.receivers else name
+
+
+def retire(home: Home, *, give_up_received: bool = False) -> None:
+    """Set aside the checkpoint of a job that no longer needs one, or refuse as `recover` does."""
     if storage.exists(home / "checkpoint"):
-        _set_aside(home, "the job has neither received streams nor plain DStreams now", give_up_received)
+        _set_aside(home, "the job no longer has received streams or plain DStreams", give_up_received)
 
 
 def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
-    """Do not make up for batch times in which nothing can have been received, now or after the next crash."""
+    """Skip batch times in which nothing can have been received, now and after the next crash."""
     note, files = home / "downtime.json", storage.names(home / "checkpoint/receivedBlockMetadata")
     until = _received_until(files)
     if not streaming.is_recovered(ssc) or until is None:
@@ -107,16 +112,16 @@ def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
     try:
         gaps = surgery.leave_out_downtime(ssc, until, before, silent=1)  # the stream that only ticks
     except jvm.JavaError as error:  # a Java that lets nobody set final fields
-        log.warning("all batch times of the downtime are run first, which may take long: %s", jvm.reason(error))
+        log.warning("all batch times of the downtime run first, which may take a while: %s", jvm.reason(error))
         return
     if gaps != before:
         storage.write(note, json.dumps(gaps))
     for begin, end in gaps:
-        log.info("left out %d s of downtime, in which nothing can have been received", (end - begin) // 1000)
+        log.info("skipped %d s of downtime, in which nothing can have been received", (end - begin) // 1000)
 
 
 def _received_until(names: list[str]) -> int | None:
-    """Up to when, in ms, Spark can have given received blocks to batches, as the files of its log of that are named.
+    """The time in ms up to which Spark can have assigned received blocks to batches, from the names of its log files.
 
     None if there are none, as with a log of another class.
     """
@@ -125,17 +130,17 @@ def _received_until(names: list[str]) -> int | None:
 
 def _set_aside(home: Home, why: str, give_up_received: bool) -> None:
     path = home / "checkpoint"
-    blocks = 0 if home.has_drained() else _received_blocks(path)
+    blocks = 0 if home.was_drained() else _received_blocks(path)
     if blocks and not give_up_received:
-        raise UsageError(
-            f"the checkpoint {path} cannot be gone on with ({why}), and of the {blocks} blocks of received records in "
-            "it some may not be processed: go back to what wrote it and stop in order, or give those up with "
+        raise CheckpointRefused(
+            f"cannot resume from checkpoint {path} ({why}): it holds {blocks} received blocks, some possibly "
+            "unprocessed. Restart with the code and Spark that wrote it and stop gracefully, or discard them with "
             "--give-up-received"
         )
     aside = f"{path}-aside-{uuid.uuid4().hex[:8]}"
     storage.publish(path, aside)
     log.warning(
-        "the checkpoint was set aside as %s with %d blocks of received records (%s): the job goes on from its log",
+        "the checkpoint was set aside as %s with %d received blocks (%s): the job continues from its offset log",
         aside,
         blocks,
         why,
@@ -143,7 +148,7 @@ def _set_aside(home: Home, why: str, give_up_received: bool) -> None:
 
 
 def _received_blocks(checkpoint: str) -> int:
-    """Blocks in the receivers' write-ahead logs: what was not processed, and what was of late."""
+    """Blocks in the receivers' write-ahead logs: unprocessed ones, and those processed of late."""
     logs = f"{checkpoint}/receivedData"
     files = (f"{logs}/{stream}/{name}" for stream in storage.names(logs) for name in storage.names(f"{logs}/{stream}"))
     return sum(surgery.count_log_records(file) for file in files if file.rpartition("/")[2].startswith("log-"))

@@ -1,18 +1,17 @@
-"""The graph that a job builds: sources, outputs, and moments at which its streams have frames.
+"""The graph that a job builds: its sources, states, windows and outputs, and the batches they are computed for.
 
-A stream is a function of a *moment* (one entry of the offset log) to a frame, or to None where a slide makes it skip
-the moment. Everything follows from the log: a moment of the past gives the same frame again, so windows and state
-are rebuilt by asking for the moments they need. What is kept in memory is only kept to save time.
+A stream is a function from a `BatchContext` (one entry of the offset log) to a DataFrame, or to None in a batch that a
+slide skips. Everything follows from the log: the context of an earlier batch gives the same DataFrame again, so windows
+and states are rebuilt by asking for the batches they need. What is kept in memory only saves time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
@@ -25,34 +24,39 @@ from ..errors import UsageError
 from ..recovery.home import Home
 from ..recovery.offset_log import Entry, OffsetLog
 
+T = TypeVar("T")
 
-class State(Protocol):
-    """A node that carries a frame from batch to batch."""
-
-    def at(self, moment: Moment) -> DataFrame:
-        """The state after that moment, made from the newest save and the entries since."""
-
-    def save(self, n: int) -> None:
-        """Keep what it is after batch n on disk."""
-
-    def oldest_save(self) -> int:
-        """The batch from which it could still have to be made again; 0: the very first."""
-
-    def forget(self) -> None:
-        """Drop what is in memory."""
+DRY_RUN = Entry(0, 0)
+"""The entry of no batch: with it every step runs once on empty frames, at each start."""
 
 
-class Window(Protocol):
-    """A node that looks back over the batches of the last `length` ms, at every `slide` ms."""
+@dataclass
+class BatchContext:
+    """One entry of the log, with the frames that were computed for it."""
 
-    length: int
-    slide: int
+    entry: Entry
+    before: int
+    """Recorded time of the entry before, in ms."""
+    frames: dict[Compute, DataFrame | None] = field(default_factory=dict)
+    cached: list[DataFrame] = field(default_factory=list)
 
-    def forget(self) -> None:
-        """Drop what is in memory."""
+    def frame(self, compute: Compute) -> DataFrame | None:
+        """The frame of a node in this batch, computed once."""
+        if compute not in self.frames:
+            self.frames[compute] = compute(self)
+        return self.frames[compute]
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether this is the check of the graph on empty frames and not a batch."""
+        return self.entry.n == 0
+
+    def fires(self, slide: int) -> bool:
+        """Whether this is the first entry at or after a multiple of the slide."""
+        return self.is_dry_run or self.entry.time // slide > self.before // slide
 
 
-Compute = Callable[["Moment"], DataFrame | None]
+Compute = Callable[[BatchContext], DataFrame | None]
 
 
 @dataclass(frozen=True)
@@ -62,36 +66,33 @@ class Output:
     compute: Compute
     write: Write
     check: Write | None = None
-    """Called at every start, with the empty frame and the last batch of the runs before (n = 0: there is none)."""
+    """Called at every start with the empty frame and the last batch of earlier runs (n = 0 if there is none)."""
 
 
-@dataclass
-class Moment:
-    """One entry of the log, with the frames that were made for it."""
+class State(Protocol):
+    """A node that carries a frame from batch to batch."""
 
-    entry: Entry
-    before: int
-    """Recorded time of the entry before."""
-    frames: dict[Compute, DataFrame | None] = field(default_factory=dict)
-    cached: list[DataFrame] = field(default_factory=list)
+    def at(self, ctx: BatchContext) -> DataFrame:
+        """The state after a batch, made from the newest snapshot and the entries since."""
 
-    def frame(self, compute: Compute) -> DataFrame | None:
-        """What a node gives at this moment, computed once."""
-        if compute not in self.frames:
-            self.frames[compute] = compute(self)
-        return self.frames[compute]
+    def save(self, n: int) -> None:
+        """Write a snapshot of the state after batch n."""
 
-    @property
-    def is_check(self) -> bool:
-        """Whether this is no batch, but the check of the graph on empty frames."""
-        return self.entry.n == 0
+    def oldest_snapshot(self) -> int:
+        """The batch from which the state could still have to be rebuilt; 0: from the beginning."""
 
-    def fires(self, slide: int) -> bool:
-        """Whether this is the first entry at or past a multiple of the slide."""
-        return self.is_check or self.entry.time // slide > self.before // slide
+    def reset(self) -> None:
+        """Drop what is in memory."""
 
 
-CHECK = Entry(0, 0)
+class Window(Protocol):
+    """A node that looks back over the batches of the last `length` ms, every `slide` ms."""
+
+    length: int
+    slide: int
+
+    def reset(self) -> None:
+        """Drop what is in memory."""
 
 
 class Graph:
@@ -101,21 +102,24 @@ class Graph:
         self.interval = streaming.batch_interval_ms(ssc)
         self.session = SparkSession.builder.getOrCreate()
         self.sources: dict[str, Source] = {}
-        self.outputs: dict[str, Output] = {}
         self.received: dict[str, tuple[DStream[Any], StructType | str | None]] = {}
-        self.receivers: list[str] = []
-        """How many receivers there are of what, where a source tells; a checkpoint only goes on with the same."""
+        self.receivers: dict[str, str] = {}
+        """Address and number of the receivers of a stream, where known; a checkpoint only resumes with the same."""
         self.states: dict[str, State] = {}
         self.windows: list[Window] = []
-        self.first_start: list[Callable[[], None]] = []
-        """Checks that only a first start must pass: later, batches may be owed whatever the world looks like."""
+        self.enrichments: dict[str, object] = {}
+        self.outputs: dict[str, Output] = {}
+        self.shared: dict[str, Any] = {}
+        """What the outputs of one kind share within the job, such as the screen of a terminal."""
+        self.first_start_checks: list[Callable[[], None]] = []
+        """Checks for a first start only: later, batches may be pending whatever has become of the outside world."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
-        self._check = Moment(CHECK, 0)
-        self._moments: dict[int, Moment] = {}
+        self._dry_run = BatchContext(DRY_RUN, 0)
+        self._contexts: dict[int, BatchContext] = {}
         self._discarded: list[DataFrame] = []
 
-    def attach(self, home: Home, log: OffsetLog) -> None:
+    def bind(self, home: Home, log: OffsetLog) -> None:
         """Give the graph the home it reads from and writes to."""
         self._home, self._log = home, log
 
@@ -134,39 +138,39 @@ class Graph:
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column fails before the first batch."""
         if self.log.last.n == 0:
-            for check in self.first_start:
+            for check in self.first_start_checks:
                 check()
         for name, output in self.outputs.items():
             with _usage_errors(f"the output {name!r}"):
-                frame = self._check.frame(output.compute)
+                frame = self._dry_run.frame(output.compute)
                 if output.check is not None and frame is not None:
                     output.check(frame, self.batch(self.log.last))
 
     def empty(self, compute: Compute) -> DataFrame:
-        """The frame of a node when nothing has arrived: its columns and types."""
+        """The frame of a node before any data: its columns and types."""
         with _usage_errors("a step of the job"):
-            frame = self._check.frame(compute)
+            frame = self._dry_run.frame(compute)
         assert frame is not None
         return frame
 
     def batch(self, entry: Entry) -> Batch:
         """What an output may know of an entry."""
         time = datetime.fromtimestamp(entry.time / 1000, timezone.utc)
-        return Batch(entry.n, time, self.home.id, entry.ranges, entry.positions)
+        return Batch(entry.n, time, self.home.id, entry.ranges, entry.end_offsets)
 
-    def moment(self, entry: Entry) -> Moment:
-        """The moment of an entry, the same one until `forget`."""
-        if entry.n not in self._moments:
+    def context(self, entry: Entry) -> BatchContext:
+        """The context of an entry, the same one until `drop_contexts`."""
+        if entry.n not in self._contexts:
             before = self.log[entry.n - 1].time if entry.n > 1 else entry.time - self.interval
-            self._moments[entry.n] = Moment(entry, before)
-        return self._moments[entry.n]
+            self._contexts[entry.n] = BatchContext(entry, before)
+        return self._contexts[entry.n]
 
-    def moments(self, after: int, until: int) -> list[Moment]:
-        """Moments with data and a recorded time in (after, until], oldest first."""
-        return [self.moment(e) for e in self.log.since(after) if e.time <= until and e.data]
+    def contexts(self, after: int, until: int) -> list[BatchContext]:
+        """Contexts of the batches with data and a recorded time in (after, until], oldest first."""
+        return [self.context(e) for e in self.log.since(after) if e.time <= until and e.data]
 
     def window_due(self, time: int) -> bool:
-        """Whether a window has to move on at this time although nothing arrived: it was not seen empty yet."""
+        """Whether a window has to slide at this time although nothing arrived: it has not been seen empty yet."""
         last = self.log.last
         return last.last_data > 0 and any(
             time // w.slide > last.time // w.slide and last.last_data > last.time // w.slide * w.slide - w.length
@@ -177,33 +181,45 @@ class Graph:
         """Free a local checkpoint once the batch is over: until then plans may read it."""
         self._discarded.append(frame)
 
-    def forget_moments(self) -> None:
-        """Drop the frames of all moments: the batch is over, or is tried again."""
-        for moment in self._moments.values():
-            for frame in moment.cached:
+    def drop_contexts(self) -> None:
+        """Drop the frames of all batches: the batch is over, or will be retried."""
+        for ctx in self._contexts.values():
+            for frame in ctx.cached:
                 frame.unpersist()
         for frame in self._discarded:
             dataframes.free(frame)
-        self._moments.clear()
+        self._contexts.clear()
         self._discarded.clear()
 
-    def forget_everything(self) -> None:
-        """Drop what nodes carry too: blocks were lost, and all is made again from saves and log."""
-        self.forget_moments()
+    def drop_everything(self) -> None:
+        """Drop states and windows in memory, too: blocks were lost, and all is rebuilt from snapshots and log."""
+        self.drop_contexts()
         for state in self.states.values():
-            state.forget()
+            state.reset()
         for window in self.windows:
-            window.forget()
+            window.reset()
 
     def replayable_from(self) -> int:
-        """The newest batch that nothing will need again: what states and windows look back to is newer."""
+        """The newest batch that nothing will need again: states and windows look back to later ones only."""
         last = self.log.last
-        first = min([state.oldest_save() for state in self.states.values()], default=last.n)
-        oldest = self.log[first + 1] if first < last.n and first >= self.log.floor.n else last
-        if first < self.log.floor.n:
-            return self.log.floor.n
+        first = min([state.oldest_snapshot() for state in self.states.values()], default=last.n)
+        oldest = self.log[first + 1] if first < last.n and first >= self.log.compacted_to.n else last
+        if first < self.log.compacted_to.n:
+            return self.log.compacted_to.n
         needed = self.log.since(oldest.time - sum(w.length for w in self.windows))
         return min(first, needed[0].n - 1 if needed else last.n)
+
+
+def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
+    """Register a node of a kind ("states") by the name that identifies it after a restart; UsageError if it is taken.
+
+    Names are never made up from the order of calls: after an upgrade, another order would exchange what they stand for.
+    """
+    if not name or "/" in name or name.startswith((".", "_")):
+        raise UsageError(f"got the name {name!r}, expected one without / that starts with neither . nor _")
+    if name in nodes:
+        raise UsageError(f"two {kind} are named {name!r}: give each a name= of its own, and keep it across restarts")
+    nodes[name] = node
 
 
 @contextlib.contextmanager
@@ -223,17 +239,10 @@ def _usage_errors(what: str) -> Iterator[None]:
             logger.disabled = False
 
 
-_graphs: weakref.WeakKeyDictionary[StreamingContext, Graph] = weakref.WeakKeyDictionary()
-
-
 def graph_of(ssc: StreamingContext) -> Graph:
-    """The graph that is being built on a context."""
-    if ssc not in _graphs:
-        _graphs[ssc] = Graph(ssc)
-    return _graphs[ssc]
-
-
-def free_name(name: str, taken: dict[str, Any]) -> str:
-    """The name, or the name with a number behind where it is taken."""
-    candidates = (name if i == 1 else f"{name}-{i}" for i in range(1, len(taken) + 2))
-    return next(c for c in candidates if c not in taken)
+    """The graph that is being built on a context, which keeps it as an attribute."""
+    graph = vars(ssc).get("_sparkstream_kit_graph")
+    if graph is None:
+        graph = vars(ssc)["_sparkstream_kit_graph"] = Graph(ssc)
+    assert isinstance(graph, Graph)
+    return graph

@@ -1,39 +1,39 @@
-"""How much of a backlog one batch takes, learned from how long the batches before it took."""
+"""How much of a backlog one batch takes, learned from how long earlier batches took."""
 
 from __future__ import annotations
 
-from ..contracts import Position, Source
+from ..contracts import Offset, Source
 
-_WORTH = 2
-"""A batch may take so many times what the shortest one took, also where an interval is less: half of the time then
-goes to records and not to what every batch costs, or a backlog would never become smaller."""
+MIN_FACTOR = 2
+"""A batch may take this many times the shortest so far, even beyond the interval: otherwise fixed costs would use up
+the interval and a backlog would never shrink."""
 
 
-class Pace:
-    """Ends batches where they are expected to have taken about an interval.
+class RateController:
+    """Ends batches where they are expected to have taken about one interval.
 
-    What arrives within an interval is taken whole as long as it keeps below that; after a pause of a week the backlog
-    comes in such pieces.
+    What arrives within an interval is taken whole as long as it takes less than that; after a downtime of a week the
+    backlog comes in batches of that size.
     """
 
     def __init__(self, interval: float):
         self._interval = interval  # s
         self._shortest = float("inf")
         self._limits: dict[str, int] = {}
-        self._cut: set[str] = set()
+        self._limited: set[str] = set()
 
-    def end(self, name: str, source: Source, start: Position, end: Position) -> Position:
-        """Where the next batch is to end, of all that there is up to `end`."""
-        limited = source.limit(start, end, self._limits.setdefault(name, source.trial))
-        if limited != end:
-            self._cut.add(name)
-        return limited
+    def end_offset(self, name: str, source: Source, start: Offset, latest: Offset) -> Offset:
+        """Where the next batch should end."""
+        end = source.limit(start, latest, self._limits.setdefault(name, source.initial_batch_size))
+        if end != latest:
+            self._limited.add(name)
+        return end
 
-    def learn(self, seconds: float) -> None:
-        """The batch took so long: the sources that had more than it took get more or less of the next one."""
+    def update(self, seconds: float) -> None:
+        """Adjust the limits of the sources that had more than the batch took, given how long the batch took."""
         self._shortest = min(self._shortest, seconds)
-        wanted = max(self._interval, _WORTH * self._shortest)
+        wanted = max(self._interval, MIN_FACTOR * self._shortest)
         factor = min(max(wanted / max(seconds, 0.001), 0.25), 2.0)
-        for name in self._cut:
+        for name in self._limited:
             self._limits[name] = max(1, round(self._limits[name] * factor))
-        self._cut.clear()
+        self._limited.clear()

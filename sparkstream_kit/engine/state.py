@@ -1,7 +1,6 @@
-"""Nodes that carry frames from batch to batch: windows and state.
+"""State: a frame that goes from batch to batch.
 
-What they hold in memory only saves time. A window asks the graph for the moments it lacks; a state starts from its
-newest save and replays the entries since.
+What is in memory only saves time: a state starts from its newest snapshot and replays the entries since.
 """
 
 from __future__ import annotations
@@ -12,33 +11,33 @@ from collections.abc import Callable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from .. import aggregates as agg
-from ..aggregates import Aggregate, Aggregates, Keys
+from ..aggregates import Aggregate, Aggregates, Part
 from ..bridge import dataframes
-from ..errors import UsageError
+from ..columns import Columns, column_names
+from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
-from .graph import Compute, Graph, Moment
+from .graph import BatchContext, Compute, Graph, add_named
 
 log = logging.getLogger(__name__)
 
 
-def of_the_batch(number: float) -> Column:
-    """A number that is another one in each batch.
+def batch_literal(number: float) -> Column:
+    """A literal that changes every batch without forcing Spark to recompile.
 
-    Spark writes literals of numbers into the code it generates, so each batch would be compiled anew, 25 ms for each
-    stage; an array it passes to the code as an object (Literal.doGenCode, Spark 4.2.1). The index keeps the optimizer
-    from taking the number out of it.
+    Spark writes numeric literals into the code it generates, so each batch would be compiled again, 25 ms a stage; an
+    array it passes to that code as an object (Literal.doGenCode, Spark 4.2.1). The index keeps the optimizer from
+    extracting the number.
     """
     return F.get(F.array(F.lit(number)), F.spark_partition_id() * 0)
 
 
-class Carried:
+class StateNode:
     """A frame that each batch turns into the next, in the memory of the executors and now and then on disk.
 
-    `empty(new, time)` gives the rows before the first batch, whose recorded time it is told. `advance(kept, new,
-    moment)` gives the rows after a batch, some of which may leave with it; `keep(rows, time)` those that go on, and
-    the same ones where it is applied twice. `localCheckpoint` keeps Spark's own binary rows and their partitioning by
-    key, so only the new rows of a batch are shuffled.
+    `empty(new, time)` returns the rows before the first batch, given its recorded time. `advance(state, new, ctx)`
+    returns the rows after a batch, those that leave with it included; `retain(rows, time)` returns the rows that stay,
+    and must be idempotent. `localCheckpoint` keeps Spark's own binary rows and their partitioning by key, so only the
+    new rows of a batch are shuffled.
     """
 
     def __init__(
@@ -46,49 +45,47 @@ class Carried:
         graph: Graph,
         source: Compute,
         name: str,
-        keys: Keys,
+        keys: Columns,
         empty: Callable[[DataFrame, int], DataFrame],
-        advance: Callable[[DataFrame, DataFrame, Moment], DataFrame],
-        keep: Callable[[DataFrame, int], DataFrame] = lambda rows, time: rows,
+        advance: Callable[[DataFrame, DataFrame, BatchContext], DataFrame],
+        retain: Callable[[DataFrame, int], DataFrame] = lambda rows, time: rows,
     ):
-        if name in graph.states:
-            raise UsageError(f"two states are named {name!r}: give one of them another name=")
-        self._graph, self._source, self._name, self._keys = graph, source, name, agg.key_list(keys)
-        self._empty, self._advance, self._keep = empty, advance, keep
+        self._graph, self._source, self._name, self._keys = graph, source, name, column_names(keys)
+        self._empty, self._advance, self._retain = empty, advance, retain
         self._frame: DataFrame | None = None  # checkpointed rows
-        self._rows: DataFrame | None = None  # those of them that are there after batch n
+        self._rows: DataFrame | None = None  # those of them that exist after batch n
         self._n = 0
-        graph.states[name] = self
+        add_named("states", graph.states, name, self)
 
-    def at(self, moment: Moment) -> DataFrame:
-        """The rows after that moment, those that leave with it included."""
-        if moment.is_check:
+    def at(self, ctx: BatchContext) -> DataFrame:
+        """The rows after a batch, those that leave with it included."""
+        if ctx.is_dry_run:
             nothing = self._graph.empty(self._source)
-            return self._advance(self._empty(nothing, 0), nothing, moment)
-        if self._rows is None or self._n > moment.entry.n:
-            self._load(moment.entry.n - 1)  # what leaves with the batch itself is in no save of it
+            return self._advance(self._empty(nothing, 0), nothing, ctx)
+        if self._rows is None or self._n > ctx.entry.n:
+            self._load(ctx.entry.n - 1)  # rows that leave with the batch are not in its own snapshot
         for entry in self._graph.log.after(self._n):
-            if entry.n > moment.entry.n:
+            if entry.n > ctx.entry.n:
                 break
-            self._step(self._graph.moment(entry))
+            self._step(self._graph.context(entry))
         assert self._rows is not None
         return self._rows
 
-    def kept(self, moment: Moment) -> DataFrame:
-        """The rows that go on after that moment."""
-        return self._keep(self.at(moment), moment.entry.time)
+    def retained(self, ctx: BatchContext) -> DataFrame:
+        """The rows that stay after a batch."""
+        return self._retain(self.at(ctx), ctx.entry.time)
 
     def save(self, n: int) -> None:
-        """Keep what goes on after batch n on disk."""
+        """Write a snapshot of the rows that stay after batch n."""
         assert self._n == n
-        snapshots.save(self.kept(self._graph.moment(self._graph.log[n])), self._directory, n)
+        snapshots.save(self.retained(self._graph.context(self._graph.log[n])), self._directory, n)
 
-    def oldest_save(self) -> int:
-        """The batch from which it could still have to be made again; 0: the very first."""
-        saves = snapshots.saves(self._directory)
-        return saves[0] if len(saves) > 1 else 0
+    def oldest_snapshot(self) -> int:
+        """The batch from which the state could still have to be rebuilt; 0: from the beginning."""
+        numbers = snapshots.numbers(self._directory)
+        return numbers[0] if len(numbers) > 1 else 0
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop what is in memory."""
         self._frame = self._rows = None
 
@@ -100,37 +97,41 @@ class Carried:
         first = self._graph.log.after(0)[0]
         start = self._empty(self._graph.empty(self._source), first.time)
         n, frame = snapshots.load(self._graph.session, self._directory, newest, start)
-        floor = self._graph.log.floor.n
-        if 0 < n < floor:
-            raise UsageError(
+        compacted = self._graph.log.compacted_to.n
+        if 0 < n < compacted:
+            raise StateRefused(
                 f"the state {self._name!r} was last saved after batch {n}, but the log only goes back to batch "
-                f"{floor}: give the state another name= to start it anew"
+                f"{compacted}: give the state another name= to start it from scratch"
             )
-        if n < floor and storage.names(self._directory):
-            raise UsageError(
-                f"no save of the state {self._name!r} can be read, and its earlier input is not kept: restore "
-                f"{self._directory} from a copy, or give the state another name= to start it anew"
+        if n < compacted and storage.names(self._directory):
+            raise HomeDamaged(
+                f"no snapshot of the state {self._name!r} can be read, and its earlier input is no longer available: "
+                f"restore {self._directory} from a backup, or give the state another name= to start it from scratch"
             )
-        if n < floor:
-            log.warning("the state %r starts empty after batch %d: its earlier input is not kept", self._name, floor)
+        if n < compacted:
+            log.warning(
+                "the state %r starts empty after batch %d: its earlier input is no longer available",
+                self._name,
+                compacted,
+            )
         placed = frame.repartition(*self._keys) if self._keys else frame.coalesce(1)
         self._frame = self._rows = placed.localCheckpoint()
-        self._n = max(n, floor)
+        self._n = max(n, compacted)
 
-    def _step(self, moment: Moment) -> None:
+    def _step(self, ctx: BatchContext) -> None:
         before, rows = self._frame, self._rows
         assert before is not None and rows is not None
-        kept = self._keep(before, moment.before)
-        new = moment.frame(self._source) if moment.entry.data else None
+        retained = self._retain(before, ctx.before)
+        new = ctx.frame(self._source) if ctx.entry.data else None
         if new is None:
-            self._rows = kept
+            self._rows = retained
         else:
-            self._frame = self._rows = self._advance(kept, new, moment).localCheckpoint()
+            self._frame = self._rows = self._advance(retained, new, ctx).localCheckpoint()
             dataframes.free(before)
-        self._n = moment.entry.n
+        self._n = ctx.entry.n
 
 
 def expiring(aggregates: Aggregates) -> Aggregates:
     """The aggregates with one more: the recorded time of the newest batch in which the key was seen."""
-    seen = agg.Part(lambda: F.max("__time"), F.max)
+    seen = Part(lambda: F.max("__time"), F.max)
     return {**aggregates, "__seen": Aggregate((seen,), lambda time: time)}

@@ -1,4 +1,4 @@
-"""Windows over batches: rows read again, or partial aggregates that are kept and merged."""
+"""Windows over batches: their rows read again, or partial aggregates of each batch merged."""
 
 from __future__ import annotations
 
@@ -10,105 +10,107 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, IntegralType
 
 from .. import aggregates as agg
-from ..aggregates import Aggregates, Keys
-from .graph import Compute, Graph, Moment
+from ..aggregates import Aggregates
+from ..columns import Columns, column_names
+from .graph import BatchContext, Compute, Graph
 
 
 @dataclass
 class Window:
-    """The frames of the batches in (T - length, T], each made anew by reading the source again."""
+    """The rows of the batches in (T - length, T], read from the source again."""
 
     graph: Graph
     source: Compute
     length: int
     slide: int
 
-    def inside(self, moment: Moment) -> list[Moment]:
-        """The moments with data inside the window."""
-        return [] if moment.is_check else self.graph.moments(moment.entry.time - self.length, moment.entry.time)
+    def inside(self, ctx: BatchContext) -> list[BatchContext]:
+        """The batches with data inside the window."""
+        return [] if ctx.is_dry_run else self.graph.contexts(ctx.entry.time - self.length, ctx.entry.time)
 
-    def rows(self, moment: Moment) -> DataFrame:
+    def rows(self, ctx: BatchContext) -> DataFrame:
         """All rows of the window."""
-        frames = [frame for m in self.inside(moment) if (frame := m.frame(self.source)) is not None]
+        frames = [frame for batch in self.inside(ctx) if (frame := batch.frame(self.source)) is not None]
         return functools.reduce(DataFrame.union, frames or [self.graph.empty(self.source)])
 
-    def forget(self) -> None:
-        """Nothing is held."""
+    def reset(self) -> None:
+        """Nothing is in memory."""
 
 
 @dataclass
 class AggregatedWindow(Window):
-    """One row of parts for each key over the batches in (T - length, T].
+    """One row of partial aggregates for each key over the batches in (T - length, T].
 
-    The parts of each batch are kept. Where all of them can be taken back exactly, so is the merged window of the slide
-    before: then a slide costs what came and what went, however long the window is.
+    The partial aggregates of each batch stay in memory. Where all of them are invertible, so does the merged window of
+    the last slide: then a slide adds the batches that entered and subtracts those that left, however long the window.
     """
 
-    keys: Keys
+    keys: Columns
     aggregates: Aggregates
-    _kept: dict[int, DataFrame] = field(default_factory=dict)
+    _parts: dict[int, DataFrame] = field(default_factory=dict)
     _merged: DataFrame | None = None
     _merged_n: int = 0
-    _inside: frozenset[int] = frozenset()
+    _merged_batches: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        # counts the rows of each key, so that a key is known to be gone
+        # counts the rows of each key, so that a key without rows in the window is dropped
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
 
-    def result(self, moment: Moment) -> DataFrame | None:
-        """The results of the window, where the slide fires; else only the parts of the batch are made."""
-        inside = self.inside(moment)
-        for m in inside:
-            if m.entry.n not in self._kept:
-                frame = m.frame(self.source)
-                self._kept[m.entry.n] = self._parts(self._nothing if frame is None else frame).localCheckpoint()
-        numbers = frozenset(m.entry.n for m in inside)
-        for n in self._kept.keys() - numbers - self._inside:
-            self.graph.discard(self._kept.pop(n))
-        if not moment.fires(self.slide):
+    def result(self, ctx: BatchContext) -> DataFrame | None:
+        """The results of the window when the slide fires; otherwise only the batch itself is aggregated."""
+        inside = self.inside(ctx)
+        for batch in inside:
+            if batch.entry.n not in self._parts:
+                frame = batch.frame(self.source)
+                partial = self._partial(self._nothing if frame is None else frame)
+                self._parts[batch.entry.n] = partial.localCheckpoint()
+        numbers = frozenset(batch.entry.n for batch in inside)
+        for n in self._parts.keys() - numbers - self._merged_batches:
+            self.graph.discard(self._parts.pop(n))
+        if not ctx.fires(self.slide):
             return None
-        return agg.result(self._merge(numbers, moment.entry.n), self.keys, self.aggregates)
+        return agg.result(self._merge(numbers, ctx.entry.n), self.keys, self.aggregates)
 
-    def forget(self) -> None:
-        """Drop all parts."""
-        self._kept.clear()
-        self._merged, self._inside = None, frozenset()
+    def reset(self) -> None:
+        """Drop all partial aggregates."""
+        self._parts.clear()
+        self._merged, self._merged_batches = None, frozenset()
 
     def _merge(self, inside: frozenset[int], n: int) -> DataFrame:
-        before = self._merged
-        if before is not None and self._merged_n == n:
-            return before
-        if before is None or self._merged_n > n or not self._inside <= self._kept.keys():
-            frames = [self._kept[k] for k in sorted(inside)]
+        last = self._merged
+        if last is not None and self._merged_n == n:
+            return last
+        if last is None or self._merged_n > n or not self._merged_batches <= self._parts.keys():
+            frames = [self._parts[k] for k in sorted(inside)]
         else:
-            came = [self._kept[k] for k in sorted(inside - self._inside)]
-            gone = [self._negated(self._kept[k]) for k in sorted(self._inside - inside)]
-            frames = [before, *came, *gone]
-        frames = frames or [self._parts(self._nothing)]
+            entered = [self._parts[k] for k in sorted(inside - self._merged_batches)]
+            left = [self._inverse(self._parts[k]) for k in sorted(self._merged_batches - inside)]
+            frames = [last, *entered, *left]
+        frames = frames or [self._partial(self._nothing)]
         merged = agg.merge(functools.reduce(DataFrame.union, frames), self.keys, self._counted)
-        if agg.key_list(self.keys):
+        if column_names(self.keys):
             merged = merged.filter("__rows > 0")
-        if self._can_go_back:
+        if self._is_invertible:
             merged = merged.localCheckpoint()
-            if before is not None:
-                self.graph.discard(before)
-            self._merged, self._merged_n, self._inside = merged, n, inside
+            if last is not None:
+                self.graph.discard(last)
+            self._merged, self._merged_n, self._merged_batches = merged, n, inside
         return merged
 
-    def _parts(self, frame: DataFrame) -> DataFrame:
+    def _partial(self, frame: DataFrame) -> DataFrame:
         return agg.partial(frame, self.keys, self._counted)
 
-    def _negated(self, parts: DataFrame) -> DataFrame:
+    def _inverse(self, partial: DataFrame) -> DataFrame:
         names = [name for name, _ in agg.named_parts(self._counted)]
-        return parts.select(*agg.key_list(self.keys), *((-F.col(name)).alias(name) for name in names))
+        return partial.select(*column_names(self.keys), *((-F.col(name)).alias(name) for name in names))
 
     @property
     def _nothing(self) -> DataFrame:
         return self.graph.empty(self.source)
 
     @functools.cached_property
-    def _can_go_back(self) -> bool:
-        types = {f.name: f.dataType for f in self._parts(self._nothing).schema}
+    def _is_invertible(self) -> bool:
+        types = {f.name: f.dataType for f in self._partial(self._nothing).schema}
         return all(
             part.additive and isinstance(types[name], (IntegralType, DecimalType))
             for name, part in agg.named_parts(self._counted)

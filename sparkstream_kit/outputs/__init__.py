@@ -1,14 +1,46 @@
-"""Where results go: one module for each system, each a function of a stream."""
+"""Where results go. Each output is a function that takes the stream first; its URI is `name:...` on a command line.
 
-from __future__ import annotations
+Write your own with `FrameStream.for_each_batch`; the contract is in `sparkstream_kit.contracts`.
+"""
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from ._console import console as console
+    from ._delta import delta as delta
+    from ._files import json as json
+    from ._files import parquet as parquet
+    from ._files import text as text
+    from ._redis import redis_counter as redis_counter
+    from ._redis import redis_hash as redis_hash
+    from ._redis import redis_ranking as redis_ranking
+    from ._rejected import rejected as rejected
+    from ._sql import sql as sql
+    from ._sql import sql_table as sql_table
+    from ._webhook import webhook as webhook
+
+URIS = {
+    "console": "_console",
+    "delta": "_delta",
+    "json": "_files",
+    "parquet": "_files",
+    "redis_counter": "_redis",
+    "redis_hash": "_redis",
+    "redis_ranking": "_redis",
+    "rejected": "_rejected",
+    "sql": "_sql",
+    "text": "_files",
+    "webhook": "_webhook",
+}
+"""The outputs of a command line, and the modules that define them."""
+
+PUBLIC = {**URIS, "sql_table": "_sql"}
+
+__all__ = list(PUBLIC)
+__getattr__ = lazy(__name__, PUBLIC)
 
 
-def column_names(names: str | Sequence[str]) -> list[str]:
-    """Names of columns as a command line gives them, in one text with commas, or as a sequence.
-
-    >>> column_names("host, path"), column_names(["one, with a comma"])
-    (['host', 'path'], ['one, with a comma'])
-    """
-    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else list(names)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

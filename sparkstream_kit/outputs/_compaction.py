@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from pyspark.sql import SparkSession
 
 from ..bridge import hadoop
-from ..errors import UsageError
+from ..errors import HomeInUse, UsageError
 from ..recovery import lease, storage
 
 FILE_BYTES = 128 * 1024 * 1024
@@ -22,7 +22,7 @@ def compact(folder: str) -> int:
     """Make few large files of what `files.parquet` wrote into a folder; gives the number of batches merged.
 
     All batches but the newest become one, whose rows then have the number of the last of them. The job may run
-    meanwhile: it writes newer batches only. A reader that meets the moment of the exchange misses rows or files, so
+    meanwhile: it writes newer batches only. A reader that runs during the exchange misses rows or files, so
     readers that never rest need a Delta table. Twice the room of the folder is needed for a while.
 
     Guarantee: no row is lost or doubled. What is exchanged for what is noted before the first batch is removed, so a
@@ -72,9 +72,9 @@ def _alone(root: str) -> Iterator[lease.Lease]:
     storage.make_directory(place)
     try:
         held = lease.acquire(place)
-    except UsageError:
+    except HomeInUse:
         raise UsageError(f"{root} is being compacted by {lease.holder(place)}: wait until that has ended") from None
-    held.keep(lambda _: None)  # `check` says so before the next step
+    held.start_renewing(lambda _: None)  # `check` says so before the next step
     try:
         yield held
     finally:

@@ -16,11 +16,11 @@ from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop
+from ..columns import column_names
 from ..contracts import Batch
-from ..errors import UsageError
+from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
-from . import column_names
 from ._files import claim
 
 
@@ -81,17 +81,17 @@ def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str
         folder.mkdir(parents=True, exist_ok=True)
         table = DeltaTable.create(folder, wanted, mode="ignore", partition_by=partition_by)
     except (DeltaError, ValueError, TypeError) as error:
-        raise UsageError(f"the Delta table {folder} cannot take the frame: {error}") from None
+        raise OutputRefused(f"the Delta table {folder} cannot take the frame: {error}") from None
     claim(f"file:{folder}", home_id)
     there, mine = _columns(table.schema()), _columns(wanted)
     if there != mine:
         wrong = ", ".join(f"{name} {kind}" for name, kind in sorted(set(there) ^ set(mine)))
-        raise UsageError(
+        raise OutputRefused(
             f"the columns of the Delta table {folder} are not those of the frame ({wrong or 'in another order'}): "
             "change the frame, or give the output another name="
         )
     if table.metadata().partition_columns != partition_by:
-        raise UsageError(
+        raise OutputRefused(
             f"the Delta table {folder} is partitioned by {table.metadata().partition_columns}, not by {partition_by}: "
             "keep that, or give the output another name="
         )

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop
+from ..columns import column_names
 from ..contracts import Batch
-from ..errors import UsageError
+from ..errors import OutputRefused
 from ..frames import FrameStream
 from ..recovery import storage
-from . import column_names
 
 
 def text(stream: FrameStream, directory: str, *, name: str = "text") -> None:
@@ -49,12 +49,12 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: str, part
         columns = ", ".join(f"{column} {type}" for column, type in frame.dtypes)
         missing = [column for column in partition_by if column not in frame.columns]
         if missing or len(partition_by) == len(frame.columns):
-            raise UsageError(
+            raise OutputRefused(
                 f"the output {name!r} is to be partitioned by {', '.join(missing or partition_by)}, and has {columns}: "
                 "name some of these columns, and leave at least one for the files"
             )
         if kind == "text" and [type for _, type in frame.dtypes] != ["string"]:
-            raise UsageError(
+            raise OutputRefused(
                 f"the output {name!r} writes lines, one column of strings, and the columns are {columns}: select one, "
                 "or write json"
             )
@@ -82,6 +82,6 @@ def claim(folder: str, home_id: str) -> None:
         storage.write_new(note, home_id)
         return
     if owner != home_id:
-        raise UsageError(
+        raise OutputRefused(
             f"{folder} holds the batches of the home {owner}, this is the home {home_id}: write into another directory"
         )

@@ -12,18 +12,19 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 import redis
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from ..columns import quoted
 from ..contracts import Batch
 from ..durations import Duration, milliseconds
-from ..errors import BatchFailed, UsageError
+from ..errors import BatchFailed, OutputRefused, UsageError
 from ..frames import FrameStream
+from ..redaction import redact_url
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,13 @@ KEPT_BATCHES = 1_000
 """Numbers of batches kept for each output; the newest alone would do, as at most one batch is ever undone."""
 
 Values = list[list[Any]]
+Kind = Literal["redis-hash", "redis-ranking", "redis-counter"]
 
 
-def hashes(stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "hashes") -> None:
+def redis_hash(stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "redis-hash") -> None:
     """Keep each row as a Redis hash `<name>:<first column>`, whose fields are the other columns.
 
-        hashes(totals, "redis://localhost", expire="1h", name="host")    # HGETALL host:10.0.0.7
+        redis_hash(totals, "redis://localhost", expire="1h", name="host")    # HGETALL host:10.0.0.7
 
     A hash that is there is replaced, and a null is a field that is missing. With `expire` a hash is gone when no batch
     has brought it for so long. Values are written as Spark casts them to strings, timestamps in the session's zone.
@@ -50,30 +52,32 @@ def hashes(stream: FrameStream, url: str, *, expire: Duration | None = None, nam
     Raises UsageError at the start for a server that cannot be reached, columns that are no simple values, or a name
     that another home writes to; BatchFailed for more than `MOST_ROWS` rows, and for keys that hold something else.
     """
-    _to(stream, Redis(url, "hashes", expire, name))
+    _to(stream, Redis(url, "redis-hash", expire, name))
 
 
-def ranking(
-    stream: FrameStream, url: str, *, keep: int = 100, expire: Duration | None = None, name: str = "ranking"
+def redis_ranking(
+    stream: FrameStream, url: str, *, keep: int = 100, expire: Duration | None = None, name: str = "redis-ranking"
 ) -> None:
     """Keep the rows of the newest batch as a Redis sorted set `<name>`: the first column by its score, the second.
 
-        ranking(hits, "redis://localhost", keep=10, name="top")    # ZRANGE top 0 9 REV WITHSCORES
+        redis_ranking(hits, "redis://localhost", keep=10, name="top")    # ZRANGE top 0 9 REV WITHSCORES
 
     Only the `keep` highest scores stay. Scores are 64-bit floats; a row without one is left out. Guarantee and errors:
-    those of `hashes`.
+    those of `redis_hash`.
     """
-    _to(stream, Redis(url, "ranking", expire, name, keep))
+    _to(stream, Redis(url, "redis-ranking", expire, name, keep))
 
 
-def counters(stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "counters") -> None:
+def redis_counter(
+    stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "redis-counter"
+) -> None:
     """Add each row to a Redis hash `<name>:<first column>`: its other columns, integers, to the fields of their names.
 
-        counters(hits, "redis://localhost", name="hits")    # HGET hits:10.0.0.7 n
+        redis_counter(hits, "redis://localhost", name="hits")    # HGET hits:10.0.0.7 n
 
-    Guarantee and errors: those of `hashes`; a counter beyond 64 bits fails its batch, of which nothing is added.
+    Guarantee and errors: those of `redis_hash`; a counter beyond 64 bits fails its batch, of which nothing is added.
     """
-    _to(stream, Redis(url, "counters", expire, name))
+    _to(stream, Redis(url, "redis-counter", expire, name))
 
 
 def _to(stream: FrameStream, target: Redis) -> None:
@@ -85,7 +89,7 @@ class Redis:
     """One of the three as an output: `write(frame, batch)` commits a batch once, also for `each_batch`."""
 
     url: str = field(repr=False)
-    kind: str
+    kind: Kind
     expire: Duration | None
     name: str
     keep: int = 100
@@ -98,9 +102,9 @@ class Redis:
         except redis.RedisError as error:
             if not before.n:
                 raise UsageError(
-                    f"the output {self.name!r} cannot use {_shown(self.url)} ({error}): correct the address"
+                    f"the output {self.name!r} cannot use {redact_url(self.url)} ({error}): correct the address"
                 ) from None
-            log.warning("the output %r waits for %s (%s)", self.name, _shown(self.url), error)
+            log.warning("the output %r waits for %s (%s)", self.name, redact_url(self.url), error)
 
     def write(self, frame: DataFrame, batch: Batch) -> int:
         """Commit the rows of a batch, unless they are there; the number of rows written."""
@@ -113,11 +117,11 @@ class Redis:
             raise BatchFailed(
                 f"batch {batch.n} of the output {self.name!r} has more than {MOST_ROWS} rows: aggregate it"
             )
-        put = {"hashes": self._hashes, "ranking": self._ranking, "counters": self._counters}[self.kind]
+        put = {"redis-hash": self._hash, "redis-ranking": self._ranking, "redis-counter": self._counter}[self.kind]
         put(frame.columns[1:], rows, batch)
         return len(rows)
 
-    def _hashes(self, fields: list[str], rows: Values, batch: Batch) -> None:
+    def _hash(self, fields: list[str], rows: Values, batch: Batch) -> None:
         hashes = {
             f"{self.name}:{key}": {f: value for f, value in zip(fields, values, strict=True) if value is not None}
             for key, *values in rows
@@ -146,7 +150,7 @@ class Redis:
 
         self._in_transaction(batch, [self.name], "zset", put)
 
-    def _counters(self, fields: list[str], rows: Values, batch: Batch) -> None:
+    def _counter(self, fields: list[str], rows: Values, batch: Batch) -> None:
         added = [
             (f"{self.name}:{key}", f, value)
             for key, *values in rows
@@ -192,7 +196,7 @@ class Redis:
     def _is_there(self, batch: Batch) -> bool:
         known = _client(self.url).zrangebyscore(self._ledger(batch), batch.n, batch.n)
         if known and known != [_member(batch)]:
-            raise UsageError(
+            raise OutputRefused(
                 f"Redis holds batch {batch.n} of the output {self.name!r} made of {known[0]}, and this is "
                 f"{_member(batch)}: the home is an older copy of itself; use a new home and another name="
             )
@@ -205,26 +209,26 @@ class Redis:
         """Make the name this home's, or refuse what would be mixed with another's."""
         owner = _client(self.url).set(f"sparkstream:owner:{self.name}", home_id, nx=True, get=True)
         if owner is not None and owner != home_id:
-            raise UsageError(
+            raise OutputRefused(
                 f"the name {self.name!r} holds results of the home {owner}, and this is the home {home_id}: "
                 "go on with that home, or give the output another name="
             )
 
     def _check_columns(self, schema: T.StructType) -> None:
         allowed: tuple[type[T.DataType], ...] = (T.AtomicType,)
-        if self.kind == "counters":
+        if self.kind == "redis-counter":
             allowed = (T.IntegralType,)
-        if self.kind == "ranking":
+        if self.kind == "redis-ranking":
             allowed = (T.NumericType,)
         wrong = [f for f in schema.fields[1:] if not isinstance(f.dataType, allowed)]
-        if len(schema) < 2 or (self.kind == "ranking" and len(schema) > 2):
-            two = "two columns" if self.kind == "ranking" else "two columns or more"
-            raise UsageError(
+        if len(schema) < 2 or (self.kind == "redis-ranking" and len(schema) > 2):
+            two = "two columns" if self.kind == "redis-ranking" else "two columns or more"
+            raise OutputRefused(
                 f"the output {self.name!r} needs {two}, the first one a key: got {', '.join(schema.names)}"
             )
         if wrong or not isinstance(schema[0].dataType, T.AtomicType):
             column = wrong[0] if wrong else schema[0]
-            raise UsageError(
+            raise OutputRefused(
                 f"the column {column.name!r} for the output {self.name!r} is {column.dataType.simpleString()}, which "
                 f"{self.kind} cannot hold: cast it, or leave it out"
             )
@@ -259,14 +263,8 @@ def _member(batch: Batch) -> str:
 
 def _strings(frame: DataFrame) -> DataFrame:
     """All values as Spark casts them to strings, which are all that Redis has; a key that is null is the word null."""
-    columns = [F.col("`{}`".format(name.replace("`", "``"))).cast("string") for name in frame.columns]
+    columns = [F.col(quoted(name)).cast("string") for name in frame.columns]
     return frame.select(F.coalesce(columns[0], F.lit("null")), *columns[1:])
-
-
-def _shown(url: str) -> str:
-    """The address without user, password and options."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
 
 
 @functools.cache
@@ -274,7 +272,7 @@ def _client(url: str) -> Any:  # redis-py's own types leave open what an answer 
     try:
         client = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=10, decode_responses=True)
         client.connection_pool.make_connection()  # which does not connect, but reads the options
-        _shown(url)
+        redact_url(url)
     except (ValueError, TypeError):  # it quotes what may be a part of a password
         raise UsageError(
             "the address of Redis is no URL: redis://HOST:PORT/DATABASE, with %2F and %40 for / and @ in a password"

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from ..bridge import hadoop
 from ..contracts import Batch
-from ..errors import UsageError
+from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
 from ..recovery import snapshots, storage
 from ..recovery.home import Home
@@ -39,7 +39,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
 
     def check(frame: DataFrame, before: Batch) -> None:
         if "line" not in frame.columns:
-            raise UsageError(f"the rejected rows have no column line, only {', '.join(frame.columns)}: select it")
+            raise OutputRefused(f"the rejected rows have no column line, only {', '.join(frame.columns)}: select it")
 
     def write(frame: DataFrame, batch: Batch) -> int:
         directory = _directory(stream.graph.home, name)
@@ -48,7 +48,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
             return found
         if found > ROWS:
             log.warning("batch %d has more than %d rejected rows: the others are not kept", batch.n, ROWS)
-        snapshots.keep(frame.limit(ROWS), f"{directory}/{batch.n}")
+        snapshots.write(frame.limit(ROWS), f"{directory}/{batch.n}")
         _remove_old(directory)
         return min(found, ROWS)
 
@@ -64,10 +64,10 @@ def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int
     """
     if not hadoop.is_directory(directory):
         raise UsageError(f"{directory!r} is no directory: name the one that a job reads as files:DIRECTORY")
-    kept_in, log_ = _directory(home, name), OffsetLog(home / "progress")
+    kept_in, log_ = _directory(home, name), OffsetLog(home / "offsets")
     lines = files = 0
     for n in _batches(kept_in):
-        if n > log_.last.n or (n > log_.floor.n and not log_.is_done(n)):
+        if n > log_.last.n or (n > log_.compacted_to.n and not log_.is_done(n)):
             break
         target = f"{storage.qualify(directory)}/rejected-{home.id[:8]}-{name}-{n}.log"
         if not storage.exists(target):

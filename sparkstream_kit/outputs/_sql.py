@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timezone
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal, get_args
 
 import psycopg
 import sqlalchemy as sa
@@ -29,11 +29,12 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ..columns import column_names, quoted
 from ..contracts import Batch
-from ..errors import BatchFailed, UsageError
+from ..errors import BatchFailed, NewerFormat, OutputRefused, UsageError
 from ..frames import FrameStream
 from ..recovery.offset_log import Entry
-from . import column_names
+from ..redaction import redact_url
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +57,21 @@ _LEDGER = sa.Table(
     sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("table", sa.Text, nullable=False),
     sa.Column("ranges", sa.Text, nullable=False),
-    sa.Column("positions", sa.Text, nullable=False),
+    sa.Column("end_offsets", sa.Text, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("committed_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
 )
 
-_MODES = ("append", "upsert", "accumulate")
+FORMAT = 1
+"""Version of the ledger's rows; rows of a newer one are refused, and columns that it added are ignored."""
+
+Mode = Literal["append", "upsert", "accumulate"]
 
 _INSERT: dict[str, Callable[[sa.Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 """The databases that are supported: those whose INSERT has ON CONFLICT."""
 
-_PATIENCE = {
+_TIMEOUTS = {
     "connect_timeout": "10",
     "keepalives_idle": "10",
     "keepalives_interval": "10",
@@ -81,7 +86,7 @@ def sql(
     url: str,
     *,
     table: str | None = None,
-    mode: str = "append",
+    mode: Mode = "append",
     key: str | Sequence[str] = (),
     name: str = "sql",
 ) -> None:
@@ -113,7 +118,7 @@ def sql(
 
 
 def sql_table(
-    url: str, table: str, *, mode: str = "append", key: str | Sequence[str] = (), name: str = "sql"
+    url: str, table: str, *, mode: Mode = "append", key: str | Sequence[str] = (), name: str = "sql"
 ) -> SqlTable:
     """The same for a bare DStream, through `each_batch`; its guarantee is the one that is said there.
 
@@ -129,8 +134,10 @@ postgresql://USER@HOST/DATABASE
     keys = tuple(column_names(key))
     kind = _url(url).get_backend_name()
     if kind not in _INSERT or (kind == "sqlite" and _url(url).database in (None, "", ":memory:")):
-        raise UsageError(f"got the database {_shown(url)}, expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")
-    if mode not in _MODES:
+        raise UsageError(
+            f"got the database {redact_url(url)}, expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
+    if mode not in get_args(Mode):
         raise UsageError(f"got the mode {mode!r} for the table {table!r}, expected append, upsert or accumulate")
     if bool(keys) == (mode == "append"):
         wants = "takes no key" if keys else "needs key= with the columns that name a row"
@@ -144,37 +151,39 @@ class SqlTable:
 
     url: str = field(repr=False)
     table: str
-    mode: str
+    mode: Mode
     key: tuple[str, ...]
     name: str
 
     def check(self, frame: DataFrame, before: Batch) -> None:
         """Create the table, or refuse it; a database that is away at a later start is left to the batches."""
         try:
-            _prepared(self, frame.schema, before.home_id)
+            _prepare_table(self, frame.schema, before.home_id)
         except sa.exc.DBAPIError as error:
             if before.n and isinstance(error, sa.exc.OperationalError):
-                log.warning("the output %r waits for %s (%s)", self.name, _shown(self.url), _said(error))
+                log.warning(
+                    "the output %r waits for %s (%s)", self.name, redact_url(self.url), _database_message(error)
+                )
                 return
             raise UsageError(
-                f"the output {self.name!r} cannot use {_shown(self.url)} ({_said(error)}): correct the address, or "
-                "give the user its rights"
+                f"the output {self.name!r} cannot use {redact_url(self.url)} ({_database_message(error)}): "
+                "correct the address, or grant the user its rights"
             ) from None
 
     def write(self, frame: DataFrame, batch: Batch) -> int:
         """Commit the rows of a batch, unless they are there; the number of rows written."""
         try:
-            table = _prepared(self, frame.schema, batch.home_id)
+            table = _prepare_table(self, frame.schema, batch.home_id)
             with _engine(self.url).begin() as connection:
                 if _is_there(connection, self, batch):
                     return 0
-            put = self._way(frame, batch, table)
+            put = self._prepare_rows(frame, batch, table)
             with _engine(self.url).begin() as connection:
-                if not _claim(connection, self, batch):
+                if not _record(connection, self, batch):
                     return 0
                 rows = put(connection)
                 connection.execute(_LEDGER.update().where(*_entry(self, batch)).values(rows=rows))
-                _forget(connection, self, batch)
+                _prune(connection, self, batch)
             return rows
         except _Ambiguous:
             raise BatchFailed(
@@ -189,10 +198,10 @@ class SqlTable:
         except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError) as error:
             raise BatchFailed(
                 f"the database refuses batch {batch.n} of the output {self.name!r} for the table {self.table!r}: "
-                f"{_said(error)}"
+                f"{_database_message(error)}"
             ) from None
 
-    def _way(self, frame: DataFrame, batch: Batch, table: sa.Table) -> Callable[[sa.Connection], int]:
+    def _prepare_rows(self, frame: DataFrame, batch: Batch, table: sa.Table) -> Callable[[sa.Connection], int]:
         """How the rows come into the table; all that takes long is done before the transaction."""
         dialect = _engine(self.url).dialect.name
         convert = _converter(frame.schema, dialect)
@@ -260,7 +269,7 @@ class _Ambiguous(Exception):
 
 def _has_twins(frame: DataFrame, key: Sequence[str]) -> bool:
     """Whether several rows have one key; Spark finds out, as a set of all keys would fill the driver."""
-    columns = [F.col("`{}`".format(name.replace("`", "``"))).alias(f"c{i}") for i, name in enumerate(key)]
+    columns = [F.col(quoted(name)).alias(f"c{i}") for i, name in enumerate(key)]
     keys = frame.select(*columns)
     return not keys.groupBy(*keys.columns).count().where("count > 1").isEmpty()
 
@@ -273,7 +282,7 @@ def _entry(target: SqlTable, batch: Batch) -> tuple[sa.ColumnElement[bool], ...]
     return c.home == batch.home_id, c.output == target.name, c.batch == batch.n
 
 
-def _claim(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
+def _record(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
     """Enter the batch; False if it is there. Of two drivers, the second waits until the first has committed."""
     entry = {
         "home": batch.home_id,
@@ -282,7 +291,8 @@ def _claim(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
         "time": round(batch.time.timestamp() * 1000),
         "table": target.table,
         "ranges": _ranges(batch),
-        "positions": json.dumps(batch.positions, sort_keys=True),
+        "end_offsets": json.dumps(batch.end_offsets, sort_keys=True),
+        "format": FORMAT,
         "rows": 0,
     }
     insert = _INSERT[connection.dialect.name](_LEDGER).on_conflict_do_nothing().returning(_LEDGER.c.batch)
@@ -293,11 +303,20 @@ def _is_there(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool
     """Whether the batch is committed; UsageError if what bears its number was made of other input."""
     known = connection.scalar(sa.select(_LEDGER.c.ranges).where(*_entry(target, batch)))
     if known is not None and known != _ranges(batch):
-        raise UsageError(
+        raise OutputRefused(
             f"the table {target.table!r} holds batch {batch.n} of the output {target.name!r} made of {known}, and this "
             f"is {_ranges(batch)}: the home is an older copy of itself; use a new home and a new table"
         )
     return known is not None
+
+
+def _check_format(connection: sa.Connection) -> None:
+    newest = connection.scalar(sa.select(sa.func.max(_LEDGER.c.format))) or FORMAT
+    if newest > FORMAT:
+        raise NewerFormat(
+            f"the table {_LEDGER.name} has rows of the format {newest}, and this version of sparkstream_kit reads up "
+            f"to {FORMAT}: use the version that wrote them, or a newer one"
+        )
 
 
 def _ranges(batch: Batch) -> str:
@@ -309,16 +328,19 @@ def ledger(url: str) -> dict[str, dict[int, Entry]]:
     c, homes = _LEDGER.c, dict[str, dict[int, Entry]]()
     try:
         with _engine(url).connect() as connection:
-            rows = connection.execute(sa.select(c.home, c.batch, c.time, c.ranges, c.positions)).all()
+            _check_format(connection)
+            rows = connection.execute(sa.select(c.home, c.batch, c.time, c.ranges, c.end_offsets)).all()
     except sa.exc.DBAPIError as error:
-        raise UsageError(f"cannot read the table {_LEDGER.name} of {_shown(url)} ({_said(error)})") from None
-    for home, n, time, ranges, positions in rows:
+        raise UsageError(
+            f"cannot read the table {_LEDGER.name} of {redact_url(url)} ({_database_message(error)})"
+        ) from None
+    for home, n, time, ranges, end_offsets in rows:
         given = {source: (start, end) for source, (start, end) in json.loads(ranges).items()}
-        homes.setdefault(home, {})[n] = Entry(n, time, given, json.loads(positions), bool(given), time)
+        homes.setdefault(home, {})[n] = Entry(n, time, given, json.loads(end_offsets), bool(given), time)
     return homes
 
 
-def _forget(connection: sa.Connection, target: SqlTable, batch: Batch) -> None:
+def _prune(connection: sa.Connection, target: SqlTable, batch: Batch) -> None:
     mine = _entry(target, batch)[:2]
     newest_first = sa.select(_LEDGER.c.batch).where(*mine).order_by(_LEDGER.c.batch.desc())
     oldest = connection.scalar(newest_first.offset(KEPT_BATCHES).limit(1))
@@ -330,12 +352,12 @@ def _forget(connection: sa.Connection, target: SqlTable, batch: Batch) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _prepared(target: SqlTable, schema: T.StructType, home_id: str) -> sa.Table:
+def _prepare_table(target: SqlTable, schema: T.StructType, home_id: str) -> sa.Table:
     """The table as statements need it, after it was created or found to fit."""
     table = _table(target.table, schema, target.key)
     for column in table.c:
         if target.mode == "accumulate" and not column.primary_key and column.type.python_type not in _NUMBERS:
-            raise UsageError(
+            raise OutputRefused(
                 f"the column {column.name!r} for the table {target.table!r} is {column.type}, and accumulate adds "
                 "numbers: make it part of the key, or leave it out"
             )
@@ -348,10 +370,11 @@ def _prepared(target: SqlTable, schema: T.StructType, home_id: str) -> sa.Table:
             raise UsageError(f"the name {name!r} holds %(, which SQLAlchemy takes for a parameter: leave that out")
     with engine.begin() as connection:
         _LEDGER.create(connection, checkfirst=True)
+        _check_format(connection)
         others = sa.select(_LEDGER.c.home).where(_LEDGER.c.table == target.table, _LEDGER.c.home != home_id)
         other = connection.scalar(others.limit(1))
         if other is not None:
-            raise UsageError(
+            raise OutputRefused(
                 f"the table {target.table!r} holds rows of the home {other}, and this is the home {home_id}: go on "
                 "with that home, or write into another table"
             )
@@ -369,7 +392,7 @@ def _table(name: str, schema: T.StructType, key: Sequence[str]) -> sa.Table:
     missing = [k for k in key if k not in schema.names]
     if doubled or missing:
         wrong = f"several columns named {doubled.pop()!r}" if doubled else f"no column {missing[0]!r}, which is its key"
-        raise UsageError(f"the frame for the table {name!r} has {wrong}: its columns are {', '.join(schema.names)}")
+        raise OutputRefused(f"the frame for the table {name!r} has {wrong}: its columns are {', '.join(schema.names)}")
     columns = [
         sa.Column(f.name, _sql_type(name, f), key=f"c{i}", primary_key=f.name in key, autoincrement=False)
         for i, f in enumerate(schema)
@@ -382,7 +405,7 @@ def _sql_type(table: str, column: T.StructField) -> sa.types.TypeEngine[Any]:
     if isinstance(kind, T.DecimalType):
         return sa.Numeric(kind.precision, kind.scale)
     if type(kind) not in _TYPES:
-        raise UsageError(
+        raise OutputRefused(
             f"the column {column.name!r} for the table {table!r} is {kind.simpleString()}, which is no type of SQL: "
             "leave it out, or make it a string (to_json)"
         )
@@ -416,7 +439,7 @@ def _check_fits(inspector: sa.Inspector, target: SqlTable, table: sa.Table) -> N
     there = {c["name"]: c for c in inspector.get_columns(target.table)}
     wrong = [f"it has no column {c.name!r}" for c in table.c if c.name not in there]
     for column in table.c:
-        if column.name in there and not _takes(there[column.name]["type"], column.type, inspector.dialect.name):
+        if column.name in there and not _accepts(there[column.name]["type"], column.type, inspector.dialect.name):
             wrong.append(f"its column {column.name!r} is {there[column.name]['type']}, the frame's {column.type}")
     for name, c in there.items():
         filled = c["nullable"] or c.get("default") or c.get("identity") or c.get("autoincrement") is True
@@ -425,10 +448,12 @@ def _check_fits(inspector: sa.Inspector, target: SqlTable, table: sa.Table) -> N
     if target.key and sorted(target.key) not in map(sorted, _unique(inspector, target.table)):
         wrong.append(f"it has no unique key ({', '.join(target.key)})")
     if wrong:
-        raise UsageError(f"the table {target.table!r} does not fit: {'; '.join(wrong)}; change it, or name another one")
+        raise OutputRefused(
+            f"the table {target.table!r} does not fit: {'; '.join(wrong)}; change it, or name another one"
+        )
 
 
-def _takes(there: sa.types.TypeEngine[Any], mine: sa.types.TypeEngine[Any], database: str) -> bool:
+def _accepts(there: sa.types.TypeEngine[Any], mine: sa.types.TypeEngine[Any], database: str) -> bool:
     def width(kind: sa.types.TypeEngine[Any]) -> int:
         return 2 if isinstance(kind, sa.SmallInteger) else 8 if isinstance(kind, sa.BigInteger) else 4
 
@@ -499,7 +524,7 @@ def _stage(
         staging.create(connection)
     statement = f"COPY {staging.name} FROM STDIN"
     _, options = engine.dialect.create_connect_args(_url(target.url))
-    options = {**options, **_patience(target.url)}
+    options = {**options, **_timeouts(target.url)}
 
     def copy(partition: int, rows: Iterable[Row]) -> Iterator[tuple[str, int]]:
         attempt, count = f"batch {batch.n}, partition {partition}, {uuid.uuid4().hex}", 0
@@ -536,23 +561,18 @@ def _url(url: str) -> sa.URL:
     return made.set(drivername="postgresql+psycopg") if made.drivername == "postgresql" else made
 
 
-def _shown(url: str) -> str:
-    """The address without secrets: no password, and no options, which may hold one, too."""
-    return _url(url).set(drivername=_url(url).get_backend_name(), query={}).render_as_string(hide_password=True)
-
-
-def _patience(url: str) -> dict[str, str]:
-    options = _PATIENCE if _url(url).get_backend_name() == "postgresql" else {}
+def _timeouts(url: str) -> dict[str, str]:
+    options = _TIMEOUTS if _url(url).get_backend_name() == "postgresql" else {}
     return {name: value for name, value in options.items() if name not in _url(url).query}
 
 
 @functools.cache
 def _engine(url: str) -> sa.Engine:
     return sa.create_engine(
-        _url(url), connect_args=_patience(url), hide_parameters=True, pool_pre_ping=True, pool_size=1
+        _url(url), connect_args=_timeouts(url), hide_parameters=True, pool_pre_ping=True, pool_size=1
     )
 
 
-def _said(error: sa.exc.DBAPIError) -> str:
+def _database_message(error: sa.exc.DBAPIError) -> str:
     """What the database itself says, in one line; SQLAlchemy adds the statement and a link."""
     return " ".join(str(error.orig).split())

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from ..contracts import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
+from ..redaction import redact_url
 
 MOST_ROWS = 1_000
 """Rows of one batch: each is a request of its own, one after the other."""
@@ -101,7 +102,7 @@ def _post(request: urllib.request.Request, timeout: float) -> None:
             passing = answer is None or answer in _PASSING or answer >= 500
             if not passing or attempt == TRIES - 1:
                 # of the URL only the host: the rest of it is often the secret
-                raise ConnectionError(f"{_shown(request.full_url)}: {error}") from None
+                raise ConnectionError(f"{redact_url(request.full_url, path=False)}: {error}") from None
         time.sleep(random.uniform(0, 0.5 * 2**attempt))
 
 
@@ -113,7 +114,3 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 _opener = urllib.request.build_opener(_NoRedirect)
-
-
-def _shown(url: str) -> str:
-    return f"{urlsplit(url).scheme}://{urlsplit(url).hostname}"

@@ -1,17 +1,18 @@
 """The home of a job: one directory that outlives its processes.
 
-id             made once; part of every ledger key, so a new home never meets an old ledger
-checkpoint/    Spark's, only for jobs with receivers or plain DStreams; fingerprint.json and downtime.json beside it
-progress/      the offset log
-sources/       what sources must remember: listings of files, the first start of a generator
-received/      landed batches of receivers
-enrichment/    versions of the frames that streams are joined with
-rejected/      what parsers gave back, for each output of that kind
-state/         saved state
-lease/         who may write
-ticks/         always empty: the stream on it ticks without data
-RUNNING        delete it, and the job drains and stops
-STOPPED        the last run ended in order; RUNNING missing without it means: stay stopped
+format          version of this layout; a newer one is refused
+id              made once; part of every ledger key, so a new home never meets an old ledger
+checkpoint/     Spark's, only for jobs with receivers or plain DStreams; fingerprint.json and downtime.json beside it
+offsets/        the offset log
+sources/        what sources must remember: listings of files, the first start of a generator
+received/       landed batches of receivers
+enrichment/     versions of the frames that streams are joined with
+rejected/       lines that parsers rejected, for each output of that kind
+state/          snapshots of states
+lease/          which driver may write
+ticks/          always empty: the stream on it ticks without data
+RUNNING         delete it to stop the job gracefully
+STOPPED         the last run stopped gracefully; RUNNING missing without it means that a stop is pending
 """
 
 from __future__ import annotations
@@ -23,23 +24,26 @@ import uuid
 from dataclasses import dataclass
 
 from ..bridge import hadoop
-from ..errors import UsageError
+from ..errors import HomeDamaged, NewerFormat, UsageError
 from . import storage
 from .offset_log import Entry, rebuild
+
+FORMAT = 1
+"""Version of the layout, raised by a release whose homes an older one would misread (VERSIONING.md)."""
 
 _DRAINED = "drained\n"
 
 
 @dataclass(frozen=True)
 class Home:
-    """A home that is there and may be written."""
+    """A home that exists and may be written."""
 
     root: str
     id: str
 
     @classmethod
     def open(cls, path: str) -> Home:
-        """Find or found the home; UsageError if it cannot be written, or if other users can write to it.
+        """Open the home, creating it if missing; UsageError if it cannot be written, or if other users can write to it.
 
         Loading a checkpoint executes code, so a home is trusted like code.
         """
@@ -49,52 +53,73 @@ class Home:
             _refuse_if_others_can_write(root)
             if storage.exists(f"{root}/checkpoint"):
                 _refuse_if_others_can_write(f"{root}/checkpoint")
-            for part in ("progress", "sources", "received", "state", "lease", "ticks"):
+            for part in ("offsets", "sources", "received", "state", "lease", "ticks"):
                 storage.make_directory(f"{root}/{part}")
             if not storage.exists(f"{root}/id"):
-                cls(root, "").mark_stopped()  # before the id: nobody can have asked a new home to stop
-                with contextlib.suppress(FileExistsError):
-                    storage.write_new(f"{root}/id", uuid.uuid4().hex)
-            return cls(root, storage.read(f"{root}/id"))
+                cls(root, "")._begin(uuid.uuid4().hex)
+            return cls.existing(root)
         except OSError as error:
             raise UsageError(
                 f"cannot write the home {path!r} ({error.strerror or error}): name a directory that this user can write"
             ) from None
 
     @classmethod
+    def existing(cls, root: str) -> Home:
+        """The home at a qualified path; NewerFormat if a newer version of the kit wrote it."""
+        try:
+            found = storage.read(f"{root}/format").strip()
+        except FileNotFoundError:
+            raise HomeDamaged(
+                f"{root} has no file `format`: restore it from a backup; if a version before 0.1.0 wrote this home, "
+                "start with a new one"
+            ) from None
+        if not found.isdigit() or int(found) > FORMAT:
+            raise NewerFormat(
+                f"{root} has the format {found}, and this version of sparkstream_kit reads up to {FORMAT}: use the "
+                "version that wrote it, or a newer one"
+            )
+        return cls(root, storage.read(f"{root}/id"))
+
+    @classmethod
     def rebuilt(cls, path: str, id: str, entries: dict[int, Entry]) -> tuple[Home, Entry]:
-        """A home with the id of one that was lost, its log made anew; the entry below which nothing can be replayed."""
+        """A home with the id of one that was lost, and its log; also the newest entry that cannot be replayed."""
         root = storage.qualify(path)
         if storage.exists(f"{root}/id"):
-            raise UsageError(f"{path!r} is a home already: name a new directory")
-        floor = rebuild(f"{root}/progress", entries)
+            raise UsageError(f"{path!r} is already a home: name a new directory")
+        compacted = rebuild(f"{root}/offsets", entries)
         home = cls(root, id)
-        home.mark_stopped()
-        storage.write_new(f"{root}/id", id)  # last: before it there is no home
-        return home, floor
+        home._begin(id)
+        return home, compacted
+
+    def _begin(self, id: str) -> None:
+        self.mark_stopped()  # before the id: nobody can have requested a stop of a new home
+        with contextlib.suppress(FileExistsError):
+            storage.write_new(self / "format", f"{FORMAT}\n")
+        with contextlib.suppress(FileExistsError):
+            storage.write_new(self / "id", id)  # last: before it there is no home
 
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"
 
-    def must_stay_stopped(self) -> bool:
-        """Whether a stop was asked for that no run has carried out: RUNNING gone, and the last run was cut off."""
-        return self.asked_to_stop() and not storage.exists(self / "STOPPED")
+    def stop_pending(self) -> bool:
+        """Whether a stop was requested that no run has carried out: RUNNING is gone, and the last run was cut off."""
+        return self.stop_requested() and not storage.exists(self / "STOPPED")
 
     def mark_running(self) -> None:
-        """The job runs from here on, until RUNNING is deleted; where the last run was cut off, it may be already."""
+        """Record that the job runs, until RUNNING is deleted; where the last run was cut off, it may be already."""
         if storage.exists(self / "STOPPED"):
-            storage.write(self / "RUNNING", "delete this file to stop the job in order\n")
+            storage.write(self / "RUNNING", "Delete this file to stop the job gracefully.\n")
             storage.delete(self / "STOPPED")
 
     def mark_stopped(self, *, drained: bool = False) -> None:
-        """The job ended in order: the next start goes on, whatever the marker says."""
+        """Record that the job stopped gracefully: the next start continues, whatever the marker says."""
         storage.write(self / "STOPPED", _DRAINED if drained else "")
 
-    def has_drained(self) -> bool:
-        """Whether the last run ended in order and left nothing of what it had received."""
+    def was_drained(self) -> bool:
+        """Whether the last run stopped gracefully and left nothing that it had received unprocessed."""
         return storage.exists(self / "STOPPED") and storage.read(self / "STOPPED") == _DRAINED
 
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether somebody deleted RUNNING."""
         return not storage.exists(self / "RUNNING")
 

@@ -1,57 +1,57 @@
 """Received batches, landed under the home: from then on they are as replayable as any file.
 
-    received/<name>/<position>-<tick>/     Parquet; positions count up, the tick is the batch time in ms
+    received/<name>/<offset>-<tick>/    Parquet; offsets count up, the tick is the batch time in ms
 
-A batch time is landed once for ever: Spark runs the last batches again after every restart.
+A batch time is landed once only: Spark runs its last batches again after every restart.
 """
 
 from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 
-from ..contracts import Position
-from ..errors import UsageError
+from ..contracts import Offset
+from ..errors import HomeDamaged
 from . import snapshots, storage
 
-_KEPT_TICKS = 20
-"""Landed batches kept although they are done, since a restarted context may run them again."""
+_RETAINED_TICKS = 20
+"""Landed batches that stay although they are done, since a restarted context may run them again."""
 
 
 def land(frame: DataFrame, directory: str, tick: int) -> bool:
-    """Keep the rows of one batch; False if that batch time was landed before."""
+    """Store the rows of one batch; False if that batch time has been landed before."""
     landed = _landed(directory)
     if tick in landed.values():
         return False
-    position = max(landed, default=0) + 1
-    return snapshots.keep(frame, f"{directory}/{position:010d}-{tick}")
+    offset = max(landed, default=0) + 1
+    return snapshots.write(frame, f"{directory}/{offset:010d}-{tick}")
 
 
-def latest(directory: str) -> Position:
-    """The newest landed position; None before the first."""
+def latest_offset(directory: str) -> Offset:
+    """The newest landed offset; None before the first."""
     return max(_landed(directory), default=None)
 
 
-def read(session: SparkSession, directory: str, start: Position, end: Position) -> DataFrame:
-    """The rows landed in (start, end]; UsageError if some of these batches are gone."""
-    inside = {p: tick for p, tick in _landed(directory).items() if (start or 0) < p <= end}
+def read(session: SparkSession, directory: str, start: Offset, end: Offset) -> DataFrame:
+    """The rows landed in (start, end]; HomeDamaged if some of these batches are missing."""
+    inside = {offset: tick for offset, tick in _landed(directory).items() if (start or 0) < offset <= end}
     if len(inside) < end - (start or 0):
-        raise UsageError(
+        raise HomeDamaged(
             f"{directory} has {len(inside)} of the received batches {(start or 0) + 1} to {end}: restore it from a "
-            "copy, or start with a new home"
+            "backup, or start with a new home"
         )
-    return snapshots.read(session, *(f"{directory}/{p:010d}-{tick}" for p, tick in sorted(inside.items())))
+    return snapshots.read(session, *(f"{directory}/{offset:010d}-{tick}" for offset, tick in sorted(inside.items())))
 
 
-def forget(directory: str, position: Position) -> None:
-    """Remove what was landed up to the position, but for the last few, and what drivers that died were landing."""
+def prune(directory: str, end: Offset) -> None:
+    """Remove what was landed up to the offset, except for the last few, and what killed drivers left unfinished."""
     landed = sorted(_landed(directory).items())
-    for p, tick in landed[:-_KEPT_TICKS]:
-        if p <= (position or 0):
-            storage.delete(f"{directory}/{p:010d}-{tick}")
+    for offset, tick in landed[:-_RETAINED_TICKS]:
+        if offset <= (end or 0):
+            storage.delete(f"{directory}/{offset:010d}-{tick}")
     for unfinished in storage.hidden(directory):
         storage.delete(f"{directory}/{unfinished}")
 
 
 def _landed(directory: str) -> dict[int, int]:
     pairs = (name.partition("-") for name in storage.names(directory) if not name.startswith("."))
-    return {int(position): int(tick) for position, _, tick in pairs}
+    return {int(offset): int(tick) for offset, _, tick in pairs}

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bridge import jvm
-from ..errors import Fenced, UsageError
+from ..errors import Fenced, HomeInUse
 from . import storage
 
 TTL = 30.0
@@ -42,7 +42,7 @@ class Lease:
         self._renewed = time.monotonic()
         self._ended = threading.Event()
 
-    def keep(self, lost: Callable[[Fenced], None]) -> None:
+    def start_renewing(self, lost: Callable[[Fenced], None]) -> None:
         """Beat in a background thread until released; call `lost` if another driver has taken the lease."""
 
         def beating() -> None:
@@ -52,7 +52,7 @@ class Lease:
                 except Fenced as error:
                     lost(error)
                     return
-                except Exception:  # a file system that is away for a moment: `check` decides when it was too long
+                except Exception:  # a file system that is away for a ctx: `check` decides when it was too long
                     continue
 
         threading.Thread(target=beating, name="lease", daemon=True).start()
@@ -93,7 +93,7 @@ def acquire(root: str, application: str = "") -> Lease:
         except FileNotFoundError:  # forgotten since: there is a newer one
             continue
         if not free:
-            raise UsageError(
+            raise HomeInUse(
                 f"the home is in use by {_holder(root, newest)}: stop that job first, or give this one another home"
             )
         processes = [pid for pid in (os.getpid(), jvm.jvm_process()) if pid is not None]
@@ -109,7 +109,7 @@ def acquire(root: str, application: str = "") -> Lease:
             continue
         lease = Lease(root, newest + 1)
         lease.renew()
-        _forget_before(root, newest)
+        _remove_before(root, newest)
         return lease
 
 
@@ -125,7 +125,7 @@ def _newest(root: str) -> int:
     return max((int(name) for name in storage.names(root) if name.isdigit()), default=0)
 
 
-def _forget_before(root: str, epoch: int) -> None:
+def _remove_before(root: str, epoch: int) -> None:
     for name in storage.names(root):
         number = name.partition(".")[0]
         if number.isdigit() and int(number) < epoch:

@@ -1,7 +1,8 @@
-"""Snapshots: frames kept under the home as Parquet, each with a manifest of its files; state keeps its newest two.
+"""Snapshots: frames kept under the home as Parquet, each with a manifest of its files.
 
-Spark silently skips a file of no bytes and never misses one that is gone; the manifest detects both. A snapshot is
-written beside its name and moved there, so one that is there is whole. It outlives code and Spark versions.
+Spark silently skips empty or missing part files; the manifest detects that. A snapshot is written beside its name and
+moved there, so one that is there is complete. It outlives code and Spark versions. A state keeps its newest two, in
+directories named by the batch they follow.
 """
 
 from __future__ import annotations
@@ -14,75 +15,75 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..bridge import jvm
-from ..errors import UsageError
+from ..errors import HomeDamaged, StateRefused
 from . import storage
 
 log = logging.getLogger(__name__)
 
-_NOTE = "_files"
+_MANIFEST = "_manifest"
 
 
-def keep(frame: DataFrame, path: str) -> bool:
-    """Write the frame; False where the name is taken already."""
+def write(frame: DataFrame, path: str) -> bool:
+    """Write the frame; False if the name is taken."""
     folder, _, name = path.rpartition("/")
     temporary = f"{folder}/.{name}-{uuid.uuid4().hex}"
     frame.write.parquet(temporary)
-    storage.write_new(f"{temporary}/{_NOTE}", json.dumps(storage.sizes(temporary)))
+    storage.write_new(f"{temporary}/{_MANIFEST}", json.dumps(storage.sizes(temporary)))
     return storage.publish(temporary, path)
 
 
 def read(session: SparkSession, *paths: str) -> DataFrame:
-    """What was kept under these names; UsageError if a file of it is gone or has another size."""
+    """What was written under these names; HomeDamaged if a file of it is missing or has another size."""
     for path in paths:
-        _check_whole(path)
+        _check_manifest(path)
     return session.read.parquet(*paths)
 
 
-def saves(directory: str) -> list[int]:
-    """The batches after which the state was saved, oldest first."""
+def numbers(directory: str) -> list[int]:
+    """The batches that a state has snapshots of, oldest first."""
     return sorted(int(name) for name in storage.names(directory) if name.isdigit())
 
 
 def save(frame: DataFrame, directory: str, n: int) -> None:
-    """Save the state after batch n, then remove all but the newest two."""
-    if n in saves(directory):
+    """Write the snapshot of a state after batch n, then remove all but the newest two."""
+    if n in numbers(directory):
         return
-    keep(frame, f"{directory}/{n}")
-    for old in [str(n) for n in saves(directory)[:-2]] + storage.hidden(directory):
+    write(frame, f"{directory}/{n}")
+    for old in [str(n) for n in numbers(directory)[:-2]] + storage.hidden(directory):
         storage.delete(f"{directory}/{old}")
 
 
 def load(session: SparkSession, directory: str, newest: int, like: DataFrame) -> tuple[int, DataFrame]:
-    """The newest readable save after batch `newest` or before, with its n; (0, an empty frame) without one.
+    """The newest readable snapshot up to batch `newest`, with its n; without one 0 and `like`, an empty frame.
 
-    Columns added since start as null. Columns that were removed or have another type are a UsageError. A save that
-    cannot be read is set aside (renamed) and the one before it is used.
+    Columns added since are null. Columns removed or retyped since raise StateRefused. A snapshot that cannot be read is
+    set aside (renamed), and the one before it is used.
     """
-    for n in reversed([n for n in saves(directory) if n <= newest]):
+    for n in reversed([n for n in numbers(directory) if n <= newest]):
         path = f"{directory}/{n}"
         try:
             frame = read(session, path)
             # every column of every row: a damaged file is found here and not in the middle of a batch
             frame.write.format("noop").mode("overwrite").save()
         except Exception as error:
-            log.warning("the saved state %s cannot be read and is set aside: %s", path, jvm.reason(error))
+            log.warning("the snapshot %s cannot be read and is set aside: %s", path, jvm.reason(error))
             storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")
             continue
         return n, _fitted(frame, like, path)
     return 0, like
 
 
-def _check_whole(path: str) -> None:
+def _check_manifest(path: str) -> None:
     try:
-        noted = json.loads(storage.read(f"{path}/{_NOTE}"))
+        written = json.loads(storage.read(f"{path}/{_MANIFEST}"))
     except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"{path} has no note of its files ({error}): restore the home from a copy") from None
+        raise HomeDamaged(f"{path} has no manifest ({error}): restore the home from a backup") from None
     found = storage.sizes(path)
-    if found != noted:
-        changed = sorted(name for name in noted.keys() | found.keys() if noted.get(name) != found.get(name))
-        raise UsageError(
-            f"{path} is damaged: {changed[0]} has {found.get(changed[0], 'no')} bytes, and was written with "
-            f"{noted.get(changed[0], 'none')}; restore the home from a copy"
+    if found != written:
+        changed = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+        raise HomeDamaged(
+            f"{path} is damaged: {changed[0]} has {found.get(changed[0], 'no')} bytes and was written with "
+            f"{written.get(changed[0], 'none')}; restore the home from a backup"
         )
 
 
@@ -91,14 +92,14 @@ def _fitted(frame: DataFrame, like: DataFrame, path: str) -> DataFrame:
     wanted = {field.name: field.dataType for field in like.schema}
     wrong = [f"{name} is gone" for name in saved if name not in wanted]
     wrong += [
-        f"{name} was {saved[name].simpleString()} and is {kind.simpleString()} now"
+        f"{name} was {saved[name].simpleString()} and is now {kind.simpleString()}"
         for name, kind in wanted.items()
         if name in saved and saved[name] != kind
     ]
     if wrong:
-        raise UsageError(
-            f"the saved state {path} does not fit the job any more ({'; '.join(wrong)}): give the changed state "
-            "another name= to start it anew, or bring the columns back"
+        raise StateRefused(
+            f"the saved state {path} no longer fits the job ({'; '.join(wrong)}): give the changed state another "
+            "name= to start it from scratch, or bring the columns back"
         )
     return frame.select(
         *(F.col(name) if name in saved else F.lit(None).cast(kind).alias(name) for name, kind in wanted.items())

@@ -1,8 +1,7 @@
-"""Small files that decide who won: written whole, and never over one that is there.
+"""Atomic small files: all or nothing, and `write_new` never replaces one.
 
-On local disks this is plain Python with fsync and hard links; on HDFS it is a rename that refuses to replace. Hadoop's
-own rename on a local disk lets two writers win, so no other path is taken for it; a file system that has neither is
-refused.
+On local disks this is plain Python with fsync and hard links, on HDFS a rename that refuses to replace. Hadoop's own
+rename on a local disk lets two writers win, so it is not used there; a file system that has neither is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ..errors import UsageError
 
 
 def qualify(path: str) -> str:
-    """The path with its file system, as every other function here expects it: `file:/a` or `hdfs://host/a`."""
+    """The path with its file system, as all functions here expect it: `file:/a` or `hdfs://host/a`."""
     full = hadoop.qualified(path)
     scheme = full.partition(":")[0]
     if scheme not in ("file", "hdfs"):
         raise UsageError(
-            f"{path!r} is on a {scheme} file system, which cannot refuse to overwrite a file: put the home on HDFS or "
-            "a local disk"
+            f"{path!r} is on a {scheme} file system, which cannot refuse to overwrite a file: put the home on "
+            "HDFS or a local disk"
         )
     return full
 
@@ -35,7 +34,7 @@ def local(path: str) -> Path | None:
 
 
 def exists(path: str) -> bool:
-    """Whether something is there."""
+    """Whether there is a file or directory."""
     here = local(path)
     return here.exists() if here else hadoop.path_exists(path)
 
@@ -52,7 +51,7 @@ def names(path: str) -> list[str]:
 
 
 def sizes(path: str) -> dict[str, int]:
-    """The files of a directory that are meant to be read, with their sizes in bytes."""
+    """The data files of a directory, with their sizes in bytes."""
     here = local(path)
     if here is None:
         return {file.rpartition("/")[2]: size for file, size in hadoop.list_files(f"{path}/*", None)}
@@ -60,12 +59,12 @@ def sizes(path: str) -> dict[str, int]:
 
 
 def hidden(path: str) -> list[str]:
-    """The names of what writers have not finished: of a directory with one writer, left by those that died."""
+    """The names of unfinished files; in a directory with one writer, those that killed writers left."""
     return [name for name in names(path) if name.startswith(".")]
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and those above it, for this user only; fine if it is there."""
+    """Make a directory and its parents, accessible to this user only; no error if it exists."""
     here = local(path)
     if here is None:
         hadoop.make_directory(path)
@@ -74,7 +73,7 @@ def make_directory(path: str) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a file or a whole directory; fine if it is not there."""
+    """Delete a file or a whole directory; no error if it is missing."""
     here = local(path)
     if here is None:
         hadoop.delete(path)
@@ -105,7 +104,7 @@ def write_new(path: str, text: str) -> None:
 
 
 def write(path: str, text: str) -> None:
-    """Create or replace the file; a reader sees the old text or the new one, never a part."""
+    """Create or replace the file; a reader sees the old text or the new one, never a part of it."""
     here = local(path)
     if here is None:
         hadoop.replace_file(path, text)
@@ -115,9 +114,9 @@ def write(path: str, text: str) -> None:
 
 
 def publish(temporary: str, target: str) -> bool:
-    """Move a finished directory to its name; False, and the temporary one is gone, if the name is taken.
+    """Move a finished directory to its name; False, and the temporary one is removed, if the name is taken.
 
-    A plain Hadoop rename would put the directory *into* the one that is there.
+    A plain Hadoop rename would move the directory *into* the existing one.
     """
     here = local(temporary)
     if here is None:
@@ -140,7 +139,7 @@ def publish(temporary: str, target: str) -> bool:
 
 
 def sync(directory: Path) -> None:
-    """Bring a directory and all that is in it to the disk, so that it outlives a machine that loses its power."""
+    """fsync a directory and everything in it, so that it survives a power loss."""
     for folder, _, files in os.walk(directory):
         for name in files:
             with contextlib.suppress(FileNotFoundError), open(Path(folder, name), "rb") as file:
@@ -156,14 +155,14 @@ def _write_beside(here: Path, text: str) -> Path:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # on a full disk, what is left of it would only fill it more
+    except OSError:  # a full disk should not be filled further
         temporary.unlink(missing_ok=True)
         raise
     return temporary
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring the names in a directory to the disk."""
+    """fsync a directory, so that new names survive a power loss."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,1 +1,25 @@
-"""Where lines come from: one file per system."""
+"""Where records come from. Each source is a function of a StreamingContext; its URI is `name:...` on a command line.
+
+Write your own with `FrameStream.from_source`; the contract is in `sparkstream_kit.contracts`.
+"""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from ._files import files as files
+    from ._generator import generator as generator
+    from ._socket import socket as socket
+
+URIS = {"files": "_files", "generator": "_generator", "socket": "_socket"}
+"""The sources of a command line, and the modules that define them."""
+
+PUBLIC = URIS
+
+__all__ = list(PUBLIC)
+__getattr__ = lazy(__name__, PUBLIC)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

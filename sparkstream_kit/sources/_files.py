@@ -1,6 +1,6 @@
 """Files that arrive in a directory of any Hadoop file system, read as lines.
 
-A position is the number of files read and a digest of their names and sizes, "3:1f0c2a9b7d3e4f50": it says which files
+A offset is the number of files read and a digest of their names and sizes, "3:1f0c2a9b7d3e4f50": it says which files
 they were, also to a home that was lost and has to list the directory anew.
 """
 
@@ -18,10 +18,10 @@ from pyspark.streaming import StreamingContext
 
 from ..bridge import hadoop
 from ..checks import check_directory
-from ..contracts import Position, Source
+from ..contracts import Offset, Source
 from ..durations import Duration, milliseconds
 from ..engine.graph import graph_of
-from ..errors import UsageError
+from ..errors import InputLost
 from ..frames import FrameStream
 from ..recovery import storage
 
@@ -53,30 +53,30 @@ def files(
         lambda: graph.home / f"sources/{name}",
         f"{path.rstrip('/')}/{glob}",
         min_age,
-        taken=lambda: graph.log.last.positions.get(name),
+        taken=lambda: graph.log.last.end_offsets.get(name),
     )
 
-    def read(start: Position, end: Position) -> DataFrame:
+    def read(start: Offset, end: Offset) -> DataFrame:
         chosen = listing.files(start, end)
         for file, size in chosen:
             _check_unchanged(file, size)
         # names are taken literally: a bracket in one is no pattern
         return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
 
-    source = Source(lambda now: listing.latest(), read, "value string", listing.limit, trial=32)
+    source = Source(lambda now: listing.latest_offset(), read, "value string", listing.limit, initial_batch_size=32)
     return FrameStream.from_source(ssc, name, source)
 
 
 class _Listing:
-    """All files ever seen, in the order they were seen, in parts: `sources/<name>/<position of the first file>`.
+    """All files ever seen, in the order they were seen, in parts: `sources/<name>/<offset of the first file>`.
 
-    Small parts are merged into `<position>-<position behind the last file>`. No part is ever overwritten: of those that
-    begin at one position the longest counts, whoever wrote it, and what it covers is removed after. `taken` is the
-    position up to which files were given to batches.
+    Small parts are merged into `<offset>-<offset behind the last file>`. No part is ever overwritten: of those that
+    begin at one offset the longest counts, whoever wrote it, and what it covers is removed after. `taken` is the
+    offset up to which files were given to batches.
     """
 
     def __init__(
-        self, directory: Callable[[], str], pattern: str, min_age: Duration | None, taken: Callable[[], Position]
+        self, directory: Callable[[], str], pattern: str, min_age: Duration | None, taken: Callable[[], Offset]
     ):
         self._directory, self._pattern, self._taken = directory, pattern, taken
         self._min_age = milliseconds(min_age) if min_age is not None else None
@@ -86,16 +86,16 @@ class _Listing:
         self._small: list[int] = []
         """Positions of the parts behind the last full one."""
 
-    def files(self, start: Position, end: Position) -> list[Listed]:
-        """The files between two positions."""
+    def files(self, start: Offset, end: Offset) -> list[Listed]:
+        """The files between two end_offsets."""
         return self._checked(end)[_count(start) : _count(end)]
 
-    def limit(self, start: Position, end: Position, most: int) -> Position:
-        """The position at most so many files beyond start."""
+    def limit(self, start: Offset, end: Offset, most: int) -> Offset:
+        """The offset at most so many files beyond start."""
         return self._position(min(_count(end), _count(start) + most))
 
-    def latest(self) -> Position:
-        """List the directory, write down what is new, give the position behind all files seen so far."""
+    def latest_offset(self) -> Offset:
+        """List the directory, write down what is new, give the offset behind all files seen so far."""
         known = self._checked(self._taken())
         oldest = None if self._min_age is None else round(time.time() * 1000) - self._min_age
         new = [f for f in hadoop.list_files(self._pattern, oldest) if f[0] not in self._seen]
@@ -105,14 +105,14 @@ class _Listing:
                 self._merge()
         return self._position(len(known))
 
-    def _position(self, count: int) -> Position:
+    def _position(self, count: int) -> Offset:
         return f"{count}:{self._digests[count - 1]}" if count else None
 
-    def _checked(self, position: Position) -> list[Listed]:
-        """All files known, of which the first are those that the position counts."""
-        known, count = self._known(), _count(position)
-        if len(known) < count or self._position(count) != position:
-            raise UsageError(
+    def _checked(self, offset: Offset) -> list[Listed]:
+        """All files known, of which the first are those that the offset counts."""
+        known, count = self._known(), _count(offset)
+        if len(known) < count or self._position(count) != offset:
+            raise InputLost(
                 f"the {count} files that were read are not those listed in {self._directory()}, nor can that list be "
                 f"made again: {self._pattern} gives others, or gives them with other sizes or in another order of "
                 "time; restore the list from a copy, or start with a new home"
@@ -130,7 +130,7 @@ class _Listing:
                 self._make_again(self._taken())
         return self._files
 
-    def _make_again(self, taken: Position) -> None:
+    def _make_again(self, taken: Offset) -> None:
         """List the files anew that a lost list had, if the directory still gives them as it did."""
         found = hadoop.list_files(self._pattern, None)[: _count(taken)]
         if _digests(found)[-1:] == [taken.partition(":")[2]]:
@@ -162,8 +162,8 @@ class _Listing:
         self._small = [] if len(known) - first >= FULL else [first]
 
 
-def _count(position: Position) -> int:
-    return 0 if position is None else int(position.partition(":")[0])
+def _count(offset: Offset) -> int:
+    return 0 if offset is None else int(offset.partition(":")[0])
 
 
 def _digests(files: list[Listed], before: str = "") -> list[str]:
@@ -185,7 +185,7 @@ def _check_unchanged(file: str, size: int) -> None:
     found = hadoop.file_size(file)
     if found != size:
         now = "is gone" if found is None else f"has {found} bytes now"
-        raise UsageError(
+        raise InputLost(
             f"the input file {file} was planned with {size} bytes and {now}: put it back as it was, so that the batch "
             "it belongs to can be read"
         )

@@ -1,11 +1,11 @@
 """Made-up access-log lines: any number of them, the same ones each time.
 
-A line is a function of (seed, position) alone, so any range can be made again, anywhere, in any order. It is
+A line is a function of (seed, offset) alone, so any range can be made again, anywhere, in any order. It is
 written twice, in Python and as a Spark expression, over the same tables and in integer arithmetic both have.
 
-Each line takes h = crc32("seed:position"), and each field draws h * factor % (2**31 - 1) with a factor of
-its own. Hashing the field's name along with the position would not do: CRC is linear, so the numbers of two
-fields whose names have one length differ in the same bits at every position, and would depend on each
+Each line takes h = crc32("seed:offset"), and each field draws h * factor % (2**31 - 1) with a factor of
+its own. Hashing the field's name along with the offset would not do: CRC is linear, so the numbers of two
+fields whose names have one length differ in the same bits at every offset, and would depend on each
 other.
 """
 
@@ -20,13 +20,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from ..contracts import Position, Source
+from ..contracts import Offset, Source
 from ..engine.graph import graph_of
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..recovery import storage
 
-START = datetime(2015, 5, 17, 10, 5)  # UTC, of position 0
+START = datetime(2015, 5, 17, 10, 5)  # UTC, of offset 0
 LINES_PER_SECOND = 10
 
 
@@ -109,16 +109,16 @@ def generator(
     Live it has made `rate` lines a second since its first start under this home, up to `count`; a drain takes the
     rest of `count` at once, and needs one.
 
-    Guarantee: replayable, exactly once; the same lines for the same seed and positions.
+    Guarantee: replayable, exactly once; the same lines for the same seed and offsets.
     """
     if rate < 1 or (count is not None and count < 1):
         raise UsageError(f"got rate={rate} and count={count} for the generator, expected at least 1")
     graph = graph_of(ssc)
     lines_of = functools.cache(lambda: line_column(seed, F.col("id")).alias("value"))  # its columns are built once
 
-    def latest(now: int | None) -> Position:
+    def latest_offset(now: int | None) -> Offset:
         made = count or 0 if now is None else rate * (now - first_start(now)) // 1000
-        read = graph.log.last.positions.get(name) or 0  # with a lower rate or count than before: wait, never go back
+        read = graph.log.last.end_offsets.get(name) or 0  # with a lower rate or count than before: wait, never go back
         return max(read, made if count is None else min(made, count)) or None
 
     def first_start(now: int) -> int:
@@ -127,25 +127,25 @@ def generator(
             storage.write(note, str(now - graph.interval))
         return int(storage.read(note))
 
-    def read(start: Position, end: Position) -> DataFrame:
+    def read(start: Offset, end: Offset) -> DataFrame:
         return graph.session.range(start or 0, end).select(lines_of())
 
-    source = Source(latest, read, "value string", drains=count is not None)
+    source = Source(latest_offset, read, "value string", bounded=count is not None)
     return FrameStream.from_source(ssc, name, source)
 
 
-def line(seed: int, position: int) -> str:
-    """Return the line at a position, counted from 0, without a line end.
+def line(seed: int, offset: int) -> str:
+    """Return the line at a offset, counted from 0, without a line end.
 
-    >>> line(seed=7, position=0)[:75]
+    >>> line(seed=7, offset=0)[:75]
     '198.18.9.6 - - [17/May/2015:10:05:00 +0000] "GET /robots.txt HTTP/1.1" 304 '
 
     The format is Apache's combined one. Time starts at 17/May/2015:10:05:00 +0000 and goes on by a second
     every 10 lines; 1 % of the lines have a status of 5xx and 4 % 404; of 1,000 clients the busiest sends a
     tenth. A line has 159 bytes on average (74 to 211 seen). Four-digit years last for 2.5 * 10**12
-    positions; beyond them this raises OverflowError.
+    offsets; beyond them this raises OverflowError.
     """
-    hashed = zlib.crc32(f"{seed}:{position}".encode())
+    hashed = zlib.crc32(f"{seed}:{offset}".encode())
 
     def draw(field: str, below: int) -> int:
         return hashed * _factor(field) % _MODULUS % below
@@ -163,7 +163,7 @@ def line(seed: int, position: int) -> str:
         sent = str(200 + (size**3 >> 31))
     else:
         sent = str(200 + size % 400)
-    at = START + timedelta(seconds=position // LINES_PER_SECOND)
+    at = START + timedelta(seconds=offset // LINES_PER_SECOND)
     return (
         f"198.18.{client % 40}.{1 + client // 40} - {pick('user', USERS)} "
         f"[{at.day:02}/{_MONTHS[at.month - 1]}/{at.year}:{at:%H:%M:%S} +0000] "
@@ -173,16 +173,16 @@ def line(seed: int, position: int) -> str:
 
 
 def lines(seed: int, start: int, stop: int) -> list[str]:
-    """Return the lines at the positions from `start` up to, not including, `stop`.
+    """Return the lines at the offsets from `start` up to, not including, `stop`.
 
     >>> lines(7, 0, 4)[2:] == lines(7, 2, 4)
     True
     """
-    return [line(seed, position) for position in range(start, stop)]
+    return [line(seed, offset) for offset in range(start, stop)]
 
 
-def line_column(seed: int, position: Column) -> Column:
-    """Return the expression of `line` over a column of positions, for Spark to compute without Python.
+def line_column(seed: int, offset: Column) -> Column:
+    """Return the expression of `line` over a column of offsets, for Spark to compute without Python.
 
     >>> spark = getfixture("spark")
     >>> generated = spark.range(5, 7).select(line_column(7, F.col("id")).alias("value"))
@@ -191,8 +191,8 @@ def line_column(seed: int, position: Column) -> Column:
 
     The session's time zone plays no part. Build it once and use it for every batch.
     """
-    position = position.cast("bigint")
-    hashed = F.crc32(F.concat(F.lit(f"{seed}:"), position.cast("string")).cast("binary"))
+    offset = offset.cast("bigint")
+    hashed = F.crc32(F.concat(F.lit(f"{seed}:"), offset.cast("string")).cast("binary"))
 
     def draw(field: str, below: int) -> Column:
         return hashed * F.lit(_factor(field)) % F.lit(_MODULUS) % F.lit(below)
@@ -217,7 +217,7 @@ def line_column(seed: int, position: Column) -> Column:
         F.lit(" - "),
         pick("user", USERS),
         F.lit(" ["),
-        _timestamp(position),
+        _timestamp(offset),
         F.lit(' +0000] "'),
         method,
         F.lit(" "),
@@ -234,10 +234,10 @@ def line_column(seed: int, position: Column) -> Column:
     )
 
 
-def _timestamp(position: Column) -> Column:
+def _timestamp(offset: Column) -> Column:
     # From whole days and seconds: date_format would be slower, and would follow the session's time zone.
     midnight = START.replace(hour=0, minute=0)
-    seconds = _div(position, LINES_PER_SECOND) + int((START - midnight).total_seconds())
+    seconds = _div(offset, LINES_PER_SECOND) + int((START - midnight).total_seconds())
     date = F.date_add(F.lit(midnight.date()), _div(seconds, 86400).cast("int"))
     two_digits = [f"{number:02}" for number in range(60)]
     return F.concat(

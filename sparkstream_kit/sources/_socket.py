@@ -23,7 +23,8 @@ def socket(ssc: StreamingContext, host: str, port: int, receivers: int = 1, *, n
     if receivers < 1:
         raise UsageError(f"got {receivers} receivers, expected at least 1")
     graph = graph_of(ssc)
-    graph.first_start.append(lambda: check_port(host, port))
-    graph.receivers.append(f"{receivers} of {host}:{port}")
+    graph.first_start_checks.append(lambda: check_port(host, port))
     streams = [ssc.socketTextStream(host, port, RECEIVER_STORAGE) for _ in range(receivers)]
-    return FrameStream.of(streams[0] if receivers == 1 else ssc.union(*streams), name=name)
+    stream = FrameStream.of(streams[0] if receivers == 1 else ssc.union(*streams), name=name)
+    graph.receivers[name] = f"{receivers} of {host}:{port}"
+    return stream

@@ -1,1 +1,37 @@
-"""Functions of a batch: what a job computes, one file per family."""
+"""Transformations beyond DStream's own: each takes the stream first and returns a stream.
+
+DStream's own operations are methods of FrameStream; `stream.pipe(function, ...)` lets these read in the same order.
+`access_log` and `json_lines` are formats: each has `parse`, `rejected` and `split`.
+"""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from . import access_log as access_log
+    from . import json_lines as json_lines
+    from ._alerts import anomalies as anomalies
+    from ._alerts import rate_of_change as rate_of_change
+    from ._alerts import threshold as threshold
+    from ._enrichment import enrich as enrich
+    from ._event_time import event_time_window as event_time_window
+    from ._sessions import sessions as sessions
+
+PUBLIC = {
+    "access_log": ".",
+    "anomalies": "_alerts",
+    "enrich": "_enrichment",
+    "event_time_window": "_event_time",
+    "json_lines": ".",
+    "rate_of_change": "_alerts",
+    "sessions": "_sessions",
+    "threshold": "_alerts",
+}
+
+__all__ = list(PUBLIC)
+__getattr__ = lazy(__name__, PUBLIC)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,11 @@
-"""Events: the batches in which a figure of a key is not what was expected.
+"""Alerts: the batches in which a metric of a key is not what was expected.
 
-Each function aggregates a batch for each key and compares the figure with what it expects. Columns of an event: the
+Each function aggregates a batch for each key and compares the metric with what it expects. Columns of an alert: the
 keys; time: timestamp, the recorded time of the batch; since: timestamp, that of the first batch of the unbroken run in
 which the key was out of bounds; expected: double; seen: double. A batch without rows of a key says nothing about it and
-ends no run; without keys every batch with data counts, also one that has no row of the stream. A figure that is NaN
+ends no run; without keys every batch with data counts, also one that has no row of the stream. A metric that is NaN
 or infinite is compared as in SQL, where NaN is above every number, and is never what is expected of a later one. Times
-are those of the log, so a batch that runs again gives the same events.
+are those of the log, so a batch that runs again gives the same alerts.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from pyspark.sql import functions as F
 
 from .. import aggregates as agg
 from .. import durations
-from ..aggregates import Aggregate, Keys
+from ..aggregates import Aggregate
+from ..columns import Columns, column_names
 from ..durations import Duration
-from ..engine.graph import Moment, free_name
-from ..engine.state import Carried, of_the_batch
+from ..engine.graph import BatchContext
+from ..engine.state import StateNode, batch_literal
 from ..errors import UsageError
 from ..frames import FrameStream
 
 
-def outside(
+def threshold(
     stream: FrameStream,
-    keys: Keys,
-    figure: Aggregate,
+    keys: Columns,
+    metric: Aggregate,
     *,
     above: float | None = None,
     below: float | None = None,
-    name: str | None = None,
+    name: str = "threshold",
 ) -> FrameStream:
-    """Events of batches whose figure is above or below a limit; expected is the limit that was crossed.
+    """Alerts of batches whose metric is above or below a limit; expected is the limit that was crossed.
 
-        outside(requests.filter("status >= 500"), [], agg.count(), above=100)
+        threshold(requests.filter("status >= 500"), [], agg.count(), above=100)
 
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(numbers):
-    ...     events = outside(FrameStream.of(numbers, "n int"), [], agg.sum("n"), above=5)
-    ...     return events.select(*(F.unix_seconds(c).alias(c) for c in ("time", "since")), "expected", "seen")
+    ...     alerts = threshold(FrameStream.of(numbers, "n int"), [], agg.sum("n"), above=5)
+    ...     return alerts.select(*(F.unix_seconds(c).alias(c) for c in ("time", "since")), "expected", "seen")
     >>> run_batches(build, [[(6,)], [(2,), (7,)], [(1,)]])
     [[Row(time=1, since=1, expected=5.0, seen=6.0)], [Row(time=2, since=1, expected=5.0, seen=9.0)], []]
 
-    Columns: those of an event. Raises UsageError without a limit. Grows with: the rows of the batch and the number of
+    Columns: those of an alert. Raises UsageError without a limit. Grows with: the rows of the batch and the number of
     keys.
     """
     if above is None and below is None:
@@ -56,70 +57,68 @@ def outside(
         crossed = crossed.when(seen > above, float(above))
     if below is not None:
         crossed = crossed.when(seen < below, float(below))
-    return _events(
-        stream, keys, figure, {}, crossed, crossed.isNotNull(), name or free_name("outside", stream.graph.states)
-    )
+    return _alerts(stream, keys, metric, {}, crossed, crossed.isNotNull(), name)
 
 
-def jumps(
-    stream: FrameStream, keys: Keys, figure: Aggregate, *, limit: float, per: Duration, name: str | None = None
+def rate_of_change(
+    stream: FrameStream, keys: Columns, metric: Aggregate, *, limit: float, per: Duration, name: str = "rate-of-change"
 ) -> FrameStream:
-    """Events of batches whose figure changed faster than `limit` in each `per` of time; expected is the last figure.
+    """Alerts of batches whose metric changed faster than `limit` in each `per` of time; expected is the last metric.
 
-    The change is that since the last batch with a figure of the key, over the recorded time between the two.
+    The change is that since the last batch with a metric of the key, over the recorded time between the two.
 
-        jumps(requests, "path", agg.mean("bytes"), limit=1_000, per="1s")
+        rate_of_change(requests, "path", agg.mean("bytes"), limit=1_000, per="1s")
 
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(numbers):
-    ...     fast = jumps(FrameStream.of(numbers, "n int"), [], agg.sum("n"), limit=5, per="1s")
+    ...     fast = rate_of_change(FrameStream.of(numbers, "n int"), [], agg.sum("n"), limit=5, per="1s")
     ...     return fast.select("expected", "seen")
     >>> run_batches(build, [[(2,), (7,)], [(1,)]])
     [[], [Row(expected=9.0, seen=1.0)]]
 
-    Columns: those of an event. Grows with: the rows of the batch and the number of keys.
+    Columns: those of an alert. Grows with: the rows of the batch and the number of keys.
     """
     span, seen, time = durations.milliseconds(per), F.col("__seen"), F.col("__time")
     last, at = F.col("__last"), F.col("__at")
     fast = F.abs(seen - last) * span > limit * (time - at)
-    return _events(
+    return _alerts(
         stream,
         keys,
-        figure,
+        metric,
         {"__last": seen, "__at": time.cast("double")},
         last,
         fast,
-        name or free_name("jumps", stream.graph.states),
+        name,
     )
 
 
-def deviations(
+def anomalies(
     stream: FrameStream,
-    keys: Keys,
-    figure: Aggregate,
+    keys: Columns,
+    metric: Aggregate,
     *,
     alpha: float = 0.1,
     limit: float = 3.0,
     after: int = 10,
-    name: str | None = None,
+    name: str = "anomalies",
 ) -> FrameStream:
-    """Events of batches whose figure is more than `limit` standard deviations from a moving mean, which is expected.
+    """Alerts of batches whose metric is more than `limit` standard anomalies from a moving mean, which is expected.
 
-    Mean and variance are exponentially weighted: the newest figure weighs `alpha`, each one before it less by the
+    Mean and variance are exponentially weighted: the newest metric weighs `alpha`, each one before it less by the
     factor 1 - alpha, and the first what is then left of 1. How they are brought up to date is the last formula of
-    T. Finch, Incremental calculation of weighted mean and variance (2009). A key is judged from its figure number
-    `after` + 1 on, against what was before that figure; every figure counts for the next ones.
+    T. Finch, Incremental calculation of weighted mean and variance (2009). A key is judged from its metric number
+    `after` + 1 on, against what was before that metric; every metric counts for the next ones.
 
-        deviations(requests, "status", agg.count(), limit=4)
+        anomalies(requests, "status", agg.count(), limit=4)
 
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(numbers):
-    ...     odd = deviations(FrameStream.of(numbers, "n int"), [], agg.sum("n"), alpha=0.5, after=2)
+    ...     odd = anomalies(FrameStream.of(numbers, "n int"), [], agg.sum("n"), alpha=0.5, after=2)
     ...     return odd.select("expected", "seen")
     >>> run_batches(build, [[(10,)], [(12,)], [(30,)]])
     [[], [], [Row(expected=11.0, seen=30.0)]]
 
-    Columns: those of an event. Grows with: the rows of the batch and the number of keys.
+    Columns: those of an alert. Grows with: the rows of the batch and the number of keys.
     """
     if not 0 < alpha < 1 or after < 1:
         raise UsageError(f"got alpha={alpha} and after={after}, expected 0 < alpha < 1 and after of at least 1")
@@ -131,13 +130,13 @@ def deviations(
         "__n": F.coalesce(n, F.lit(0.0)) + 1,
     }
     far = (n >= after) & (F.abs(apart) > limit * F.sqrt(variance))
-    return _events(stream, keys, figure, memory, mean, far, name or free_name("deviations", stream.graph.states))
+    return _alerts(stream, keys, metric, memory, mean, far, name)
 
 
-def _events(
+def _alerts(
     stream: FrameStream,
-    keys: Keys,
-    figure: Aggregate,
+    keys: Columns,
+    metric: Aggregate,
     memory: Mapping[str, Column],
     expected: Column,
     wrong: Column,
@@ -145,21 +144,21 @@ def _events(
 ) -> FrameStream:
     """A state with what is remembered of each key: columns, all double, and how the next batch changes them.
 
-    The columns may speak of `__seen`, the figure of the batch, `__time`, its recorded time in ms, and each other.
+    The columns may speak of `__seen`, the metric of the batch, `__time`, its recorded time in ms, and each other.
     """
-    names = agg.key_list(keys)
+    names = column_names(keys)
     remembered = [*memory, "__since"]
 
     def fresh(new: DataFrame) -> DataFrame:
-        figures = agg.aggregate(new, keys, {"__seen": figure}).withColumn("__seen", F.col("__seen").cast("double"))
-        return figures.withColumns({column: F.lit(None).cast("double") for column in remembered})
+        metrics = agg.aggregate(new, keys, {"__seen": metric}).withColumn("__seen", F.col("__seen").cast("double"))
+        return metrics.withColumns({column: F.lit(None).cast("double") for column in remembered})
 
     def judged(rows: DataFrame, time: int) -> DataFrame:
         told = F.col("__seen").isNotNull()
         is_finite = told & (F.abs("__seen") < float("inf"))  # one that is not would stay in a moving mean for ever
         is_wrong = told & F.coalesce(wrong, F.lit(False))
         since = F.when(is_wrong, F.coalesce("__since", "__time")).when(~told, F.col("__since"))
-        timed = rows.withColumn("__time", of_the_batch(float(time)))
+        timed = rows.withColumn("__time", batch_literal(float(time)))
         return timed.select(
             *names,
             *(F.when(is_finite, after).otherwise(F.col(column)).alias(column) for column, after in memory.items()),
@@ -172,20 +171,20 @@ def _events(
     def empty(new: DataFrame, _: int) -> DataFrame:
         return judged(fresh(new), 0).limit(0)
 
-    def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
+    def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         before = kept.withColumn("__seen", F.lit(None).cast("double")).select(*names, *remembered, "__seen")
         both = before.unionByName(fresh(new)).groupBy(*names).agg(*(F.max(c).alias(c) for c in [*remembered, "__seen"]))
-        return judged(both, moment.entry.time)
+        return judged(both, ctx.entry.time)
 
     def keep(rows: DataFrame, _: int) -> DataFrame:
         return rows.withColumn("__wrong", F.lit(False))
 
-    node = Carried(stream.graph, stream.compute, name, keys, empty, advance, keep)
+    node = StateNode(stream.graph, stream.compute, name, keys, empty, advance, keep)
 
-    def events(moment: Moment) -> DataFrame:
+    def alerts(ctx: BatchContext) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")
-        time = F.timestamp_millis(of_the_batch(moment.entry.time)).alias("time")
+        time = F.timestamp_millis(batch_literal(ctx.entry.time)).alias("time")
         columns = [time, since, F.col("__expected").alias("expected"), F.col("__seen").alias("seen")]
-        return node.at(moment).filter("__wrong").select(*names, *columns)
+        return node.at(ctx).filter("__wrong").select(*names, *columns)
 
-    return FrameStream(stream.graph, events, carried=True)
+    return FrameStream(stream.graph, alerts, stateful=True)

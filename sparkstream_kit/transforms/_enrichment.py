@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop, jvm
-from ..engine.graph import Graph, Moment
+from ..engine.graph import BatchContext, Graph, add_named
 from ..errors import UsageError
 from ..frames import FrameStream
 from ..recovery import snapshots, storage
@@ -52,14 +52,15 @@ def enrich(
     if refresh_every < 1:
         raise UsageError(f"got refresh_every={refresh_every}, expected at least 1")
     if files is not None:
-        stream.graph.first_start.append(lambda: _check_files(files))
+        stream.graph.first_start_checks.append(lambda: _check_files(files))
     versions = _Versions(stream.graph, read, refresh_every, files, name)
+    add_named("enrichments", stream.graph.enrichments, name, versions)
 
-    def compute(moment: Moment) -> DataFrame | None:
-        frame = moment.frame(stream.compute)
-        return None if frame is None else frame.join(versions.at(moment), on, how)
+    def compute(ctx: BatchContext) -> DataFrame | None:
+        frame = ctx.frame(stream.compute)
+        return None if frame is None else frame.join(versions.at(ctx), on, how)
 
-    return FrameStream(stream.graph, compute, carried=stream.carried)
+    return FrameStream(stream.graph, compute, stateful=stream.stateful)
 
 
 def _check_files(files: str) -> None:
@@ -86,13 +87,13 @@ class _Versions:
     def _directory(self) -> str:
         return self._graph.home / f"enrichment/{self._name}"
 
-    def at(self, moment: Moment) -> DataFrame:
+    def at(self, ctx: BatchContext) -> DataFrame:
         """The version of a batch; what was decided for it once stays so."""
-        if moment.is_check:
+        if ctx.is_dry_run:
             return self._empty()
-        n, log = moment.entry.n, self._graph.log
+        n, log = ctx.entry.n, self._graph.log
         good = self._good(n)
-        is_new = n == log.last.n and n > self._decided and moment.entry.epoch == log.epoch
+        is_new = n == log.last.n and n > self._decided and ctx.entry.epoch == log.epoch
         if is_new or not good:
             self._refresh(n, good)
             self._decided = n
@@ -124,7 +125,7 @@ class _Versions:
             frame = self._read()
             if frame.schema.simpleString() != self._columns:
                 raise UsageError(f"it is {frame.schema.simpleString()}, expected {self._columns} as at the start")
-            snapshots.keep(frame, f"{self._directory}/{n}")
+            snapshots.write(frame, f"{self._directory}/{n}")
             log.info("%r: a new version serves from batch %d on", self._name, n)
         except Exception as error:
             if not good:
@@ -141,7 +142,7 @@ class _Versions:
 
     def _remove_old(self) -> None:
         """Versions of batches that can still run again stay."""
-        for n in self._good(self._graph.log.floor.n + 1)[:-1]:
+        for n in self._good(self._graph.log.compacted_to.n + 1)[:-1]:
             storage.delete(f"{self._directory}/{n}")
         for unfinished in storage.hidden(self._directory):
             storage.delete(f"{self._directory}/{unfinished}")

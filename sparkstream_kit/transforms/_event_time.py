@@ -7,25 +7,26 @@ from pyspark.sql import functions as F
 
 from .. import aggregates as agg
 from .. import durations
-from ..aggregates import Aggregates, Keys
+from ..aggregates import Aggregates
+from ..columns import Columns, column_names
 from ..durations import Duration
-from ..engine.graph import Moment, free_name
-from ..engine.state import Carried
+from ..engine.graph import BatchContext
+from ..engine.state import StateNode
 from ..frames import FrameStream
-from ._watermarks import Final, final_rows, late_rows, parts_at, watermark_of
+from ._watermarks import ClosedWindows, final_rows, late_rows, parts_at, watermark_of
 
 
 def event_time_window(
     stream: FrameStream,
-    keys: Keys,
+    keys: Columns,
     timestamp: str,
     aggregates: Aggregates,
     window: Duration,
     slide: Duration | None = None,
     *,
     lateness: Duration,
-    name: str | None = None,
-) -> Final:
+    name: str = "event-windows",
+) -> ClosedWindows:
     """Aggregates for each key over windows of event time, each given once, when the watermark has passed its end.
 
     A window is [start, start + window); starts are multiples of the slide since 1970 (UTC), which is the window itself
@@ -47,10 +48,8 @@ def event_time_window(
     length, step, wait = (
         1000 * durations.milliseconds(d) for d in (window, window if slide is None else slide, lateness)
     )
-    name = name or free_name("event-windows", stream.graph.states)
-    by = [*agg.key_list(keys), "__start"]
+    by = [*column_names(keys), "__start"]
     parts = parts_at(stream, keys, timestamp, aggregates)
-    watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def in_windows(new: DataFrame) -> DataFrame:
         newest = F.col("__at") - F.pmod("__at", F.lit(step))
@@ -63,17 +62,18 @@ def event_time_window(
     def empty(new: DataFrame, _: int) -> DataFrame:
         return in_windows(new).withColumn("__closed", F.lit(False))
 
-    def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
-        before, after = watermark(moment)
+    def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+        before, after = watermark(ctx)
         fresh = in_windows(new.filter(F.col("__at") >= before))
         rows = agg.merge(kept.drop("__closed").union(fresh), by, aggregates)
         return rows.withColumn("__closed", F.col("__start") + length <= after)
 
-    node = Carried(stream.graph, parts.compute, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"))
+    node = StateNode(stream.graph, parts.compute, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"))
+    watermark = watermark_of(parts, wait, f"{name}-watermark")
 
-    def closed(moment: Moment) -> DataFrame:
+    def closed(ctx: BatchContext) -> DataFrame:
         return final_rows(
-            node.at(moment).filter("__closed"), keys, aggregates, F.col("__start"), F.col("__start") + length
+            node.at(ctx).filter("__closed"), keys, aggregates, F.col("__start"), F.col("__start") + length
         )
 
-    return Final(stream.graph, closed, late_rows(stream, timestamp, watermark))
+    return ClosedWindows(stream.graph, closed, late_rows(stream, timestamp, watermark))

@@ -7,25 +7,26 @@ from pyspark.sql import functions as F
 
 from .. import aggregates as agg
 from .. import durations
-from ..aggregates import Aggregates, Keys
+from ..aggregates import Aggregates
+from ..columns import Columns, column_names
 from ..durations import Duration
-from ..engine.graph import Moment, free_name
-from ..engine.state import Carried
+from ..engine.graph import BatchContext
+from ..engine.state import StateNode
 from ..frames import FrameStream
-from ._watermarks import Final, final_rows, late_rows, parts_at, watermark_of
+from ._watermarks import ClosedWindows, final_rows, late_rows, parts_at, watermark_of
 
 
 def sessions(
     stream: FrameStream,
-    keys: Keys,
+    keys: Columns,
     timestamp: str,
     aggregates: Aggregates,
     *,
     gap: Duration = "30min",
     longest: Duration = "12h",
     lateness: Duration = "1min",
-    name: str | None = None,
-) -> Final:
+    name: str = "sessions",
+) -> ClosedWindows:
     """Aggregates for each session of a key, given once, when the watermark has passed its end.
 
     Rows of a key are taken in the order of their timestamps; a session starts where the pause since the row before is
@@ -55,18 +56,16 @@ def sessions(
     Grows with: the rows of the batch, and the timestamps of open sessions, which are put in order in each batch.
     """
     longest_pause, length, wait = (1000 * durations.milliseconds(d) for d in (gap, longest, lateness))
-    names = agg.key_list(keys)
-    name = name or free_name("sessions", stream.graph.states)
+    names = column_names(keys)
     parts = parts_at(stream, keys, timestamp, aggregates)
-    watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     # A row of the state is a timestamp with its parts while it is open, and a piece once it is closed. Of a session
     # that goes on after a closed piece the newest one stays, and says where the session began.
     extent = {"__first": agg.min("__first"), "__at": agg.max("__at"), "__stays": agg.max("__stays")}
     kept_parts = [part for part, _ in agg.named_parts(aggregates)]
 
-    def advance(kept: DataFrame, new: DataFrame, moment: Moment) -> DataFrame:
-        before, after = watermark(moment)
+    def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+        before, after = watermark(ctx)
         at, begin = F.col("__at"), F.col("__begin")
         began = F.when(F.col("__given"), begin)
         fresh = new.filter(at >= before).withColumn("__origin", F.lit(None).cast("bigint")).repartition(*names)
@@ -102,10 +101,11 @@ def sessions(
     def keep(rows: DataFrame, _: int) -> DataFrame:
         return rows.filter("not __closed or __stays").withColumn("__given", F.col("__closed"))
 
-    node = Carried(stream.graph, parts.compute, name, keys, empty, advance, keep)
+    node = StateNode(stream.graph, parts.compute, name, keys, empty, advance, keep)
+    watermark = watermark_of(parts, wait, f"{name}-watermark")
 
-    def closed(moment: Moment) -> DataFrame:
-        rows = node.at(moment).filter("__closed and not __given")
+    def closed(ctx: BatchContext) -> DataFrame:
+        rows = node.at(ctx).filter("__closed and not __given")
         return final_rows(rows, keys, aggregates, F.col("__first"), F.col("__at"))
 
-    return Final(stream.graph, closed, late_rows(stream, timestamp, watermark))
+    return ClosedWindows(stream.graph, closed, late_rows(stream, timestamp, watermark))

@@ -14,22 +14,23 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from .. import aggregates as agg
-from ..aggregates import Aggregates, Keys
-from ..engine.graph import Compute, Graph, Moment
-from ..engine.state import Carried, of_the_batch
+from ..aggregates import Aggregates
+from ..columns import Columns, column_names
+from ..engine.graph import BatchContext, Compute, Graph
+from ..engine.state import StateNode, batch_literal
 from ..frames import FrameStream
 
-Watermark = Callable[[Moment], tuple[Column, Column]]
+Watermark = Callable[[BatchContext], tuple[Column, Column]]
 """The watermark before and after a batch, in microseconds since 1970."""
 
 NEVER = -(2**62)
 
 
-class Final(FrameStream):
+class ClosedWindows(FrameStream):
     """Rows that nothing will change any more, each given once."""
 
     def __init__(self, graph: Graph, compute: Compute, late: Compute):
-        super().__init__(graph, compute, carried=True)
+        super().__init__(graph, compute, stateful=True)
         self._late = late
 
     def late(self) -> FrameStream:
@@ -43,15 +44,15 @@ class Final(FrameStream):
         >>> run_batches(build, [[(70,)], [(59,), (60,)]])
         [[], [Row(s=59)]]
         """
-        return FrameStream(self.graph, self._late, carried=True)
+        return FrameStream(self.graph, self._late, stateful=True)
 
 
-def parts_at(stream: FrameStream, keys: Keys, timestamp: str, aggregates: Aggregates) -> FrameStream:
+def parts_at(stream: FrameStream, keys: Columns, timestamp: str, aggregates: Aggregates) -> FrameStream:
     """Partial aggregates for each key and timestamp, computed once in a batch. Columns: keys, __at: bigint, parts."""
 
     def compute(frame: DataFrame) -> DataFrame:
         timed = frame.withColumn("__at", F.unix_micros(timestamp)).filter(F.col("__at").isNotNull())
-        return agg.partial(timed, [*agg.key_list(keys), "__at"], aggregates)
+        return agg.partial(timed, [*column_names(keys), "__at"], aggregates)
 
     return stream.transform(compute).cache()
 
@@ -66,19 +67,19 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
     def empty(new: DataFrame, _: int) -> DataFrame:
         return row(new, F.lit(None).cast("bigint"), F.lit(None).cast("bigint"))
 
-    def advance(kept: DataFrame, new: DataFrame, _: Moment) -> DataFrame:
+    def advance(kept: DataFrame, new: DataFrame, _: BatchContext) -> DataFrame:
         nothing = F.lit(None).cast("bigint")
         was = kept.select(F.col("after").alias("before"), "after")
         return row(was.union(new.select(nothing, F.col("__at") - lateness)), F.col("before"), F.col("after"))
 
-    node = Carried(parts.graph, parts.compute, name, [], empty, advance)
+    node = StateNode(parts.graph, parts.compute, name, [], empty, advance)
     known: dict[int, list[int | None]] = {}
 
-    def watermark(moment: Moment) -> tuple[Column, Column]:
-        if moment.entry.n not in known:
+    def watermark(ctx: BatchContext) -> tuple[Column, Column]:
+        if ctx.entry.n not in known:
             known.clear()
-            known[moment.entry.n] = [None, None] if moment.is_check else list(node.at(moment).collect()[0])
-        before, after = (of_the_batch(NEVER if mark is None else mark) for mark in known[moment.entry.n])
+            known[ctx.entry.n] = [None, None] if ctx.is_dry_run else list(node.at(ctx).collect()[0])
+        before, after = (batch_literal(NEVER if mark is None else mark) for mark in known[ctx.entry.n])
         return before, after
 
     return watermark
@@ -87,17 +88,17 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
 def late_rows(stream: FrameStream, timestamp: str, watermark: Watermark) -> Compute:
     """The rows that are older than the watermark before their batch, or have no timestamp."""
 
-    def compute(moment: Moment) -> DataFrame | None:
-        frame = moment.frame(stream.compute)
+    def compute(ctx: BatchContext) -> DataFrame | None:
+        frame = ctx.frame(stream.compute)
         if frame is None:
             return None
         at = F.unix_micros(timestamp)
-        return frame.filter(at.isNull() | (at < watermark(moment)[0]))
+        return frame.filter(at.isNull() | (at < watermark(ctx)[0]))
 
     return compute
 
 
-def final_rows(rows: DataFrame, keys: Keys, aggregates: Aggregates, start: Column, end: Column) -> DataFrame:
+def final_rows(rows: DataFrame, keys: Columns, aggregates: Aggregates, start: Column, end: Column) -> DataFrame:
     """Columns: the keys, start and end: timestamp (from microseconds), then one for each aggregate."""
     timed = rows.withColumn("start", F.timestamp_micros(start)).withColumn("end", F.timestamp_micros(end))
-    return agg.result(timed, [*agg.key_list(keys), "start", "end"], aggregates)
+    return agg.result(timed, [*column_names(keys), "start", "end"], aggregates)

@@ -29,6 +29,7 @@ from typing import NamedTuple, TypeVar
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from ..columns import quoted
 from ..frames import FrameStream
 from ._log_formats import reader
 
@@ -346,4 +347,4 @@ def unescaped(text: Column) -> Column:
 
 
 def _others(frame: DataFrame, *names: str) -> list[str]:
-    return ["`{}`".format(name.replace("`", "``")) for name in frame.columns if name not in names]
+    return [quoted(name) for name in frame.columns if name not in names]

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, StringType, StructType
 
+from ..columns import quoted
 from ..frames import FrameStream
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
@@ -16,13 +17,13 @@ Lines = TypeVar("Lines", DataFrame, FrameStream)
 _READ = "_json_read"
 
 
-def parse_json(frame: DataFrame, schema: StructType | str) -> DataFrame:
+def parse(frame: DataFrame, schema: StructType | str) -> DataFrame:
     """Read the lines in the column `value` as JSON objects of a schema; lines that are none are left out.
 
     >>> spark = getfixture("spark")
     >>> lines = ['{"status": 200, "path": "/"}', '{"path": 1.5}', '{"status": "x"}', "[1]", '{"status": 200}{}']
     >>> frame = spark.createDataFrame([(line,) for line in lines], "value string")
-    >>> parse_json(frame, "status int, path string").collect()
+    >>> parse(frame, "status int, path string").collect()
     [Row(status=200, path='/'), Row(status=None, path='1.5')]
 
     Columns in: value: string; null is no line. Columns out: those of the schema; a member that is missing is null, one
@@ -36,11 +37,11 @@ def parse_json(frame: DataFrame, schema: StructType | str) -> DataFrame:
     return _read(frame, kind).filter(_is_object()).select(*kept, *members)
 
 
-def rejected_json(frame: DataFrame, schema: StructType | str) -> DataFrame:
-    """The lines that `parse_json` leaves out, with the reason.
+def rejected(frame: DataFrame, schema: StructType | str) -> DataFrame:
+    """The lines that `parse` leaves out, with the reason.
 
     >>> lines = getfixture("spark").createDataFrame([('{"status": "x"}',), ('{"status": 200',)], "value string")
-    >>> for row in rejected_json(lines, "status int").collect():
+    >>> for row in rejected(lines, "status int").collect():
     ...     print(row.line, "|", row.reason)
     {"status": "x"} | a member has another type than in the schema
     {"status": 200 | line is not one JSON object
@@ -55,19 +56,19 @@ def rejected_json(frame: DataFrame, schema: StructType | str) -> DataFrame:
     return lines.select(*_others(frame, "value", "line", "reason"), line.alias("line"), reason.alias("reason"))
 
 
-def split_json(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
-    """Objects and rejected lines of a frame or a FrameStream: what `parse_json` gives, and what `rejected_json` gives.
+def split(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
+    """Objects and rejected lines of a frame or a FrameStream: what `parse` gives, and what `rejected` gives.
 
     >>> lines = getfixture("spark").createDataFrame([('{"status": 200}',), ("no JSON",)], "value string")
-    >>> objects, rest = split_json(lines, "status int")
+    >>> objects, rest = split(lines, "status int")
     >>> objects.collect(), rest.collect()
     ([Row(status=200)], [Row(line='no JSON', reason='line is not one JSON object')])
 
     The two are read separately: where both are used and reading is slow, `cache` the lines.
     """
     return (
-        lines.transform(functools.partial(parse_json, schema=schema)),
-        lines.transform(functools.partial(rejected_json, schema=schema)),
+        lines.transform(functools.partial(parse, schema=schema)),
+        lines.transform(functools.partial(rejected, schema=schema)),
     )
 
 
@@ -96,4 +97,4 @@ def _is_object() -> Column:
 
 
 def _others(frame: DataFrame, *names: str) -> list[str]:
-    return ["`{}`".format(name.replace("`", "``")) for name in frame.columns if name not in names]
+    return [quoted(name) for name in frame.columns if name not in names]

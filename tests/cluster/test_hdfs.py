@@ -87,12 +87,12 @@ def test_a_job_at_home_on_hdfs_goes_on_after_kill_9_and_loses_and_doubles_nothin
     with (tmp_path / "first.log").open("wb") as log:
         first = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + PATIENCE
-        while not hadoop.path_exists(f"{hdfs}/job/home/progress/3.done"):
+        while not hadoop.path_exists(f"{hdfs}/job/home/offsets/3.done"):
             assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    assert not hadoop.path_exists(f"{hdfs}/job/home/progress/10.done"), "it was killed in the middle"
+    assert not hadoop.path_exists(f"{hdfs}/job/home/offsets/10.done"), "it was killed in the middle"
     second = subprocess.run([*command, "--drain"], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert second.returncode == 0, second.stderr
 

@@ -8,7 +8,7 @@ import pytest
 
 from sparkstream_kit.contracts import Source
 from sparkstream_kit.engine import batches
-from sparkstream_kit.engine.rate import Pace
+from sparkstream_kit.engine.rate import RateController
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
 
@@ -20,7 +20,7 @@ class Job:
 
     def engine(self, **options: Any) -> batches.Engine:
         source = Source(lambda now: self.made, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
-        moment = SimpleNamespace(frame=lambda compute: object())
+        ctx = SimpleNamespace(frame=lambda compute: object())
         graph: Any = SimpleNamespace(
             log=OffsetLog(self.root),
             interval=1000,
@@ -28,14 +28,14 @@ class Job:
             states={},
             outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
             batch=lambda entry: entry.ranges["numbers"],
-            moment=lambda entry: moment,
-            forget_moments=lambda: None,
+            context=lambda entry: ctx,
+            drop_contexts=lambda: None,
             window_due=lambda time: False,
             replayable_from=lambda: 0,
         )
-        lease: Any = SimpleNamespace(check=lambda: None, keep=lambda lost: None)
+        lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda lost: None)
         engine = batches.Engine(None, graph, lease, **options)  # type: ignore[arg-type]
-        engine.go_on(None)  # type: ignore[arg-type]
+        engine.activate(None)  # type: ignore[arg-type]
         return engine
 
 
@@ -85,23 +85,26 @@ def test_a_backlog_of_a_week_comes_in_batches_that_take_about_an_interval(
     engine.graph.outputs["all"].write = lambda frame, batch: process(batch)
     for time in range(1, 40):
         engine.tick(1000 * time)
-    assert taken[0] < 1, "the first one is a trial"
+    assert taken[0] < 1, "the first one is small"
     assert all(0.9 < seconds < 1.1 for seconds in taken[5:])
 
 
 def test_batches_that_cost_more_than_an_interval_at_their_least_are_not_made_ever_smaller() -> None:
-    pace, source = Pace(1.0), Source(lambda now: None, lambda start, end: None, "n bigint", trial=1000)  # type: ignore[arg-type, return-value]
+    rate, source = (
+        RateController(1.0),
+        Source(lambda now: None, lambda start, end: None, "n bigint", initial_batch_size=1000),
+    )  # type: ignore[arg-type, return-value]
     for _ in range(50):
-        size = pace.end("numbers", source, 0, 10**9)
-        pace.learn(2 + size / 10_000)
+        size = rate.end_offset("numbers", source, 0, 10**9)
+        rate.update(2 + size / 10_000)
     assert 2 + size / 10_000 == pytest.approx(4, rel=0.1)  # twice the least
 
 
 def test_what_arrives_is_taken_whole_while_it_is_no_backlog() -> None:
-    pace, source = Pace(1.0), Source(lambda now: None, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
+    rate, source = RateController(1.0), Source(lambda now: None, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
     for second in range(50):
-        assert pace.end("numbers", source, 5000 * second, 5000 * (second + 1)) == 5000 * (second + 1)
-        pace.learn(3.0)
+        assert rate.end_offset("numbers", source, 5000 * second, 5000 * (second + 1)) == 5000 * (second + 1)
+        rate.update(3.0)
 
 
 def test_the_newest_of_the_ticks_that_came_up_during_a_batch_claims_for_all_of_them(
@@ -127,7 +130,7 @@ def test_nothing_is_claimed_once_a_stop_was_asked_for_but_what_is_owed_is_finish
 
 
 def test_a_drain_goes_to_the_end_that_it_found_first_although_it_was_cut_off(job: Job) -> None:
-    job.engine(drain=True).graph.log.fixed_ends({"numbers": 10})
+    job.engine(drain=True).graph.log.begin_drain({"numbers": 10})
     job.made = 99
     engine = job.engine(drain=True, max_per_batch=6)
     engine.tick(1000)
@@ -138,7 +141,7 @@ def test_a_drain_goes_to_the_end_that_it_found_first_although_it_was_cut_off(job
 
 
 def test_a_drain_after_one_that_was_given_up_never_goes_back(job: Job) -> None:
-    job.engine(drain=True).graph.log.fixed_ends({"numbers": 10})
+    job.engine(drain=True).graph.log.begin_drain({"numbers": 10})
     job.made = 20
     job.engine().tick(1000)
     job.made = 30

@@ -221,7 +221,7 @@ def test_another_ones_checkpoint_is_set_aside_unless_it_may_hold_received_lines(
             "nothing received": {"receives": False},
         }[what]
     with_blocks(checkpoint)
-    with pytest.raises(UsageError, match="of the 2 blocks of received records in it some may not be processed"):
+    with pytest.raises(UsageError, match="it holds 2 received blocks, some possibly unprocessed"):
         start(**change)
     assert not streaming.is_recovered(start(**change, give_up_received=True))
     (aside,) = checkpoint.parent.glob("checkpoint-aside-*")

@@ -1,4 +1,4 @@
-"""A stop of a job on frames, by its marker or a signal: whenever it is asked for it is carried out, and once."""
+"""A stop of a job on frames, by its marker or a signal: whenever it is asked for it is stateful out, and once."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_a_stop_while_an_output_fails_leaves_the_batch_owed_and_holds(new_job: N
     arguments = [*counts(job, count=count, seed=10), "--max-per-batch", "300"]
 
     run = job.start(*arguments)
-    run.wait_until(lambda: run.said().count("trying again in") >= 2, "it has tried twice")
+    run.wait_until(lambda: run.said().count("retrying in") >= 2, "it has tried twice")
     run.signal(signal.SIGTERM)
     assert run.end() == 1
     assert "batch 1: the output 'text:lines' still fails" in run.said()
-    assert "the batch is owed and the next start finishes it" in run.said()
+    assert "the batch stays unfinished, and the next start finishes it" in run.said()
 
     run = job.start(*arguments)
-    run.wait_until(lambda: run.said().count("trying again in") >= 2, "the next start tries it")
+    run.wait_until(lambda: run.said().count("retrying in") >= 2, "the next start tries it")
     (job.home / "RUNNING").unlink()
     assert run.end() == 1
 
@@ -97,5 +97,5 @@ def test_a_drain_that_is_stopped_finishes_its_batch_and_the_next_one_goes_on(new
 
 
 def every_batch_is_done(home: Path) -> bool:
-    entries = [name.name for name in (home / "progress").iterdir()]
+    entries = [name.name for name in (home / "offsets").iterdir()]
     return all(f"{name}.done" in entries for name in entries if name.isdigit())

@@ -27,5 +27,5 @@ def test_the_120_batches_after_the_first_60_leave_the_memory_flat(new_job: NewJo
     assert late["stored RDDs"] <= early["stored RDDs"] + 2, "one state and what the window needs"
     assert late["heap"] < early["heap"] + 20 * 2**20, (early, late)
     assert late["python"] < early["python"] + 5000, (early, late)
-    assert len(list((job.home / "progress").iterdir())) < 200
+    assert len(list((job.home / "offsets").iterdir())) < 200
     assert len(list((job.home / "state" / "by-status").iterdir())) == 2

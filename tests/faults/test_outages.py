@@ -27,15 +27,15 @@ def away(tmp_path: Path) -> Path:
 def test_an_output_that_fails_for_a_while_is_tried_again_until_it_works(new_job: NewJob, away: Path) -> None:
     job, count = new_job(fail=str(away), failing=["text:lines"]), 1000
     run = job.start(*counts(job, count=count, seed=1), "--drain", "--max-per-batch", "400")
-    complaint = "batch 1: the output 'text:lines' failed (ConnectionError: text:lines is away); trying again in "
+    complaint = "batch 1: the output 'text:lines' failed (ConnectionError: text:lines is away); retrying in "
     run.wait_until(lambda: run.said().count(complaint) >= 3, "it has tried three times")
     assert (job.out / "each" / "batch=1").exists(), "an output that works is not kept waiting"
     assert job.claimed() == 1, "nothing runs past the batch"
     away.unlink()
     assert run.end() == 0, run.said()
     error = "ConnectionError: text:lines is away"
-    assert re.search(rf"batch 1 done in .*, text:lines tried again \d+ times \({error}\)", run.said())
-    assert re.search(rf"text:lines: tried again \d+ times, last error: {error}", run.said()), "and in the end"
+    assert re.search(rf"batch 1 done in .*, text:lines retried \d+ times \({error}\)", run.said())
+    assert re.search(rf"text:lines: retried \d+ times, last error: {error}", run.said()), "and in the end"
     recount(job, "an output away", count=count, seed=1)
 
 
@@ -47,8 +47,8 @@ def test_a_job_ends_when_an_output_never_works_and_the_next_start_finishes_the_b
     run = job.start(*arguments, "--max-per-batch", "300")
     assert run.end() == 1
     assert "batch 1: the output 'text:lines' still fails" in run.said()
-    assert "the batch is owed and the next start finishes it" in run.said()
-    assert "json:each: tried again" in run.said(), "what came of it is told here, too"
+    assert "the batch stays unfinished, and the next start finishes it" in run.said()
+    assert "json:each: retried" in run.said(), "what came of it is told here, too"
     assert (job.out / "running" / "batch=1").exists()
     assert job.claimed() == 1
 
@@ -97,7 +97,7 @@ def test_a_job_waits_while_nothing_can_be_written_to_the_disk_of_its_output(
     job.out = disk / "out"
     with spoilt(disk):
         run = job.start(*counts(job, count=count, seed=3), "--drain")
-        run.wait_until(lambda: run.said().count("trying again in") >= 5, "it has tried again")
+        run.wait_until(lambda: run.said().count("retrying in") >= 5, "it has tried again")
     assert run.end() == 0, run.said()
     recount(job, f"a disk under the output: {spoilt.__name__}", count=count, seed=3)
 

@@ -109,7 +109,7 @@ def test_a_receiver_that_can_store_nothing_ends_the_job_and_the_next_start_conne
     folder.touch()  # a file where blocks belong: Spark's pushing thread ends, and the receiver is still shown as active
     server.send(BURST)
     assert run.end() == 1, run.said()
-    assert "a receiver can store nothing any more (SocketReceiver-0 on localhost: " in run.said()
+    assert "a receiver stopped storing data (SocketReceiver-0 on localhost: " in run.said()
     job.kills += 1
     lost = set(range(BURST, server.sent))  # on their way when the connection was given up
     folder.unlink()

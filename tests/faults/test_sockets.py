@@ -102,8 +102,8 @@ def test_what_came_before_spark_wrote_its_first_checkpoint_is_owed_too(job: Sock
     run.wait_until(lambda: newest_batch(checkpoint) > before + 1000, "Spark has given all that to a batch")
     run.kill()
     job.job.kills += 1
-    for file in checkpoint.glob("checkpoint-*"):  # had it been killed before it wrote one of these
-        file.unlink()
+    for file in [*checkpoint.glob("checkpoint-*"), *checkpoint.glob(".checkpoint-*")]:  # with their checksums
+        file.unlink()  # had it been killed before it wrote one of these
     (first,) = (job.job.copies / "checkpoint").glob("checkpoint-*")
     shutil.copy(first, checkpoint)
 

@@ -58,7 +58,7 @@ def test_a_lost_home_goes_on_from_the_ledger(
     identity = (tmp_path / "home" / "id").read_text()
     shutil.rmtree(tmp_path / "home")
     assert rebuild(tmp_path) == 0
-    assert "goes on with batch 5" in capsys.readouterr().out
+    assert "continues with batch 5" in capsys.readouterr().out
     assert (tmp_path / "home" / "id").read_text() == identity
     running = run(tmp_path, range(6, 9))
     assert sorted(rows_of(f"sqlite:///{tmp_path}/out.db", "sums", "k", "v")) == expected(8)
@@ -73,7 +73,7 @@ def test_what_cannot_be_rebuilt_is_told(
     assert "cannot read the table sparkstream_ledger" in capsys.readouterr().err
     run(tmp_path, range(1, 2))
     assert rebuild(tmp_path) == 2
-    assert "is a home already" in capsys.readouterr().err
+    assert "is already a home" in capsys.readouterr().err
     assert rebuild(tmp_path, "--id", "other") == 2
     assert "choose one with --id" in capsys.readouterr().err
 

@@ -55,12 +55,12 @@ def test_each_batch_is_kept_and_given_back_once(home: Path, capsys: pytest.Captu
     assert given_back(home) == ["a", "b", "c", "d", "d"]
     assert kept(home) == {}
     assert replay(home) == 0
-    assert capsys.readouterr().out == "no rejected lines are kept\n"
+    assert capsys.readouterr().out == "no rejected lines to replay\n"
     assert given_back(home) == ["a", "b", "c", "d", "d"]
 
 
 def test_a_batch_that_the_job_may_run_again_is_left_to_a_later_replay(home: Path) -> None:
-    (home / "progress/4.done").unlink()
+    (home / "offsets/4.done").unlink()
     assert replay(home) == 0
     assert given_back(home) == ["a", "b", "c"]
     run(home, LINES, range(5, 6))

@@ -135,7 +135,7 @@ def test_an_output_that_fails_says_the_host_and_no_secret_and_goes_on_where_it_w
 ) -> None:
     receiver.answers = [204, *answers]
     write = writer(receiver, timeout=0.5)
-    with pytest.raises(ConnectionError, match=f"http://127.0.0.1: .*{said}") as failed:
+    with pytest.raises(ConnectionError, match=rf"http://127.0.0.1:\d+: .*{said}") as failed:
         write(alerts(spark, ("a", 1), ("b", 2)), batch(1))
     assert "t0ken" not in str(failed.value) and "s3cret" not in str(failed.value)
     write(alerts(spark, ("a", 1), ("b", 2)), batch(1))

@@ -64,34 +64,34 @@ def home(tmp_path: Path) -> Home:
 
 def test_a_new_home_runs(tmp_path: Path) -> None:
     home = Home.open(str(tmp_path / "home"))
-    assert not home.must_stay_stopped()
+    assert not home.stop_pending()
     home.mark_running()
-    assert not home.asked_to_stop()
+    assert not home.stop_requested()
 
 
 def test_a_marker_deleted_while_the_job_is_down_after_a_crash_means_stay_stopped(home: Home) -> None:
-    assert not home.must_stay_stopped()
+    assert not home.stop_pending()
     storage.delete(home / "RUNNING")
-    assert home.must_stay_stopped()
+    assert home.stop_pending()
 
 
 def test_a_marker_deleted_while_a_job_starts_again_after_a_crash_still_means_stop(home: Home) -> None:
     storage.delete(home / "RUNNING")
     home.mark_running()
-    assert home.asked_to_stop()
+    assert home.stop_requested()
 
 
 def test_a_stop_that_was_carried_out_does_not_hold_for_the_next_start(home: Home) -> None:
     storage.delete(home / "RUNNING")
     home.mark_stopped()
-    assert not home.must_stay_stopped()
+    assert not home.stop_pending()
     home.mark_running()
-    assert not home.asked_to_stop()
+    assert not home.stop_requested()
     storage.delete(home / "RUNNING")
-    assert home.must_stay_stopped(), "the stop of an earlier run is forgotten once the job runs again"
+    assert home.stop_pending(), "the stop of an earlier run is forgotten once the job runs again"
 
 
 def test_a_home_whose_maker_died_while_it_was_founded_runs(tmp_path: Path) -> None:
     Home.open(str(tmp_path / "home"))
     (tmp_path / "home" / "id").unlink()
-    assert not Home.open(str(tmp_path / "home")).must_stay_stopped()
+    assert not Home.open(str(tmp_path / "home")).stop_pending()

@@ -22,10 +22,10 @@ def read(spark: SparkSession, directory: str, start: int | None, end: int) -> li
 
 
 def test_what_was_landed_is_read_by_position(spark: SparkSession, directory: str) -> None:
-    assert landing.latest(directory) is None
+    assert landing.latest_offset(directory) is None
     for tick, value in enumerate("abc"):
         assert landing.land(lines(spark, value), directory, 1000 * tick)
-    assert landing.latest(directory) == 3
+    assert landing.latest_offset(directory) == 3
     assert read(spark, directory, None, 2) == ["a", "b"]
     assert read(spark, directory, 1, 3) == ["b", "c"]
 
@@ -39,18 +39,18 @@ def test_a_batch_time_is_landed_once_for_ever(spark: SparkSession, directory: st
 
 def test_what_a_driver_was_landing_when_it_died_counts_for_nothing(spark: SparkSession, directory: str) -> None:
     lines(spark, "half").write.parquet(f"{directory}/.dead")
-    assert landing.latest(directory) is None
+    assert landing.latest_offset(directory) is None
     landing.land(lines(spark, "a"), directory, 1000)
     assert read(spark, directory, None, 1) == ["a"]
-    landing.forget(directory, 1)
+    landing.prune(directory, 1)
     assert storage.names(directory) == ["0000000001-1000"]
 
 
 def test_what_is_done_is_removed_but_for_the_ticks_that_spark_may_run_again(directory: str) -> None:
-    for position in range(1, 31):
-        storage.make_directory(f"{directory}/{position:010d}-{1000 * position}")
-    landing.forget(directory, 5)
+    for offset in range(1, 31):
+        storage.make_directory(f"{directory}/{offset:010d}-{1000 * offset}")
+    landing.prune(directory, 5)
     assert storage.names(directory)[0] == "0000000006-6000"
-    landing.forget(directory, 30)
+    landing.prune(directory, 30)
     assert [name.partition("-")[2] for name in storage.names(directory)] == [str(1000 * p) for p in range(11, 31)]
-    assert landing.latest(directory) == 30
+    assert landing.latest_offset(directory) == 30

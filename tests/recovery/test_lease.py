@@ -26,7 +26,7 @@ from sparkstream_kit.recovery import lease
 
 lease.TTL, lease.BEAT = float(sys.argv[2]), 0.1
 held = lease.acquire(sys.argv[1], "app-1")
-held.keep(lambda error: None)
+held.start_renewing(lambda error: None)
 print("held", flush=True)
 for line in sys.stdin:
     try:
@@ -84,7 +84,7 @@ def claim(root: str, ready: Any, results: Any, over: Any) -> None:
     ready.wait()
     try:
         held = lease.acquire(root)
-        held.keep(lambda error: None)
+        held.start_renewing(lambda error: None)
         results.put((os.getpid(), "holds"))
     except UsageError as error:
         results.put((os.getpid(), str(error)))
@@ -249,7 +249,7 @@ def test_who_comes_late_to_an_epoch_that_is_forgotten_is_fenced(root: str, monke
 
 def test_a_holder_hears_in_the_background_that_it_was_replaced(root: str) -> None:
     held, errors = lease.acquire(root), threading.Event()
-    held.keep(lambda error: errors.set())
+    held.start_renewing(lambda error: errors.set())
     storage.write_new(f"{root}/2", storage.read(f"{root}/1"))
     assert errors.wait(60)
     held.release()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -23,14 +24,14 @@ def root(tmp_path: Path) -> str:
 def batches(log: OffsetLog, number: int) -> None:
     """Claim and finish batches of ten records and one second each."""
     for _ in range(number):
-        start = log.last.positions.get("lines")
+        start = log.last.end_offsets.get("lines")
         entry = log.append(log.last.time + 1000, {"lines": (start, (start or 0) + 10)}, data=True)
         log.mark_done(entry.n)
 
 
 def same(one: OffsetLog, other: OffsetLog) -> bool:
-    return (one.floor, one.after(0), one.is_done(one.last.n)) == (
-        other.floor,
+    return (one.compacted_to, one.after(0), one.is_done(one.last.n)) == (
+        other.compacted_to,
         other.after(0),
         other.is_done(one.last.n),
     )
@@ -38,7 +39,7 @@ def same(one: OffsetLog, other: OffsetLog) -> bool:
 
 def test_a_new_log_starts_at_entry_0_which_is_done(root: str) -> None:
     log = OffsetLog(root)
-    assert log.last == log.floor == Entry(0, 0, data=False)
+    assert log.last == log.compacted_to == Entry(0, 0, data=False)
     assert log.is_done(0)
     assert log.after(0) == log.since(0) == []
 
@@ -65,7 +66,7 @@ def test_entries_are_found_by_number_and_by_time(root: str) -> None:
     assert [e.n for e in log.after(3)] == [4, 5]
     assert [e.n for e in log.since(3000)] == [4, 5]
     log.compact(3)
-    assert [e.n for e in log.after(0)] == [4, 5], "the floor is none of them"
+    assert [e.n for e in log.after(0)] == [4, 5], "not the one it is compacted to"
     assert [e.n for e in log.since(0)] == [4, 5]
 
 
@@ -92,7 +93,7 @@ def test_a_log_read_again_is_the_log_that_was_written(
             assert same(log, again)
             log = again
     assert same(log, OffsetLog(root))
-    assert log.last.positions.get("lines", 0) == written
+    assert log.last.end_offsets.get("lines", 0) == written
 
 
 def test_a_second_writer_of_a_batch_is_fenced(root: str) -> None:
@@ -102,17 +103,17 @@ def test_a_second_writer_of_a_batch_is_fenced(root: str) -> None:
         batches(paused, 1)
 
 
-def test_a_writer_below_the_floor_is_fenced_and_leaves_nothing(root: str) -> None:
+def test_a_writer_below_the_compaction_is_fenced_and_leaves_nothing(root: str) -> None:
     paused, other = OffsetLog(root), OffsetLog(root)
     batches(other, 5)
     other.compact(5)
-    with pytest.raises(Fenced, match="other drivers have gone on beyond batch 1"):
+    with pytest.raises(Fenced, match="another driver has compacted the log beyond batch 1"):
         batches(paused, 1)
     assert same(other, OffsetLog(root))
     assert not storage.exists(f"{root}/1")
 
 
-def test_a_writer_that_was_paused_in_a_compaction_does_not_lower_the_floor(root: str) -> None:
+def test_a_writer_that_was_paused_in_a_compaction_does_not_undo_a_later_one(root: str) -> None:
     paused = OffsetLog(root)
     batches(paused, 4)
     other = OffsetLog(root)
@@ -122,17 +123,17 @@ def test_a_writer_that_was_paused_in_a_compaction_does_not_lower_the_floor(root:
     assert same(other, OffsetLog(root))
 
 
-def test_compaction_keeps_the_positions_and_the_time_and_removes_the_files(root: str) -> None:
+def test_compaction_keeps_the_end_offsets_and_the_time_and_removes_the_files(root: str) -> None:
     log = OffsetLog(root)
     batches(log, 40)
-    for floor in (10, 38):
-        log.compact(floor)
+    for n in (10, 38):
+        log.compact(n)
         assert same(log, OffsetLog(root))
-    assert storage.names(root) == ["38.floor", "39", "39.done", "40", "40.done"]
-    assert log.floor.positions == {"lines": 380}
-    assert log.floor.time == 38_000
+    assert storage.names(root) == ["38.compacted", "39", "39.done", "40", "40.done"]
+    assert log.compacted_to.end_offsets == {"lines": 380}
+    assert log.compacted_to.time == 38_000
     log.compact(40)
-    assert log.last.positions == {"lines": 400}
+    assert log.last.end_offsets == {"lines": 400}
     batches(log, 1)
     assert log.last.n == 41
     assert log.last.ranges == {"lines": (400, 410)}
@@ -176,30 +177,37 @@ def test_a_compaction_that_was_cut_off_changes_nothing_and_the_next_one_removes_
     assert again.after(8) == log.after(8)
     batches(again, 1)
     again.compact(9)
-    assert storage.names(root) == ["10", "10.done", "11", "11.done", "9.floor"]
+    assert storage.names(root) == ["10", "10.done", "11", "11.done", "9.compacted"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"n": 2}', "[]", '{"n": 2, "time": 1, "ranges": {}, "other": 0}'])
+@pytest.mark.parametrize("text", ["", "{", '{"n": 2}', "[]", '{"n": 2, "ranges": {}}'])
 def test_a_damaged_entry_is_named_with_what_to_do(root: str, text: str) -> None:
     batches(OffsetLog(root), 3)
     storage.write(f"{root}/2", text)
-    with pytest.raises(UsageError, match=r"the entry file:.*/2 of the offset log cannot be read .*restore the home"):
+    with pytest.raises(UsageError, match=r"file:.*/2 of the offset log is damaged .*restore the home"):
         OffsetLog(root)
+
+
+def test_fields_that_a_newer_version_added_are_ignored(root: str) -> None:
+    batches(OffsetLog(root), 1)
+    entry = json.loads(storage.read(f"{root}/1"))
+    storage.write(f"{root}/1", json.dumps({**entry, "added_later": [1, 2]}))
+    assert OffsetLog(root).last == Entry(**{**entry, "ranges": {"lines": (None, 10)}})
 
 
 def test_an_entry_that_somebody_removed_is_named(root: str) -> None:
     batches(OffsetLog(root), 3)
     storage.delete(f"{root}/2")
-    with pytest.raises(UsageError, match=r"/2 of the offset log cannot be read"):
+    with pytest.raises(UsageError, match=r"/2 of the offset log is damaged"):
         OffsetLog(root)
 
 
 def test_the_ends_of_a_drain_stay_fixed_until_they_are_reached(root: str) -> None:
-    assert OffsetLog(root).fixed_ends({"lines": 100}) == {"lines": 100}
+    assert OffsetLog(root).begin_drain({"lines": 100}) == {"lines": 100}
     again = OffsetLog(root)
-    assert again.fixed_ends({"lines": 200}) == {"lines": 100}
-    again.reached_ends()
-    assert OffsetLog(root).fixed_ends({"lines": 200}) == {"lines": 200}
+    assert again.begin_drain({"lines": 200}) == {"lines": 100}
+    again.end_drain()
+    assert OffsetLog(root).begin_drain({"lines": 200}) == {"lines": 200}
 
 
 @pytest.fixture
@@ -223,4 +231,4 @@ def test_what_a_start_has_to_read_is_bounded_after_100_000_batches(memory: dict[
     assert len(memory) == 1 + 2 * 20
     assert same(log, OffsetLog("root"))
     assert log.last.n == 100_000
-    assert log.last.positions == {"lines": 1_000_000}
+    assert log.last.end_offsets == {"lines": 1_000_000}

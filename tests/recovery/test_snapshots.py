@@ -86,7 +86,7 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(spark: SparkSess
     n, frame = snapshots.load(spark, directory, 45, counts(spark, 0))
     assert n == 20
     assert_df_equality(frame, counts(spark, 20), ignore_row_order=True)
-    assert snapshots.saves(directory) == [20]
+    assert snapshots.numbers(directory) == [20]
     assert [name.rpartition("-")[0] for name in storage.names(directory)] == ["", "damaged-40"]
 
 
@@ -102,14 +102,14 @@ def test_a_column_that_was_added_is_null_in_what_was_saved(spark: SparkSession, 
     "columns, complaint",
     [
         ("status string", "count is gone"),
-        ("status int, count bigint", "status was string and is int now"),
-        ("status string, count double, hits bigint", "count was bigint and is double now"),
+        ("status int, count bigint", "status was string and is now int"),
+        ("status string, count double, hits bigint", "count was bigint and is now double"),
     ],
 )
 def test_a_column_that_was_removed_or_has_another_type_is_refused(
     spark: SparkSession, directory: str, columns: str, complaint: str
 ) -> None:
     saved(spark, directory, 20)
-    with pytest.raises(UsageError, match=rf"does not fit the job any more \({complaint}\): give the changed state"):
+    with pytest.raises(UsageError, match=rf"no longer fits the job \({complaint}\): give the changed state"):
         snapshots.load(spark, directory, 20, spark.createDataFrame([], columns))
-    assert snapshots.saves(directory) == [20], "it is whole, and stays"
+    assert snapshots.numbers(directory) == [20], "it is whole, and stays"

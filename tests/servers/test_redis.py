@@ -50,8 +50,8 @@ def batch(n: int, home: str = "home-a") -> Batch:
 def test_outputs_of_different_kinds_with_one_name_do_not_take_each_others_batches(
     url: str, db: Any, frame: Frame
 ) -> None:
-    Redis(url, "hashes", None, "host").write(frame(("a", 1)), batch(1))
-    Redis(url, "ranking", None, "host").write(frame(("a", 1)), batch(1))
+    Redis(url, "redis-hash", None, "host").write(frame(("a", 1)), batch(1))
+    Redis(url, "redis-ranking", None, "host").write(frame(("a", 1)), batch(1))
     assert (db.hgetall("host:a"), db.zrange("host", 0, -1)) == ({"n": "1"}, ["a"])
 
 
@@ -60,15 +60,15 @@ def test_a_row_is_a_hash_that_the_next_batch_replaces(url: str, db: Any, spark: 
         """select 'a' as host, 1 as n, true as ok, 1.50 as price, cast(null as string) as note,
         timestamp'2026-10-25 01:30:00Z' as at, 'ü\n' as `odd ``name`"""
     )
-    assert Redis(url, "hashes", None, "host").write(given, batch(1)) == 1
+    assert Redis(url, "redis-hash", None, "host").write(given, batch(1)) == 1
     said = {"n": "1", "ok": "true", "price": "1.50", "at": "2026-10-25 01:30:00", "odd `name": "ü\n"}
     assert db.hgetall("host:a") == said
-    Redis(url, "hashes", None, "host").write(frame(("a", 2), (None, 3), ("b", None)), batch(2))
+    Redis(url, "redis-hash", None, "host").write(frame(("a", 2), (None, 3), ("b", None)), batch(2))
     assert (db.hgetall("host:a"), db.hgetall("host:null"), db.exists("host:b")) == ({"n": "2"}, {"n": "3"}, 0)
 
 
 def test_a_ranking_holds_the_best_of_the_newest_batch(url: str, db: Any, frame: Frame) -> None:
-    top, nan = Redis(url, "ranking", None, "top", 2), float("nan")
+    top, nan = Redis(url, "redis-ranking", None, "top", 2), float("nan")
     top.write(
         frame(("a", 1.0), ("b", 2.5), ("c", nan), ("d", None), ("e", -1.0), schema="host string, n double"), batch(1)
     )
@@ -80,14 +80,14 @@ def test_a_ranking_holds_the_best_of_the_newest_batch(url: str, db: Any, frame: 
 
 
 def test_counters_are_added_to_once_for_each_batch(url: str, db: Any, frame: Frame) -> None:
-    hits = Redis(url, "counters", None, "hits")
+    hits = Redis(url, "redis-counter", None, "hits")
     assert [hits.write(frame(("a", 2**62 - 1), ("b", -n), ("b", None)), batch(n)) for n in (1, 2, 2)] == [3, 3, 0]
     hits.write(frame(("a", -5)), batch(3))
     assert db.hgetall("hits:a") == {"n": str(2**63 - 2 - 5)}
     assert db.hgetall("hits:b") == {"n": "-3"}
 
 
-@pytest.mark.parametrize("kind", ["hashes", "ranking", "counters"])
+@pytest.mark.parametrize("kind", ["redis-hash", "redis-ranking", "redis-counter"])
 def test_a_batch_that_is_run_again_changes_nothing(kind: str, url: str, db: Any, frame: Frame) -> None:
     target = Redis(url, kind, None, "it")
     assert target.write(frame(("a", 1)), batch(1)) == 1
@@ -98,7 +98,7 @@ def test_a_batch_that_is_run_again_changes_nothing(kind: str, url: str, db: Any,
         target.write(frame(), Batch(1, batch(1).time, "home-a", {"lines": (0, 9)}))
 
 
-@pytest.mark.parametrize("kind", ["hashes", "ranking"])
+@pytest.mark.parametrize("kind", ["redis-hash", "redis-ranking"])
 def test_of_two_drivers_that_write_one_batch_at_once_one_does(
     kind: str, url: str, db: Any, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +117,7 @@ def test_of_two_drivers_that_write_one_batch_at_once_one_does(
     assert (db.exists("it:b"), db.zscore("it", "b")) == (0, None)
 
 
-@pytest.mark.parametrize(("kind", "key"), [("hashes", "it:a"), ("counters", "it:a"), ("ranking", "it")])
+@pytest.mark.parametrize(("kind", "key"), [("redis-hash", "it:a"), ("redis-counter", "it:a"), ("redis-ranking", "it")])
 def test_what_no_batch_brings_expires(kind: str, key: str, url: str, db: Any, frame: Frame) -> None:
     Redis(url, kind, "1h", "it").write(frame(("a", 1)), batch(1))
     assert 3_500_000 < db.pttl(key) <= 3_600_000
@@ -127,9 +127,9 @@ def test_what_no_batch_brings_expires(kind: str, key: str, url: str, db: Any, fr
 @pytest.mark.parametrize(
     ("kind", "key", "why"),
     [
-        ("hashes", "it:b", "the key 'it:b' holds a string, and the output 'it' writes a hash"),
-        ("ranking", "it", "the key 'it' holds a string, and the output 'it' writes a zset"),
-        ("counters", "it:b", "Redis refuses batch 1 of the output 'it': WRONGTYPE"),
+        ("redis-hash", "it:b", "the key 'it:b' holds a string, and the output 'it' writes a hash"),
+        ("redis-ranking", "it", "the key 'it' holds a string, and the output 'it' writes a zset"),
+        ("redis-counter", "it:b", "Redis refuses batch 1 of the output 'it': WRONGTYPE"),
     ],
 )
 def test_a_key_of_another_type_fails_the_batch_as_a_whole(
@@ -146,7 +146,7 @@ def test_a_key_of_another_type_fails_the_batch_as_a_whole(
 
 
 def test_a_counter_beyond_64_bits_fails_the_batch_as_a_whole(url: str, db: Any, frame: Frame) -> None:
-    hits = Redis(url, "counters", None, "hits")
+    hits = Redis(url, "redis-counter", None, "hits")
     hits.write(frame(("a", 2**63 - 1), ("b", -5)), batch(1))
     with pytest.raises(BatchFailed, match="Redis refuses batch 2 of the output 'hits': .*overflow"):
         hits.write(frame(("b", -1), ("c", 2), ("a", 1)), batch(2))
@@ -157,26 +157,38 @@ def test_more_rows_than_one_transaction_holds_fail_the_batch(
     url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_redis, "MOST_ROWS", 2)
-    assert Redis(url, "hashes", None, "it").write(frame(("a", 1), ("b", 1)), batch(1)) == 2
+    assert Redis(url, "redis-hash", None, "it").write(frame(("a", 1), ("b", 1)), batch(1)) == 2
     with pytest.raises(BatchFailed, match="batch 2 of the output 'it' has more than 2 rows"):
-        Redis(url, "hashes", None, "it").write(frame(("a", 1), ("b", 1), ("c", 1)), batch(2))
+        Redis(url, "redis-hash", None, "it").write(frame(("a", 1), ("b", 1), ("c", 1)), batch(2))
 
 
 def test_another_home_is_refused_by_name(url: str, frame: Frame) -> None:
-    Redis(url, "hashes", None, "it").write(frame(("a", 1)), batch(1))
+    Redis(url, "redis-hash", None, "it").write(frame(("a", 1)), batch(1))
     with pytest.raises(UsageError, match="'it' holds results of the home home-a, and this is the home home-b"):
-        Redis(url, "hashes", None, "it").check(frame(), batch(0, "home-b"))
+        Redis(url, "redis-hash", None, "it").check(frame(), batch(0, "home-b"))
 
 
 @pytest.mark.parametrize(
     ("kind", "schema", "why"),
     [
-        ("hashes", "host string", "needs two columns or more, the first one a key: got host"),
-        ("ranking", "host string, n int, m int", "needs two columns, the first one a key: got host, n, m"),
-        ("ranking", "host string, n string", "the column 'n' for the output 'it' is string, which ranking cannot hold"),
-        ("counters", "host string, n double", "the column 'n' for the output 'it' is double, which counters cannot"),
-        ("hashes", "host string, n array<int>", "the column 'n' for the output 'it' is array<int>, which hashes"),
-        ("hashes", "host map<int, int>, n int", "the column 'host' for the output 'it' is map<int,int>, which"),
+        ("redis-hash", "host string", "needs two columns or more, the first one a key: got host"),
+        ("redis-ranking", "host string, n int, m int", "needs two columns, the first one a key: got host, n, m"),
+        (
+            "redis-ranking",
+            "host string, n string",
+            "the column 'n' for the output 'it' is string, which redis-ranking cannot hold",
+        ),
+        (
+            "redis-counter",
+            "host string, n double",
+            "the column 'n' for the output 'it' is double, which redis-counter cannot",
+        ),
+        (
+            "redis-hash",
+            "host string, n array<int>",
+            "the column 'n' for the output 'it' is array<int>, which redis-hash",
+        ),
+        ("redis-hash", "host map<int, int>, n int", "the column 'host' for the output 'it' is map<int,int>, which"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(kind: str, schema: str, why: str, url: str, frame: Frame) -> None:
@@ -187,8 +199,8 @@ def test_columns_that_do_not_fit_are_refused(kind: str, schema: str, why: str, u
 def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
     frame: Frame, caplog: pytest.LogCaptureFixture
 ) -> None:
-    away = Redis("redis://kit:s3cret@127.0.0.1:1/0", "hashes", None, "it")
-    with pytest.raises(UsageError, match="'it' cannot use redis://127.0.0.1:1/0 .*refused") as refused:
+    away = Redis("redis://kit:s3cret@127.0.0.1:1/0", "redis-hash", None, "it")
+    with pytest.raises(UsageError, match=r"'it' cannot use redis://kit:\*\*\*@127.0.0.1:1/0 .*refused") as refused:
         away.check(frame(), batch(0))
     away.check(frame(), batch(7))
     assert "the output 'it' waits for redis://127.0.0.1:1/0" in caplog.text
@@ -200,16 +212,16 @@ def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
 )
 def test_no_part_of_a_wrong_url_is_shown(rest: str, frame: Frame) -> None:
     with pytest.raises(UsageError, match="the address of Redis is no URL") as refused:
-        Redis(f"redis://{rest}", "hashes", None, "it").check(frame(), batch(7))
+        Redis(f"redis://{rest}", "redis-hash", None, "it").check(frame(), batch(7))
     assert "s3cret" not in str(refused.value)
 
 
 def test_a_job_serves_three_views_of_one_stream(url: str, db: Any) -> None:
     def job(lines: DStream[tuple[str, int]]) -> None:
         hits = FrameStream.of(lines, "host string, n bigint")
-        _redis.counters(hits, url, name="hits")
-        _redis.hashes(hits, url, name="last", expire="1h")
-        _redis.ranking(hits, url, name="top", keep=1)
+        _redis.redis_counter(hits, url, name="hits")
+        _redis.redis_hash(hits, url, name="last", expire="1h")
+        _redis.redis_ranking(hits, url, name="top", keep=1)
 
     run_batches(job, [[("a", 1), ("b", 2)], [("a", 10)]])
     assert (db.hgetall("hits:a"), db.hgetall("hits:b")) == ({"n": "11"}, {"n": "2"})
@@ -222,7 +234,7 @@ from datetime import datetime, timezone
 import redis as library
 from redis.connection import AbstractConnection
 from sparkstream_kit.contracts import Batch
-from sparkstream_kit.outputs import redis
+from sparkstream_kit.outputs import _redis as redis
 
 url = sys.argv[1]
 steps, deadly = 0, None
@@ -252,18 +264,18 @@ class Frame:
 
 def run():
     for kind, n, rows in (
-        ("counters", 1, [("a", "1"), ("b", "2")]),
-        ("counters", 2, [("b", "3"), ("c", "4")]),
-        ("hashes", 2, [("b", "3"), ("c", "4")]),
-        ("ranking", 2, [("b", "3"), ("c", "4")]),
+        ("redis-counter", 1, [("a", "1"), ("b", "2")]),
+        ("redis-counter", 2, [("b", "3"), ("c", "4")]),
+        ("redis-hash", 2, [("b", "3"), ("c", "4")]),
+        ("redis-ranking", 2, [("b", "3"), ("c", "4")]),
     ):
         batch = Batch(n, datetime.fromtimestamp(n, timezone.utc), "home", {"x": (n - 1, n)})
         redis.Redis(url, kind, None, kind).write(Frame(rows), batch)
 
 def found():
     db = library.Redis.from_url(url, decode_responses=True)
-    hashes = {key: db.hget(key, "n") for key in sorted(db.keys("*s:?"))}
-    ranking = list(map(tuple, db.zrange("ranking", 0, -1, withscores=True)))
+    hashes = {key: db.hget(key, "n") for key in sorted(db.keys("redis-*:?"))}
+    ranking = list(map(tuple, db.zrange("redis-ranking", 0, -1, withscores=True)))
     db.flushdb()
     return hashes, ranking
 
@@ -300,5 +312,6 @@ def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str) 
     assert run.returncode == 0, run.stderr
     kills, found = run.stdout.splitlines()
     assert int(kills.split()[0]) > 40, "before and after every command and answer of four writes"
-    hashes = {"counters:a": "1", "counters:b": "5", "counters:c": "4", "hashes:b": "3", "hashes:c": "4"}
+    counters = {"redis-counter:a": "1", "redis-counter:b": "5", "redis-counter:c": "4"}
+    hashes = {**counters, "redis-hash:b": "3", "redis-hash:c": "4"}
     assert found == f"{hashes} {[('b', 3.0), ('c', 4.0)]}"

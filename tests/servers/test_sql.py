@@ -37,7 +37,7 @@ def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "trying again" in record.msg and actions:
+            if "retrying" in record.msg and actions:
                 actions.pop()()
 
     # a test's job fails at the first error; here it goes on as jobs do
@@ -46,7 +46,7 @@ def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
     logging.getLogger("sparkstream_kit.engine.batches").addHandler(listener)
     yield actions
     logging.getLogger("sparkstream_kit.engine.batches").removeHandler(listener)
-    assert not actions, "nothing was ever tried again"
+    assert not actions, "nothing was ever retried"
 
 
 def once(act: Act, condition: Callable[[str], bool]) -> Callable[..., None]:
@@ -70,7 +70,7 @@ def count_hosts(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver_rows", "moment"),
+    ("driver_rows", "point"),
     [
         (_sql.DRIVER_ROWS, "SELECT sparkstream_ledger.ranges"),
         (_sql.DRIVER_ROWS, "INSERT INTO sparkstream_ledger"),
@@ -83,11 +83,11 @@ def count_hosts(url: str) -> None:
     ],
 )
 def test_a_server_that_is_killed_and_comes_back_has_each_batch_once(
-    driver_rows: int, moment: str, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
+    driver_rows: int, point: str, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
     on_retry.append(postgres.start)
-    dies = once(postgres.kill, lambda statement: statement.strip().startswith(moment))
+    dies = once(postgres.kill, lambda statement: statement.strip().startswith(point))
     sa.event.listen(_sql._engine(url), "before_cursor_execute", dies)
     count_hosts(url)
     assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]

@@ -129,7 +129,7 @@ def test_a_file_that_is_owed_and_not_as_it_was_is_named(
     logs.mkdir()
     (logs / "a").write_text("a\n")
     lines_at(home, logs, 1)
-    (home / "progress" / "1.done").unlink()  # killed before the batch was done
+    (home / "offsets" / "1.done").unlink()  # killed before the batch was done
     if what == "gone":
         (logs / "a").unlink()
     else:

@@ -68,7 +68,7 @@ def test_another_seed_makes_other_lines() -> None:
 def test_ten_lines_share_a_second(requests: list[Request]) -> None:
     start = START.replace(tzinfo=timezone.utc)
     assert [request.timestamp for request in requests] == [
-        start + timedelta(seconds=position // 10) for position in range(COUNT)
+        start + timedelta(seconds=offset // 10) for offset in range(COUNT)
     ]
 
 

@@ -36,7 +36,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "claim": (offset_log.OffsetLog, "append"),
     "done": (offset_log.OffsetLog, "mark_done"),
     "compact": (offset_log.OffsetLog, "compact"),
-    "floor": (offset_log, "_is_covered"),
+    "compacted": (offset_log, "_is_covered"),
     "save": (snapshots, "save"),
     "load": (snapshots, "load"),
     "publish": (storage, "publish"),
@@ -44,7 +44,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "write_new": (storage, "write_new"),
     "delete": (storage, "delete"),
     "land": (landing, "land"),
-    "forget": (landing, "forget"),
+    "prune": (landing, "prune"),
     "renew": (lease.Lease, "renew"),
     "stopped": (Home, "mark_stopped"),
     "free": (dataframes, "free"),
@@ -92,7 +92,7 @@ def keep_copies(directory: Path) -> None:
         copy(storage.local(self._root) or Path())
         return entry
 
-    def forgotten(original: Callable[..., Any], landed: str, *args: Any) -> None:
+    def pruned(original: Callable[..., Any], landed: str, *args: Any) -> None:
         folder = storage.local(landed) or Path()
         for batch in folder.glob("[0-9]*"):
             copied = directory / "received" / folder.name / batch.name
@@ -107,10 +107,10 @@ def keep_copies(directory: Path) -> None:
         if not first.exists():
             shutil.copytree(storage.local(streaming.checkpoint_directory(ssc) or "") or Path(), first)
 
-    wrap(checkpoints, "begin", begun)
+    wrap(checkpoints, "write_first", begun)
     wrap(offset_log.OffsetLog, "__init__", opened)
     wrap(offset_log.OffsetLog, "append", appended)
-    wrap(landing, "forget", forgotten)
+    wrap(landing, "prune", pruned)
 
 
 def fail_while(there: Path, names: list[str]) -> None:
@@ -137,7 +137,7 @@ def hold_while(there: Path) -> None:
 
 
 def arm(options: dict[str, Any]) -> None:
-    batches.SAVE_EVERY = options.get("save_every", batches.SAVE_EVERY)
+    batches.SNAPSHOT_EVERY = options.get("save_every", batches.SNAPSHOT_EVERY)
     lease.TTL, lease.BEAT = options.get("ttl", lease.TTL), options.get("beat", lease.BEAT)
     if "machine" in options:
         wrap(lease, "_machine", lambda original: options["machine"])

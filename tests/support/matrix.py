@@ -126,7 +126,7 @@ class Files(Generated):
     def lines(self, claim: Claim) -> list[str]:
         parts = sorted(self._listings.glob("[0-9]*"))
         files = [file for part in parts for file, _ in json.loads(part.read_text())]
-        start, end = (int(str(position).partition(":")[0]) for position in claim.range())
+        start, end = (int(str(offset).partition(":")[0]) for offset in claim.range())
         return [line for file in files[start:end] for line in Path(file.removeprefix("file:")).read_text().splitlines()]
 
 
@@ -313,7 +313,7 @@ def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
 
 
 def kill(job: Job, source: Any, arguments: list[str], victim: str, chance: random.Random) -> None:
-    """Kill the job at a random moment, or at a point."""
+    """Kill the job at a random ctx, or at a point."""
     if not isinstance(source, Sent):
         if victim == "point":
             supervisor.kill_at_point(job, arguments, chance.choice(POINTS), most=source.most)
@@ -359,7 +359,7 @@ def held(job: Job, source: Any, arguments: list[str], output: str) -> tuple[Run,
     away.touch()
     name = f"{output if output in ('json', 'parquet') else 'sql'}:counts"
     run = last_run(job, source, arguments, fail=str(away), failing=[name])
-    run.wait_until(lambda: run.said().count("trying again in") >= 2, "it has tried twice")
+    run.wait_until(lambda: run.said().count("retrying in") >= 2, "it has tried twice")
     return run, away
 
 

@@ -48,7 +48,7 @@ POINTS: list[Point] = [
     ("done", 1, "before"),
     ("done", 2, "after"),
     ("compact", 1, "before"),
-    ("floor", 1, "before"),  # the floor is there, and what is below it, too
+    ("compacted", 1, "before"),  # the compacted entry is written, and what it covers is still there
     ("compact", 1, "after"),
 ]
 """Where `armed.py` kills a job, in the order of a tick: around each step, and within those that take several."""
@@ -300,7 +300,7 @@ def kill_at_random(
 
 def kill_soon(job: Job, run: Run, victim: str, chance: random.Random) -> None:
     """Kill a run a part of a second from now."""
-    time.sleep(chance.random() * 0.6)  # not waiting for anything: the moment of death
+    time.sleep(chance.random() * 0.6)  # not waiting for anything: the ctx of death
     assert run.kill(victim) != 0
     job.kills += 1
 

@@ -18,7 +18,7 @@ from pyspark.sql.types import ArrayType, StructType
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit.context import at_home, new_context
-from sparkstream_kit.contracts import Batch, Position, Source
+from sparkstream_kit.contracts import Batch, Offset, Source
 from sparkstream_kit.engine.batches import Engine, live
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session
@@ -33,17 +33,17 @@ def given(ssc: StreamingContext, batches: Given, schema: str, name: str = "rows"
     """A replayable source: the n-th list comes in at second n; where it is None nothing does."""
     session, kind = local_session(), StructType.fromDDL(schema)
 
-    def latest(now: int | None) -> Position:
+    def latest_offset(now: int | None) -> Offset:
         until = len(batches) if now is None else min(now // 1000, len(batches))
         return max((i for i in range(1, until + 1) if batches[i - 1] is not None), default=None)
 
-    def read(start: Position, end: Position) -> DataFrame:
+    def read(start: Offset, end: Offset) -> DataFrame:
         # as JSON, which Spark reads without a Python worker
         rows = [dict(zip(kind.names, row, strict=True)) for batch in batches[start or 0 : end] for row in batch or ()]
         row = F.element_at(F.from_json(F.lit(json.dumps(rows)), ArrayType(kind)), F.col("id").cast("int") + 1)
         return session.range(0, len(rows), 1, 2).select(row.alias("row")).select("row.*")
 
-    return FrameStream.from_source(ssc, name, Source(latest, read, schema))
+    return FrameStream.from_source(ssc, name, Source(latest_offset, read, schema))
 
 
 @contextlib.contextmanager

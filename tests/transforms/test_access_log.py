@@ -58,8 +58,8 @@ def check(vector: dict[str, Any], result: Request | Rejected) -> None:
     assert isinstance(result, Request), result
     for field, expected in vector["expected"].items():
         if field == "timestamp":
-            moment = datetime.strptime(expected, "%d/%b/%Y:%H:%M:%S %z")
-            assert (result.timestamp, result.timestamp.utcoffset()) == (moment, timedelta(0))
+            ctx = datetime.strptime(expected, "%d/%b/%Y:%H:%M:%S %z")
+            assert (result.timestamp, result.timestamp.utcoffset()) == (ctx, timedelta(0))
         elif expected in MISSING:
             assert stated(field, result) in MISSING, field
         elif field == "request" and result.method is None:
@@ -203,9 +203,9 @@ def test_a_status_that_was_never_sent_is_missing() -> None:
 
 @pytest.mark.parametrize("offset", [-720, -90, 0, 330, 840])
 def test_a_time_is_the_same_moment_in_utc_whatever_its_offset(offset: int) -> None:
-    moment = datetime(2024, 2, 29, 23, 59, 59, tzinfo=timezone(timedelta(minutes=offset)))
-    request = parsed(LINE.replace(TIME, moment.strftime("[%d/%b/%Y:%H:%M:%S %z]")))
-    assert (request.timestamp, request.timestamp.tzinfo) == (moment, timezone.utc)
+    ctx = datetime(2024, 2, 29, 23, 59, 59, tzinfo=timezone(timedelta(minutes=offset)))
+    request = parsed(LINE.replace(TIME, ctx.strftime("[%d/%b/%Y:%H:%M:%S %z]")))
+    assert (request.timestamp, request.timestamp.tzinfo) == (ctx, timezone.utc)
 
 
 @given(st.text())
@@ -236,7 +236,7 @@ quoted = st.lists(
     client=word,
     identity=st.none() | word,
     user=st.none() | st.lists(word, min_size=1, max_size=3).map(" ".join),
-    moment=st.datetimes(
+    ctx=st.datetimes(
         datetime(1, 1, 2),
         datetime(9999, 12, 30),
         timezones=st.integers(-840, 840).map(lambda m: timezone(timedelta(minutes=m))),
@@ -252,7 +252,7 @@ def test_a_line_composed_from_fields_parses_back_to_them(
     client: str,
     identity: str | None,
     user: str | None,
-    moment: datetime,
+    ctx: datetime,
     method: str,
     path: str,
     protocol: str,
@@ -263,18 +263,18 @@ def test_a_line_composed_from_fields_parses_back_to_them(
     def dash(value: object) -> object:
         return "-" if value is None else value
 
-    moment = moment.replace(microsecond=0)
+    ctx = ctx.replace(microsecond=0)
     # strftime does not pad the year to four digits everywhere
-    stamp = f"{moment:%d/%b}/{moment.year:04}:{moment:%H:%M:%S %z}"
+    stamp = f"{ctx:%d/%b}/{ctx.year:04}:{ctx:%H:%M:%S %z}"
     who, request = f"{client} {dash(identity)} {dash(user)}", f"{method} {path} {protocol}"
     line = f'{who} [{stamp}] "{request}" {dash(status)} {dash(size)}'
     referrer = agent = None
     if named is not None:
         line += ' "{}" "{}"'.format(*named)
         referrer, agent = (None if text in MISSING else text for text in named)
-    moment = moment.astimezone(timezone.utc)
+    ctx = ctx.astimezone(timezone.utc)
     assert parse_line(line) == Request(
-        client, identity, user, moment, method, path, protocol, status, size, referrer, agent
+        client, identity, user, ctx, method, path, protocol, status, size, referrer, agent
     )
 
 

@@ -26,7 +26,7 @@ from sparkstream_kit.testing import run_batches
 from sparkstream_kit.transforms import access_log
 from sparkstream_kit.transforms._log_formats import reader
 from sparkstream_kit.transforms.access_log import Rejected, Request, parse_line
-from sparkstream_kit.transforms.json_lines import split_json
+from sparkstream_kit.transforms.json_lines import split as split_json
 from tests.transforms.test_access_log import check
 
 DATA = Path(__file__).parents[1] / "data"

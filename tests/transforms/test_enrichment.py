@@ -79,7 +79,7 @@ def test_a_table_is_read_when_its_files_change_and_once_for_a_batch(tmp_path: Pa
             engine.tick(1000 * second)
         assert seen["out"] == {n: [("a", version)] for n, version in enumerate([1, 1, 3, 4, 5, 6, 6], 1)}
         (day / "a.csv").write_text("changed before the batch is tried again")
-        engine.graph.forget_moments()
+        engine.graph.drop_contexts()
         engine._run(engine.graph.log.last)
 
 
@@ -144,7 +144,7 @@ def test_where_reading_fails_the_last_good_version_serves_on_also_when_the_batch
             "cannot be read (ConnectionError: the table is away): batch 3 goes on with what batch 1 had" in caplog.text
         )
         table.rows = [("a", 9)]
-        engine.graph.forget_moments()
+        engine.graph.drop_contexts()
         engine._run(engine.graph.log.last)
         assert seen["out"] == {1: [("a", 0)], 2: [("a", 0)], 3: [("a", 0)]}
         engine.tick(4000)
@@ -175,7 +175,7 @@ def test_a_window_over_the_joined_stream_finds_each_batch_with_its_version(tmp_p
 
 
 def test_versions_that_no_batch_can_need_again_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "SAVE_EVERY", 4)
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 4)
     run_ticks(program(Table()), tmp_path, range(1, 8))
     kept = sorted(path.name for path in (tmp_path / "enrichment/enrichment").iterdir())
     assert kept == ["5", "7"]

@@ -38,7 +38,7 @@ Line = tuple[str, int, str]
 
 @pytest.fixture(autouse=True)
 def frequent_saves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "SAVE_EVERY", 2)
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)
 
 
 def program(rows: Given) -> Build:
@@ -47,8 +47,9 @@ def program(rows: Given) -> Build:
             lambda frame: frame.withColumn("timestamp", F.timestamp_seconds("second"))
         )
         visits = sessions(lines, "k", "timestamp", VISIT, gap=f"{GAP}s", longest=f"{LONGEST}s", lateness=f"{LATENESS}s")
-        tumbling = event_time_window(lines, "k", "timestamp", {"hits": count()}, "5s", lateness=f"{LATENESS}s")
-        sliding = event_time_window(lines, [], "timestamp", {"hits": count()}, "5s", "2s", lateness=f"{LATENESS}s")
+        wait = {"lateness": f"{LATENESS}s"}
+        tumbling = event_time_window(lines, "k", "timestamp", {"hits": count()}, "5s", **wait, name="tumbling")
+        sliding = event_time_window(lines, [], "timestamp", {"hits": count()}, "5s", "2s", **wait, name="sliding")
         return {
             "visits": visits,
             "late": visits.late().select("k", "second", "path"),

@@ -6,17 +6,16 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
+import sparkstream_kit as ss
 
-COUNT = {"count": aggregates.count()}
+COUNT = {"count": ss.aggregates.count()}
 
 
 def with_status(lines: DataFrame) -> DataFrame:
     return lines.select("value", F.split("value", " ")[8].alias("status"))
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     requests = source(ssc).transform(with_status)
     output(requests.select("value"), name="lines")
     output(requests.reduce_by_key("status", COUNT), name="each")
@@ -25,4 +24,4 @@ def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

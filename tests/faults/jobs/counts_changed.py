@@ -6,10 +6,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
+import sparkstream_kit as ss
 
-HOW_MANY = {"count": aggregates.count()}
+HOW_MANY = {"count": ss.aggregates.count()}
 
 
 def parsed(text: DataFrame) -> DataFrame:
@@ -17,7 +16,7 @@ def parsed(text: DataFrame) -> DataFrame:
     return text.select(fields[8].alias("status"), fields[5].substr(2, 10).alias("method"), "value")
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     hits = source(ssc).transform(parsed)
     output(hits.reduce_by_key_and_window("status", HOW_MANY, "2s", "1s"), name="window")
     output(hits.reduce_by_key("method", HOW_MANY), name="methods")
@@ -27,4 +26,4 @@ def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

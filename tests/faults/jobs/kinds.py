@@ -6,34 +6,31 @@ from collections.abc import Callable
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.job import OutputTo, SourceOf, main
-from sparkstream_kit.transforms._sessions import sessions
+import sparkstream_kit as ss
 
-COUNT = {"count": aggregates.count()}
+COUNT = {"count": ss.aggregates.count()}
 
 
-def stateless(requests: FrameStream) -> FrameStream:
+def stateless(requests: ss.FrameStream) -> ss.FrameStream:
     return requests.reduce_by_key("key", COUNT)
 
 
-def windowed(requests: FrameStream) -> FrameStream:
+def windowed(requests: ss.FrameStream) -> ss.FrameStream:
     return requests.reduce_by_key_and_window("key", COUNT, "2s", "1s")
 
 
-def stateful(requests: FrameStream) -> FrameStream:
+def stateful(requests: ss.FrameStream) -> ss.FrameStream:
     return requests.update_state_by_key("key", COUNT)
 
 
-def visits(requests: FrameStream) -> FrameStream:
-    closed = sessions(requests, "client", "at", COUNT, gap="20s", lateness="30s")
+def visits(requests: ss.FrameStream) -> ss.FrameStream:
+    closed = ss.transforms.sessions(requests, "client", "at", COUNT, gap="20s", lateness="30s")
     return closed.select(
         F.concat_ws(" ", "client", F.unix_seconds("start"), F.unix_seconds("end")).alias("key"), "count"
     )
 
 
-KINDS: dict[str, Callable[[FrameStream], FrameStream]] = {
+KINDS: dict[str, Callable[[ss.FrameStream], ss.FrameStream]] = {
     "stateless": stateless,
     "windowed": windowed,
     "stateful": stateful,
@@ -41,7 +38,7 @@ KINDS: dict[str, Callable[[FrameStream], FrameStream]] = {
 }
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     fields = F.split("value", " ")
     at = F.to_timestamp(F.substring(fields[3], 2, 20), "dd/MMM/yyyy:HH:mm:ss")
     requests = source(ssc).select(fields[0].alias("client"), at.alias("at"), fields[8].alias("key"))
@@ -49,4 +46,4 @@ def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

@@ -4,12 +4,12 @@ import sys
 
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit.job import OutputTo, SourceOf, main
+import sparkstream_kit as ss
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     output(source(ssc), name="lines")
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

@@ -9,15 +9,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.contracts import Batch
-from sparkstream_kit.job import OutputTo, SourceOf, main
+import sparkstream_kit as ss
 
-COUNT = {"count": aggregates.count()}
+COUNT = {"count": ss.aggregates.count()}
 SAID_AT = (60, 180)
 
 
-def say(frame: DataFrame, batch: Batch) -> None:
+def say(frame: DataFrame, batch: ss.Batch) -> None:
     frame.collect()
     if batch.n not in SAID_AT:
         return
@@ -33,7 +31,7 @@ def say(frame: DataFrame, batch: Batch) -> None:
     print("held", json.dumps(held))
 
 
-def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     status = source(ssc).select(F.split("value", " ")[8].alias("status"))
     status.update_state_by_key("status", COUNT).for_each_batch(say, name="running")
     status.reduce_by_key_and_window("status", COUNT, "2s", "1s").for_each_batch(
@@ -42,4 +40,4 @@ def build(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(build))
+    sys.exit(ss.main(build))

@@ -9,18 +9,16 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import aggregates
-from sparkstream_kit.job import OutputTo, SourceOf, main
-from sparkstream_kit.transforms import access_log
+import sparkstream_kit as ss
 
-SEEN = {"count": aggregates.count()}
+SEEN = {"count": ss.aggregates.count()}
 
 
 def understood(text: DataFrame) -> DataFrame:
-    return access_log.parse(text)
+    return ss.transforms.access_log.parse(text)
 
 
-def define(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
+def define(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     hits = source(ssc).transform(understood)
     output(hits.reduce_by_key("method", SEEN), name="methods")
     output(hits.update_state_by_key("status", SEEN), name="statuses")
@@ -28,4 +26,4 @@ def define(ssc: StreamingContext, source: SourceOf, output: OutputTo) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(define))
+    sys.exit(ss.main(define))

@@ -1,0 +1,29 @@
+"""Addresses without their secrets, for messages and logs."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+
+def redact(text: str) -> str:
+    """The text without the passwords in its URLs.
+
+    >>> redact("sql:postgresql://kit:secret@db/logs")
+    'sql:postgresql://kit:***@db/logs'
+    """
+    return re.sub(r"(://[^/:@\s]*:)[^@\s]*@", r"\1***@", text)
+
+
+def redact_url(url: str, *, path: bool = True) -> str:
+    """A URL without password and options, which may hold one, too; without its path where that may be the secret.
+
+    >>> redact_url("postgresql://kit:secret@db:5432/logs?sslpassword=secret")
+    'postgresql://kit:***@db:5432/logs'
+    >>> redact_url("https://hooks.example.org/services/T0/secret", path=False)
+    'https://hooks.example.org'
+    """
+    parts = urlsplit(url)
+    user = f"{parts.username}{':***' if parts.password else ''}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path if path else ''}"

@@ -1,0 +1,112 @@
+"""What a home knows of its job, read without changing it: for people, monitors and programs (docs/operate.md)."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+from .recovery import lease, snapshots, storage
+from .recovery.home import FORMAT, Home
+from .recovery.offset_log import Entry, OffsetLog
+
+EXIT_CODES = {"running": 0, "stopping": 0, "stopped": 0, "down": 3, "stalled": 4}
+"""Exit code of `sparkstream status` for each health.
+
+running     a driver holds the lease
+stopping    a stop was requested, and the driver has not finished it yet
+stopped     the last run stopped gracefully; start it again when you like
+down        no driver runs, and the last run was cut off: start it again
+stalled     a driver runs, and a batch has been unfinished for more than STALLED_AFTER seconds: read its log
+"""
+
+STALLED_AFTER = 600
+
+
+def status(home: Home) -> dict[str, Any]:
+    """The facts, as JSON values; times are ISO 8601 in UTC, ages are seconds."""
+    log = OffsetLog(home / "offsets")
+    last, holder = log.last, lease.holder(home / "lease")
+    states = {name: snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state")}
+    return {
+        "format": FORMAT,
+        "home": home.root,
+        "id": home.id,
+        "health": _health(home, log, holder),
+        "driver": holder or None,
+        "stop_pending": home.stop_requested() if holder else home.stop_pending(),
+        "last_batch": _batch(log, last) if last.n else None,
+        "sources": {
+            name: {"end_offset": offset, "available": last.available.get(name, offset)}
+            for name, offset in sorted(last.end_offsets.items())
+        },
+        "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
+        "states": {name: {"snapshots": numbers} for name, numbers in states.items()},
+        "checkpoint": _checkpoint(home),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts for people, one a line."""
+    last, replayable, checkpoint = facts["last_batch"], facts["replayable"], facts["checkpoint"]
+    lines = {
+        "home": f"{facts['home']} (id {facts['id']})",
+        "health": facts["health"],
+        "driver": facts["driver"] or "nobody holds the lease",
+        "stop": "requested" if facts["stop_pending"] else "not requested",
+        "last batch": "none yet",
+    }
+    if last:
+        lines["last batch"] = f"{last['n']} at {_when(last)}{'' if last['done'] else ' (not finished)'}"
+        for name, (start, end) in sorted(last["ranges"].items()):
+            lines[f"range {name}"] = f"{json.dumps(start)} to {json.dumps(end)}"
+    for name, source in facts["sources"].items():
+        more = source["available"] != source["end_offset"]
+        lag = f", available up to {json.dumps(source['available'])}" if more else ", everything there was"
+        lines[f"source {name}"] = f"read up to {json.dumps(source['end_offset'])}{lag}"
+    lines["replayable"] = f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
+    for name, state in facts["states"].items():
+        lines[f"state {name}"] = f"snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}"
+    if checkpoint:
+        written = f"of {_when(checkpoint)}" if checkpoint["time"] else "not written yet"
+        lines["checkpoint"] = ", ".join([written, *(f"{k}: {v}" for k, v in checkpoint["made_with"].items())])
+    else:
+        lines["checkpoint"] = "none: the offset log is all this job needs"
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in lines.items())
+
+
+def _health(home: Home, log: OffsetLog, holder: str) -> str:
+    if not holder:
+        return "stopped" if storage.exists(home / "STOPPED") else "down"
+    if home.stop_requested():
+        return "stopping"
+    return "stalled" if not log.is_done(log.last.n) and _age(log.last.time) > STALLED_AFTER else "running"
+
+
+def _batch(log: OffsetLog, last: Entry) -> dict[str, Any]:
+    return {"n": last.n, **_time(last.time), "done": log.is_done(last.n), "ranges": last.ranges}
+
+
+def _checkpoint(home: Home) -> dict[str, Any] | None:
+    """Spark's checkpoint, if the job has one: when it was written and what it was made with."""
+    try:
+        made_with = json.loads(storage.read(home / "fingerprint.json"))
+    except FileNotFoundError:
+        return None
+    names = (name.removesuffix(".bk").partition("-") for name in storage.names(home / "checkpoint"))
+    newest = max((int(ms) for kind, _, ms in names if kind == "checkpoint" and ms.isdigit()), default=None)
+    return {**(_time(newest) if newest else {"time": None, "age": None}), "made_with": made_with}
+
+
+def _time(ms: int) -> dict[str, Any]:
+    time = datetime.fromtimestamp(ms / 1000, timezone.utc)
+    return {"time": time.isoformat(timespec="milliseconds"), "age": round(_age(ms), 3)}
+
+
+def _age(ms: int) -> float:
+    return datetime.now(timezone.utc).timestamp() - ms / 1000
+
+
+def _when(fact: dict[str, Any]) -> str:
+    return f"{fact['time'].replace('T', ' ')}, {fact['age']:.0f} s ago"
