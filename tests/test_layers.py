@@ -61,6 +61,30 @@ HANDLES = {
 }
 
 
+# What saved data is found by, and how a dict or list of it could be changed past `add_named`.
+NAMED = {"sources", "received", "states", "enrichments", "outputs"}
+MUTATORS = {"setdefault", "update", "pop", "clear", "append"}
+
+# What may hold something for the whole process: callbacks that Spark pickles find it by its name alone.
+MODULE_STATE = {f"{PACKAGE}.engine.batches", f"{PACKAGE}.testing"}
+STATEFUL = {
+    "dict",
+    "list",
+    "set",
+    "defaultdict",
+    "Counter",
+    "deque",
+    "count",
+    "WeakKeyDictionary",
+    "WeakValueDictionary",
+}
+
+FAMILIES = {"sources", "outputs", "transforms"}
+FORMATS = {"access_log", "json_lines"}  # modules of functions that belong together, public as such
+
+PATCHED = {"TransformFunction", "StreamingContext", "SparkContext", "DStream", "SparkSession"}
+
+
 class Module(NamedTuple):
     name: str  # dotted; a package ends in .__init__
     tree: ast.Module
@@ -136,6 +160,66 @@ def the_core_imports_pyspark_alone(module: Module) -> Iterator[str]:
             yield f"imports {name}, which is neither the standard library nor pyspark"
 
 
+def names_are_given_and_not_made_up(module: Module) -> Iterator[str]:
+    """`add_named` refuses a name that is taken; nothing that is found by its name gets in another way."""
+    for node in ast.walk(module.tree):
+        changed: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            changed = [target.value for target in node.targets if isinstance(target, ast.Subscript)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+            changed = [node.func.value]
+        for what in changed:
+            if isinstance(what, ast.Attribute) and what.attr in NAMED:
+                yield f"changes {what.attr} in line {node.lineno}: use add_named"
+
+
+def modules_hold_no_state(module: Module) -> Iterator[str]:
+    if module.name in MODULE_STATE:
+        return
+    for node in module.tree.body:
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        is_empty = isinstance(value, ast.Dict | ast.List) and not ast.unparse(value).strip("{}[]")
+        is_made = isinstance(value, ast.Call) and not value.args and ast.unparse(value.func).split(".")[-1] in STATEFUL
+        if is_empty or is_made:
+            yield f"holds state in line {node.lineno}"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Global):
+            yield f"changes {', '.join(node.names)} of the module in line {node.lineno}"
+
+
+def families_have_private_modules(module: Module) -> Iterator[str]:
+    """A source, output or transform is a public function of a private module; the package's table names it."""
+    _, family, *rest = module.name.split(".")
+    if family in FAMILIES and rest and not rest[0].startswith("_") and rest[0] not in FORMATS:
+        yield f"is public: call it _{rest[0]}"
+
+
+def only_one_module_patches_pyspark(module: Module) -> Iterator[str]:
+    if module.name in (f"{PACKAGE}.bridge.callbacks", f"{PACKAGE}.bridge.surgery"):
+        return
+    for node in ast.walk(module.tree):
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            if isinstance(target, ast.Attribute) and ast.unparse(target.value) in PATCHED:
+                yield f"patches {ast.unparse(target)} in line {node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr in ("getDeclaredField", "setAccessible"):
+            yield f"reaches into Spark's fields in line {node.lineno}"
+
+
+def jobs_use_the_public_api(module: Module) -> Iterator[str]:
+    if not module.name.startswith("jobs"):
+        return
+    public = {PACKAGE, f"{PACKAGE}.testing", *(f"{PACKAGE}.transforms.{name}" for name in FORMATS)}
+    for node in ast.walk(module.tree):
+        found: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            found = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("ss.") and node.attr.startswith("_"):
+            yield f"uses {ast.unparse(node)}"
+        yield from (f"imports {name}" for name in found if name.split(".")[0] == PACKAGE and name not in public)
+
+
 def every_module_has_a_docstring(module: Module) -> Iterator[str]:
     if not ast.get_docstring(module.tree):
         yield "has no docstring"
@@ -146,6 +230,11 @@ RULES = (
     only_the_bridge_touches_the_jvm,
     the_core_imports_pyspark_alone,
     every_module_has_a_docstring,
+    names_are_given_and_not_made_up,
+    modules_hold_no_state,
+    families_have_private_modules,
+    only_one_module_patches_pyspark,
+    jobs_use_the_public_api,
 )
 Rule = Callable[[Module], Iterator[str]]
 
@@ -181,6 +270,15 @@ def test_the_package_and_the_jobs_keep(rule: Rule) -> None:
         (the_core_imports_pyspark_alone, "outputs._sql", "import redis"),
         (the_core_imports_pyspark_alone, "frames", "from jobs import access_log"),
         (every_module_has_a_docstring, "frames", "import os"),
+        (names_are_given_and_not_made_up, "frames", "graph.states[name] = node"),
+        (names_are_given_and_not_made_up, "frames", "self.graph.outputs.setdefault(name, output)"),
+        (modules_hold_no_state, "frames", "_seen = {}"),
+        (modules_hold_no_state, "frames", "_seen: dict[int, str] = {}"),
+        (modules_hold_no_state, "frames", "_graphs = weakref.WeakKeyDictionary()"),
+        (modules_hold_no_state, "frames", "def f():\n    global _live"),
+        (families_have_private_modules, "outputs.kafka", ""),
+        (only_one_module_patches_pyspark, "lifecycle", "TransformFunction.call = call"),
+        (only_one_module_patches_pyspark, "bridge.streaming", "c.getClass().getDeclaredField('x')"),
     ],
 )
 def test_a_module_that_breaks_a_rule_is_refused(rule: Rule, name: str, source: str) -> None:
@@ -205,3 +303,15 @@ def test_a_module_that_keeps_a_rule_is_accepted(rule: Rule, name: str, source: s
 @pytest.mark.parametrize("rule", [only_the_bridge_touches_the_jvm, the_core_imports_pyspark_alone])
 def test_a_job_keeps_the_rules_of_the_package(rule: Rule) -> None:
     assert list(rule(parse("jobs.access_log", "import py4j")))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from sparkstream_kit.frames import FrameStream",
+        "import sparkstream_kit.frames",
+        "import sparkstream_kit as ss\nss.sources._files",
+    ],
+)
+def test_a_job_that_reaches_below_the_public_api_is_refused(source: str) -> None:
+    assert list(jobs_use_the_public_api(parse("jobs.access_log", source)))

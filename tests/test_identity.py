@@ -1,0 +1,176 @@
+"""What saved data is found by is said by the user and never depends on the order of statements."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+import sparkstream_kit as ss
+from sparkstream_kit.engine import batches
+from sparkstream_kit.engine.graph import graph_of
+from sparkstream_kit.frames import FrameStream
+from tests.support.ticks import Seen, few, run_ticks
+from tests.support.ticks import given as given_rows
+
+ROWS = [[(code, status) for code in "ab" for status in (200, 404, 500)][i:] for i in range(6)]
+COUNT = {"n": ss.aggregates.count()}
+Statement = Callable[[FrameStream], FrameStream]
+
+# Statements that keep something under the home, by the name of the output that shows it. Some of them differ only in
+# what they count, so that exchanged states would show. Those without name= have the default one.
+STATEMENTS: dict[str, Callable[[FrameStream, dict[str, str]], FrameStream]] = {
+    "good": lambda s, name: s.filter("status < 500").update_state_by_key("client", COUNT, **name),
+    "bad": lambda s, name: s.filter("status >= 500").update_state_by_key("client", COUNT, **name),
+    "paths": lambda s, name: s.update_state_by_key_python("client", lambda rows, n: (len(rows),), "n int", **name),
+    "visits": lambda s, name: ss.transforms.sessions(timed(s), "client", "at", COUNT, gap="1s", lateness="1s", **name),
+    "hours": lambda s, name: ss.transforms.event_time_window(
+        timed(s), "client", "at", COUNT, "2s", lateness="1s", **name
+    ),
+    "errors": lambda s, name: ss.transforms.threshold(s, "client", ss.aggregates.count(), above=1, **name),
+    "known": lambda s, name: ss.transforms.enrich(s, lambda: table("known"), on="client", **name),
+    "owners": lambda s, name: ss.transforms.enrich(s, lambda: table("owner"), on="client", **name),
+}
+
+
+def timed(stream: FrameStream) -> FrameStream:
+    return stream.select("client", F.timestamp_seconds(F.col("status") / 100).alias("at"))
+
+
+def table(what: str) -> Any:
+    return ss.live_session().createDataFrame([("a", f"{what} a"), ("b", f"{what} b")], f"client string, {what} string")
+
+
+def program(order: list[str], named: set[str]) -> Callable[[StreamingContext], dict[str, FrameStream]]:
+    """A job of these statements in this order; those in `named` say a name of their own."""
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        requests = given_rows(ssc, ROWS, "client string, status int")
+        return {key: STATEMENTS[key](requests, {"name": f"of {key}"} if key in named else {}) for key in order}
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def snapshots_at_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 1)
+
+
+def run(order: list[str], named: set[str], home: Path, ticks: range) -> Seen | str:
+    """What each stream gave, or the refusal."""
+    try:
+        return run_ticks(program(order, named), home, ticks)
+    except ss.UsageError as refusal:
+        return str(refusal)
+
+
+@pytest.mark.slow
+@few(6)
+@given(
+    orders=st.sampled_from([2, 3]).flatmap(
+        lambda k: st.lists(st.sampled_from(sorted(STATEMENTS)), min_size=k, max_size=k, unique=True).flatmap(
+            lambda keys: st.tuples(st.just(keys), st.permutations(keys), st.sets(st.sampled_from(keys)))
+        )
+    )
+)
+def test_statements_that_change_places_between_two_runs_give_the_same_or_are_refused(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, orders: tuple[list[str], list[str], set[str]]
+) -> None:
+    first, second, named = orders
+    where = tmp_path_factory.mktemp("homes")
+    straight = run(first, named, where / "straight", range(1, 5))
+    before = run(first, named, where / "exchanged", range(1, 3))
+    after = run(second, named, where / "exchanged", range(3, 5))
+    if isinstance(straight, str) or isinstance(before, str) or isinstance(after, str):
+        assert straight == before
+        for refusal in (before, after):
+            assert isinstance(refusal, str)
+            assert "give each a name= of its own" in refusal
+        return
+    assert {key: {**before[key], **after[key]} for key in first} == straight
+
+
+def test_two_counts_that_changed_places_went_on_with_each_others_state_and_are_refused_now(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    assert "two states are named 'by-client'" in str(run(["good", "bad"], set(), tmp_path, range(1, 3)))
+    assert not isinstance(run(["good", "bad"], {"bad"}, tmp_path, range(1, 3)), str)
+
+
+DEFAULTS: dict[str, Callable[[StreamingContext], object]] = {
+    "states": lambda ssc: rows_of(ssc).update_state_by_key("client", COUNT),
+    "states in Python": lambda ssc: rows_of(ssc).update_state_by_key_python("client", lambda rows, n: (1,), "n int"),
+    "sessions": lambda ssc: ss.transforms.sessions(timed(rows_of(ssc)), "client", "at", COUNT),
+    "event-time windows": lambda ssc: ss.transforms.event_time_window(
+        timed(rows_of(ssc)), "client", "at", COUNT, "2s", lateness="1s"
+    ),
+    "thresholds": lambda ssc: ss.transforms.threshold(rows_of(ssc), [], ss.aggregates.count(), above=1),
+    "rates of change": lambda ssc: ss.transforms.rate_of_change(
+        rows_of(ssc), [], ss.aggregates.count(), limit=1, per="1s"
+    ),
+    "anomalies": lambda ssc: ss.transforms.anomalies(rows_of(ssc), [], ss.aggregates.count()),
+    "enrichments": lambda ssc: ss.transforms.enrich(rows_of(ssc), lambda: table("known"), on="client"),
+    "sources": lambda ssc: ss.sources.generator(ssc),
+    "files": lambda ssc: ss.sources.files(ssc, "/"),
+    "DStreams": lambda ssc: FrameStream.of(ssc.textFileStream("/")),
+    "sockets": lambda ssc: ss.sources.socket(ssc, "localhost", 9),
+    "console": lambda ssc: ss.outputs.console(rows_of(ssc)),
+    "json": lambda ssc: ss.outputs.json(rows_of(ssc), "/nowhere"),
+    "parquet": lambda ssc: ss.outputs.parquet(rows_of(ssc), "/nowhere"),
+    "sql": lambda ssc: ss.outputs.sql(rows_of(ssc), "sqlite:///nowhere.db"),
+    "Redis": lambda ssc: ss.outputs.redis_hash(rows_of(ssc), "redis://localhost"),
+    "webhooks": lambda ssc: ss.outputs.webhook(rows_of(ssc), "http://localhost/"),
+    "rejected": lambda ssc: ss.outputs.rejected(rows_of(ssc)),
+    "functions": lambda ssc: rows_of(ssc).for_each_batch(lambda frame, batch: None),
+    "functions of RDDs": lambda ssc: rows_of(ssc).for_each_rdd(lambda rdd: None),
+}
+COUNTER = itertools.count()
+
+
+def rows_of(ssc: StreamingContext) -> FrameStream:
+    """A source with a name of its own, so that only what is built on it can be refused."""
+    return given_rows(ssc, [], "client string, status int", f"rows-{next(COUNTER)}")
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_two_of_a_kind_without_a_name_are_refused_and_with_one_accepted(kind: str, spark: SparkSession) -> None:
+    ssc = StreamingContext(spark.sparkContext, 1)
+    try:
+        DEFAULTS[kind](ssc)
+        with pytest.raises(ss.UsageError, match=r"two [\w ]+ are named '[^']+': give each a name= of its own"):
+            DEFAULTS[kind](ssc)
+    finally:
+        ssc.stop(stopSparkContext=False)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".hidden", "_hidden"])
+def test_a_name_that_is_no_name_of_a_directory_is_refused(name: str, spark: SparkSession) -> None:
+    ssc = StreamingContext(spark.sparkContext, 1)
+    try:
+        with pytest.raises(ss.UsageError, match=r"got the name '.*', expected one without /"):
+            ss.sources.generator(ssc, name=name)
+    finally:
+        ssc.stop(stopSparkContext=False)
+
+
+def test_sockets_that_change_names_do_not_resume_from_one_checkpoint(spark: SparkSession) -> None:
+    def fingerprint(ports: dict[str, int]) -> list[str]:
+        ssc = StreamingContext(spark.sparkContext, 1)
+        try:
+            for name, port in ports.items():
+                ss.sources.socket(ssc, "localhost", port, name=name)
+            graph = graph_of(ssc)
+            return sorted(f"{name} {graph.receivers[name]}" for name in graph.received)
+        finally:
+            ssc.stop(stopSparkContext=False)
+
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1, "b": 2}) != fingerprint({"a": 2, "b": 1})
