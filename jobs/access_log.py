@@ -13,11 +13,11 @@ Outputs:
 
 import sys
 
+import sparkstream_kit as ss
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
-
-import sparkstream_kit as ss
 
 COUNT = {"count": ss.aggregates.count()}
 HITS = {"hits": ss.aggregates.count()}

@@ -8,11 +8,11 @@ Output `served`, columns: lines: bigint, bytes: bigint.
 
 import sys
 
+import sparkstream_kit as ss
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
-
-import sparkstream_kit as ss
 
 
 def served(requests: DataFrame) -> DataFrame:

@@ -8,9 +8,9 @@ Output `clients`, columns: client_ip: string, requests: bigint, bytes: bigint.
 
 import sys
 
-from pyspark.streaming import StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import StreamingContext
 
 USAGE = {"requests": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
 

@@ -8,9 +8,9 @@ Output `statuses`, columns: status: int, count: bigint.
 
 import sys
 
-from pyspark.streaming import StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import StreamingContext
 
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:

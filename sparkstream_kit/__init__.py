@@ -9,6 +9,7 @@ names are imported when they are first used.
 
 from typing import TYPE_CHECKING
 
+from . import _spark
 from ._lazy import lazy
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ PUBLIC = {
     "stop_on_marker": "lifecycle",
     "stop_when": "lifecycle",
 }
+
+_spark.prepare()
 
 __all__ = list(PUBLIC)
 __getattr__ = lazy(__name__, PUBLIC)

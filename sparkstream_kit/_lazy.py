@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import _spark
 from .errors import MissingLibrary
 
 EXTRAS = {"deltalake": "delta", "psycopg": "sql", "redis": "redis", "rich": "console", "sqlalchemy": "sql"}
@@ -16,8 +17,13 @@ Table = Mapping[str, str]
 
 
 def load(package: str, table: Table, name: str) -> Any:
-    """What a public name stands for; MissingLibrary if its module needs an extra that is not installed."""
+    """What a public name stands for.
+
+    MissingLibrary if its module needs an extra that is not installed, UsageError if there is no Spark it can use.
+    """
     module = name if table[name] == "." else table[name]
+    if module != "errors":
+        _spark.use()
     try:
         loaded = importlib.import_module(f"{package}.{module}")
     except ModuleNotFoundError as error:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __doc__ as about
-from . import __version__, _lazy
+from . import __version__, _lazy, _spark
 from .context import live_session
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("sparkstream", description=f"{about}\n\n{__doc__}", formatter_class=raw)
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=f"{__version__}, {_spark.describe()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, does: str, run: Callable[[argparse.Namespace], int | None], more: str = "") -> Any:

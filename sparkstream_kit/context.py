@@ -18,7 +18,7 @@ from pyspark import SparkConf
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
-from . import durations, settings
+from . import _spark, durations, settings
 from .bridge import dataframes, jvm, streaming
 from .checks import check_cores, check_writable
 from .durations import Duration
@@ -158,6 +158,8 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
     """
     if jvm.is_running():
         return SparkSession.builder.getOrCreate()
+    if _spark.use().found != _spark.PATH:
+        log.info("using %s", _spark.use())
     conf = conf or SparkConf()
     # passed at the launch, since Spark turns it on in what it takes for a shell
     jvm.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))

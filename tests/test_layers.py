@@ -16,6 +16,7 @@ PACKAGE = "sparkstream_kit"
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
     {"errors", "contracts", "columns", "redaction"},
+    {"_spark"},
     {"_lazy"},
     {"durations"},
     {"settings"},
@@ -32,6 +33,7 @@ LAYERS: tuple[set[str], ...] = (
     {"job"},
     {"__init__"},
     {"cli"},
+    {"__main__"},
 )
 HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

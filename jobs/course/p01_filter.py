@@ -7,9 +7,9 @@ Each second a batch, and after the tenth it ends by itself.
 import sys
 from datetime import datetime
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def holding(lines: DStream[str], text: str) -> DStream[str]:

@@ -7,9 +7,9 @@ To go on after a crash a job needs a checkpoint too: see p07.
 
 import sys
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def holding(lines: DStream[str], text: str) -> DStream[str]:

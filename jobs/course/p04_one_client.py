@@ -6,9 +6,9 @@ ARRIVING is the directory into which files of log lines are moved.
 
 import sys
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def requests_from(address: str, lines: DStream[str]) -> DStream[str]:

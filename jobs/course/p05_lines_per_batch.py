@@ -7,9 +7,9 @@ A receiver takes a core for itself, so the job needs two. A batch without lines 
 
 import sys
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def lines_per_batch(lines: DStream[str]) -> DStream[int]:

@@ -7,9 +7,9 @@ interval. A window without lines prints nothing.
 
 import sys
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def recent_lines(lines: DStream[str], window: str, slide: str) -> DStream[int]:

@@ -7,10 +7,10 @@ it to end the job when all is counted. A line that is no log line counts under i
 
 import sys
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def count_by_status(lines: DStream[str]) -> DStream[tuple[str, int]]:

@@ -7,10 +7,10 @@ Files of log lines are moved into ARRIVING. A line that is no log line counts un
 import sys
 from operator import add
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def client(line: str) -> str | None:

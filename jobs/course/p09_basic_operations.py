@@ -5,11 +5,11 @@ Run: python jobs/course/p09_basic_operations.py ARRIVING [BATCH_INTERVAL] (and m
 
 import sys
 
-from pyspark import RDD
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import Request, parse_line
+
+from pyspark import RDD
+from pyspark.streaming import DStream, StreamingContext
 
 
 def _counted(keys: RDD[str | None]) -> RDD[tuple[str | None, int]]:

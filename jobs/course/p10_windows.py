@@ -7,10 +7,10 @@ Files of log lines are moved into ARRIVING; HOME gets the checkpoint that operat
 import sys
 from operator import add, sub
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
 from sparkstream_kit.transforms.access_log import parse_line
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def windows(lines: DStream[str], window: str, slide: str) -> tuple[DStream[object], ...]:

@@ -7,9 +7,9 @@ there completely or not at all, and no two batches share a name when daylight sa
 
 import sys
 
-from pyspark.streaming import DStream, StreamingContext
-
 import sparkstream_kit as ss
+
+from pyspark.streaming import DStream, StreamingContext
 
 
 def save_counts(lines: DStream[str], results: str) -> None:

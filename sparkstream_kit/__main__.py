@@ -1,0 +1,29 @@
+"""Where the `sparkstream` command and `python -m sparkstream_kit` start: `cli`, or one sentence if there is no Spark.
+
+Importing `cli` imports PySpark, so what has to work without it is here.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from . import __version__, _lazy, _spark
+from .errors import UsageError
+
+
+def main() -> int:
+    """The command line of this process; returns the exit code."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"{__version__}, {_spark.describe()}")
+        return 0
+    try:
+        cli = _lazy.load("sparkstream_kit", {"cli": "."}, "cli")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    code: int = cli.main()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
