@@ -1,4 +1,4 @@
-"""The pytest plugin: a `spark` fixture, one quiet local session for the whole run."""
+"""A pytest plugin with the fixture `spark`: one quiet local session for the whole run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .testing import local_session
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """A local SparkSession with two cores, UTC and no web UI."""
+    """A local SparkSession with two cores, in UTC and without a web UI."""
     session = local_session()
     yield session
     session.stop()
