@@ -281,8 +281,8 @@ def aggregate(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFr
 
     >>> import sparkstream_kit as ss
     >>> even = ss.testing.local_session().range(5).selectExpr("id % 2 = 0 as even", "id")
-    >>> largest = {"n": ss.aggregates.count(), "most": ss.aggregates.max("id")}
-    >>> ss.aggregates.aggregate(even, "even", largest).sort("even").collect()
+    >>> summary = {"n": ss.aggregates.count(), "most": ss.aggregates.max("id")}
+    >>> ss.aggregates.aggregate(even, "even", summary).sort("even").collect()
     [Row(even=False, n=2, most=3), Row(even=True, n=3, most=4)]
     """
     return result(partial(frame, keys, aggregates), keys, aggregates)

@@ -514,8 +514,8 @@ class FrameStream:
         >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     largest = {"n": ss.aggregates.count(), "last": ss.aggregates.max("value")}
-        ...     return ss.FrameStream.of(lines).reduce_by_window(largest, "2s")
+        ...     summary = {"n": ss.aggregates.count(), "last": ss.aggregates.max("value")}
+        ...     return ss.FrameStream.of(lines).reduce_by_window(summary, "2s")
         >>> run_batches(build, [["b"], ["a"]])
         [[Row(n=1, last='b')], [Row(n=2, last='b')]]
         """
@@ -638,7 +638,7 @@ class FrameStream:
         names = column_names(keys)
         kind = state if isinstance(state, StructType) else StructType.fromDDL(state)
         # declared nondeterministic, or the optimizer may call it once for the filter and once more for the columns
-        update = F.udf(lambda rows, state: function(rows or [], state), kind).asNondeterministic()
+        update = F.udf(lambda rows, previous: function(rows or [], previous), kind).asNondeterministic()
 
         def fresh(frame: DataFrame) -> DataFrame:
             rest = F.struct(*(column for column in frame.columns if column not in names))
