@@ -1,10 +1,11 @@
-"""Aggregates that merge: one value says how to start from rows, how to merge partial results and how to finish.
+"""Aggregates that merge: how to start from rows, how to merge partial results and how to finish, in one value.
 
-Windows, running state, sessions and plain batches all use the same values:
+Windows, states, sessions and plain batches all take the same ones:
 
-    requests.reduce_by_key_and_window("path", {"hits": count(), "bytes": sum("bytes")}, "60s", "10s")
+    hits = {"hits": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
+    requests.reduce_by_key_and_window("path", hits, "60s", "10s")
 
-Null values count as nothing, as in SQL. Names are those of SQL, too: use them as `aggregates.sum`.
+Nulls are ignored, as in SQL. The names are those of SQL, and some are those of builtins: write `aggregates.sum`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from .errors import UsageError
 
 @dataclass(frozen=True)
 class Part:
-    """One column that is kept: made of rows, merged with more of its kind."""
+    """One partial-aggregate column: how to build it from rows, and how to merge two."""
 
     make: Callable[[], Column]
     merge: Callable[[Column], Column]
     additive: bool = False
-    """Whether merging is adding, so that rows which are gone can be taken back by adding their negative."""
+    """Whether merging is addition, so that rows are removed again by adding the negative of their part."""
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """How to compute one result column in parts; `result` makes it of the merged parts."""
+    """How to compute one result column in parts; `result` turns the merged parts into it."""
 
     parts: tuple[Part, ...]
     result: Callable[..., Column]
@@ -44,49 +45,70 @@ Aggregates = Mapping[str, Aggregate]
 def count() -> Aggregate:
     """Number of rows: bigint.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"n": count()}).first().n
+    Cost: grows with the keys, one number each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.aggregate(numbers, [], {"n": ss.aggregates.count()}).first().n
     4
     """
     return Aggregate((_counted(lambda: F.count("*")),), lambda n: n)
 
 
 def sum(column: str) -> Aggregate:
-    """Sum of a column: bigint of whole numbers, else double or decimal; null where every value was null.
+    """Sum of a column: bigint for integers, else double or decimal; null if every value is null.
 
-    Exact, and exact in windows, for whole numbers and decimals. Of doubles it is as exact as the order of addition.
+    Exact for integers and decimals, also in windows; for doubles it depends on the order of addition. A sum of integers
+    that does not fit bigint is an error, as in Spark.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"sum": sum("id")}).first()["sum"]
+    Cost: grows with the keys, two numbers each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.aggregate(numbers, [], {"sum": ss.aggregates.sum("id")}).first()["sum"]
     10
-
-    A total of whole numbers that leaves bigint is an error, as Spark's is.
     """
     total = Part(lambda: F.sum(column), F.sum, additive=True)
     return Aggregate((total, _counted(lambda: F.count(column))), lambda s, n: F.when(n > 0, s))
 
 
 def min(column: str) -> Aggregate:
-    """Smallest value: the column's type; null where there was none.
+    """Smallest value: the column's type; null if there is none.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"least": min("id")}).first().least
+    Cost: grows with the keys, one value each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.aggregate(numbers, [], {"least": ss.aggregates.min("id")}).first().least
     1
     """
     return Aggregate((Part(lambda: F.min(column), F.min),), lambda smallest: smallest)
 
 
 def max(column: str) -> Aggregate:
-    """Largest value: the column's type; null where there was none.
+    """Largest value: the column's type; null if there is none.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"most": max("id")}).first().most
+    Cost: grows with the keys, one value each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.aggregate(numbers, [], {"most": ss.aggregates.max("id")}).first().most
     4
     """
     return Aggregate((Part(lambda: F.max(column), F.max),), lambda largest: largest)
 
 
 def min_by(column: str, by: str) -> Aggregate:
-    """The value in the row with the smallest `by`: the column's type. Of equal rows the smallest value, null first.
+    """The value in the row with the smallest `by`: the column's type. Among ties the smallest value, null first.
 
-    >>> visits = getfixture("spark").createDataFrame([("/cart", 7), ("/", 5), ("/pay", None)], "path string, at int")
-    >>> aggregate(visits, [], {"entry": min_by("path", by="at")}).first().entry
+    Rows whose `by` is null are ignored.
+
+    Cost: grows with the keys, two values each.
+
+    >>> import sparkstream_kit as ss
+    >>> visits = [("/cart", 7), ("/", 5), ("/pay", None)]
+    >>> frame = ss.testing.local_session().createDataFrame(visits, "path string, at int")
+    >>> ss.aggregates.aggregate(frame, [], {"entry": ss.aggregates.min_by("path", by="at")}).first().entry
     '/'
     """
     pair = Part(lambda: F.min(F.when(F.col(by).isNotNull(), F.struct(by, F.col(column).alias("value")))), F.min)
@@ -94,10 +116,16 @@ def min_by(column: str, by: str) -> Aggregate:
 
 
 def max_by(column: str, by: str) -> Aggregate:
-    """The value in the row with the largest `by`: the column's type. Of equal rows the largest value, null last.
+    """The value in the row with the largest `by`: the column's type. Among ties the largest value, null last.
 
-    >>> visits = getfixture("spark").createDataFrame([("/cart", 7), ("/", 5), ("/pay", None)], "path string, at int")
-    >>> aggregate(visits, [], {"exit": max_by("path", by="at")}).first().exit
+    Rows whose `by` is null are ignored.
+
+    Cost: grows with the keys, two values each.
+
+    >>> import sparkstream_kit as ss
+    >>> visits = [("/cart", 7), ("/", 5), ("/pay", None)]
+    >>> frame = ss.testing.local_session().createDataFrame(visits, "path string, at int")
+    >>> ss.aggregates.aggregate(frame, [], {"exit": ss.aggregates.max_by("path", by="at")}).first().exit
     '/cart'
     """
     pair = Part(lambda: F.max(F.when(F.col(by).isNotNull(), F.struct(by, F.col(column).alias("value")))), F.max)
@@ -105,9 +133,13 @@ def max_by(column: str, by: str) -> Aggregate:
 
 
 def mean(column: str) -> Aggregate:
-    """Arithmetic mean: double; null where there was no value.
+    """Arithmetic mean: double; null if there is no value.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"mean": mean("id")}).first().mean
+    Cost: grows with the keys, two numbers each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.aggregate(numbers, [], {"mean": ss.aggregates.mean("id")}).first().mean
     2.5
     """
     total = Part(lambda: F.sum(column), F.sum, additive=True)
@@ -115,11 +147,15 @@ def mean(column: str) -> Aggregate:
 
 
 def variance(column: str) -> Aggregate:
-    """Sample variance: double; null below two values.
+    """Sample variance: double; null for fewer than two values.
 
-    Merged by the pairwise update of Chan, Golub and LeVeque (1979), which does not lose digits where the mean is large.
+    Merged pairwise as by Chan, Golub and LeVeque (1979), which keeps its precision when the mean is large.
 
-    >>> aggregate(getfixture("spark").range(10**9, 10**9 + 3), [], {"variance": variance("id")}).first().variance
+    Cost: grows with the keys, three numbers each.
+
+    >>> import sparkstream_kit as ss
+    >>> large = ss.testing.local_session().range(10**9, 10**9 + 3)
+    >>> ss.aggregates.aggregate(large, [], {"variance": ss.aggregates.variance("id")}).first().variance
     1.0
     """
 
@@ -135,11 +171,16 @@ def variance(column: str) -> Aggregate:
 
 
 def approx_count_distinct(column: str) -> Aggregate:
-    """Number of different values, with a standard error of 1.6 percent: bigint.
+    """Number of distinct values, with a standard error of 1.6 percent: bigint.
 
-    A HyperLogLog sketch of Apache DataSketches with 2^12 registers (Spark's hll_sketch_agg): up to 4 kB for each key.
+    A HyperLogLog sketch of Apache DataSketches with 2^12 registers (Spark's hll_sketch_agg).
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"different": approx_count_distinct("id")}).first().different
+    Cost: grows with the keys, up to 4 kB each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> distinct = {"distinct": ss.aggregates.approx_count_distinct("id")}
+    >>> ss.aggregates.aggregate(numbers, [], distinct).first()["distinct"]
     4
     """
     sketch = Part(lambda: F.hll_sketch_agg(F.col(column).cast("string")), F.hll_union_agg)
@@ -147,21 +188,25 @@ def approx_count_distinct(column: str) -> Aggregate:
 
 
 def approx_percentile(column: str, fraction: float) -> Aggregate:
-    """The smallest value that at least that fraction of the values does not exceed: double; null without values.
+    """The smallest value that at least this fraction of the values does not exceed: double; null if there is none.
 
-    NaN is no value.
+    NaN is ignored, like null. Exact for up to 200 values. Beyond that, the rank is off by at most 1.33 percent of the
+    number of values in 99 of 100 cases, and the result may differ when a batch is computed again. A KLL sketch of
+    Apache DataSketches (kll_sketch_agg_double of Spark 4.1 and later). Raises UsageError for a fraction outside 0 to 1,
+    and on an older Spark.
 
-    Exact for up to 200 values; of more, the rank of the value is off by at most 1.33 percent of their number in 99 of
-    100 cases, and may differ when a batch is computed again. A KLL sketch of Apache DataSketches (Spark's
-    kll_sketch_agg_double), which Spark has from 4.1 on: UsageError before.
+    Cost: grows with the keys, a few kB each.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"median": approx_percentile("id", 0.5)}).first().median
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> median = {"median": ss.aggregates.approx_percentile("id", 0.5)}
+    >>> ss.aggregates.aggregate(numbers, [], median).first().median
     2.0
     """
     if not 0 <= fraction <= 1:
         raise UsageError(f"got the fraction {fraction}, expected a number from 0 to 1, for example 0.95")
     if not hasattr(F, "kll_merge_agg_double"):
-        raise UsageError("approx_percentile needs the KLL sketches of a newer Spark: upgrade, or use max and mean")
+        raise UsageError("approx_percentile needs Spark 4.1 or later: upgrade, or use max and mean")
 
     def numbers() -> Column:
         value = F.col(column).cast("double")
@@ -175,11 +220,15 @@ def approx_percentile(column: str, fraction: float) -> Aggregate:
 
 
 def collect_set(column: str, limit: int) -> Aggregate:
-    """Different values, sorted, at most `limit` of them, the smallest ones: array of the column's type.
+    """The `limit` smallest distinct values, sorted: array of the column's type.
 
     Raises UsageError for a limit below 1.
 
-    >>> aggregate(getfixture("spark").range(1, 5), [], {"some": collect_set("id", limit=3)}).first().some
+    Cost: grows with the keys, up to `limit` values each.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.aggregate(numbers, [], {"some": ss.aggregates.collect_set("id", limit=3)}).first().some
     [1, 2, 3]
     """
     if limit < 1:
@@ -195,12 +244,15 @@ def collect_set(column: str, limit: int) -> Aggregate:
 def top_k(column: str, k: int) -> Aggregate:
     """The k most frequent values, most frequent first: array of struct(item: the column's type, count: bigint).
 
-    A frequent-items sketch of Apache DataSketches (Spark's approx_top_k, from 4.1 on) that tracks 1,000 values or more:
-    exact while a key has fewer different values than that, beyond it counts are estimates from above. Raises
-    UsageError for k below 1.
+    Exact for a key with fewer distinct values than are tracked, which is 1,000 or `20 * k` if that is more; beyond
+    that, counts are upper bounds. A frequent-items sketch of Apache DataSketches (approx_top_k of Spark 4.1 and later).
+    Raises UsageError for k below 1.
 
-    >>> endings = getfixture("spark").range(1, 8).selectExpr("cast(id % 3 as int) as ending")
-    >>> aggregate(endings, [], {"top": top_k("ending", 1)}).first().top
+    Cost: grows with the keys, up to 1,000 values each, or `20 * k` if that is more.
+
+    >>> import sparkstream_kit as ss
+    >>> endings = ss.testing.local_session().range(1, 8).selectExpr("cast(id % 3 as int) as ending")
+    >>> ss.aggregates.aggregate(endings, [], {"top": ss.aggregates.top_k("ending", 1)}).first().top
     [Row(item=1, count=3)]
     """
     if k < 1:
@@ -212,41 +264,52 @@ def top_k(column: str, k: int) -> Aggregate:
     )
 
     def best(part: Column) -> Column:
-        # one more than asked for: the sketch also tracks null
+        # one more than requested, because the sketch also tracks null
         items = F.call_function("approx_top_k_estimate", part, F.lit(k + 1))
         return F.slice(F.filter(items, lambda item: item["item"].isNotNull()), 1, k)
 
     return Aggregate((sketch,), best)
 
 
-# --- applying them to frames
+# --- applying them to DataFrames
 
 
 def aggregate(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
-    """One row for each key: columns keys, then one for each aggregate. Without keys one row for all.
+    """Aggregate a DataFrame by key. Columns: the keys, then one for each aggregate. Without keys there is one row.
 
-    >>> even = getfixture("spark").range(5).selectExpr("id % 2 = 0 as even", "id")
-    >>> aggregate(even, "even", {"n": count(), "most": max("id")}).sort("even").collect()
+    Cost: grows with the rows of the frame.
+
+    >>> import sparkstream_kit as ss
+    >>> even = ss.testing.local_session().range(5).selectExpr("id % 2 = 0 as even", "id")
+    >>> summary = {"n": ss.aggregates.count(), "most": ss.aggregates.max("id")}
+    >>> ss.aggregates.aggregate(even, "even", summary).sort("even").collect()
     [Row(even=False, n=2, most=3), Row(even=True, n=3, most=4)]
     """
     return result(partial(frame, keys, aggregates), keys, aggregates)
 
 
 def partial(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
-    """One row for each key with the parts of all aggregates: columns keys, then `<name>`, `<name>_1`, ...
+    """Partial aggregates of a DataFrame by key. Columns: the keys, then the parts `<name>`, `<name>_1`, ...
 
-    >>> partial(getfixture("spark").range(1, 5), [], {"mean": mean("id")}).collect()
+    Cost: grows with the rows of the frame.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> ss.aggregates.partial(numbers, [], {"mean": ss.aggregates.mean("id")}).collect()
     [Row(mean=10, mean_1=4)]
     """
     return frame.groupBy(*column_names(keys)).agg(*(part.make().alias(name) for name, part in named_parts(aggregates)))
 
 
 def merge(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
-    """Partial rows, several for a key, merged to one row for each key; same columns.
+    """Merge partial aggregates, of which a key may have several, into one row for each key. Columns: the same.
 
-    >>> spark, means = getfixture("spark"), {"mean": mean("id")}
-    >>> one, two = partial(spark.range(1, 5), [], means), partial(spark.range(5, 7), [], means)
-    >>> merge(one.union(two), [], means).collect()
+    Cost: grows with the rows of the frame, which are partial aggregates.
+
+    >>> import sparkstream_kit as ss
+    >>> spark, means = ss.testing.local_session(), {"mean": ss.aggregates.mean("id")}
+    >>> one, two = (ss.aggregates.partial(spark.range(*ids), [], means) for ids in ((1, 5), (5, 7)))
+    >>> ss.aggregates.merge(one.union(two), [], means).collect()
     [Row(mean=21, mean_1=6)]
     """
     types = {field.name: field.dataType for field in frame.schema}  # a sum of decimals would widen at each merge
@@ -255,10 +318,14 @@ def merge(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
 
 
 def result(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
-    """Merged parts turned into results: columns keys, then one for each aggregate.
+    """Turn merged parts into results. Columns: the keys, then one for each aggregate.
 
-    >>> means = {"mean": mean("id")}
-    >>> result(partial(getfixture("spark").range(1, 5), [], means), [], means).collect()
+    Cost: grows with the rows of the frame, which are partial aggregates.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(1, 5)
+    >>> means = {"mean": ss.aggregates.mean("id")}
+    >>> ss.aggregates.result(ss.aggregates.partial(numbers, [], means), [], means).collect()
     [Row(mean=2.5)]
     """
     results = [a.result(*map(F.col, _part_names(name, a))).alias(name) for name, a in aggregates.items()]
@@ -266,9 +333,13 @@ def result(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame
 
 
 def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
-    """The columns that are kept: `<name>` for the first part of an aggregate, then `<name>_1`, ...
+    """The columns of partial aggregates: `<name>` for the first part of each aggregate, then `<name>_1`, ...
 
-    >>> [name for name, _ in named_parts({"hits": count(), "mean": mean("bytes")})]
+    Cost: grows with the number of aggregates.
+
+    >>> import sparkstream_kit as ss
+    >>> aggregates = {"hits": ss.aggregates.count(), "mean": ss.aggregates.mean("bytes")}
+    >>> [name for name, _ in ss.aggregates.named_parts(aggregates)]
     ['hits', 'mean', 'mean_1']
     """
     return [named for name, a in aggregates.items() for named in zip(_part_names(name, a), a.parts, strict=True)]

@@ -1,6 +1,6 @@
-"""Questions to ask before a job starts, because Spark would hang, retry for ever or stay silent instead.
+"""Checks to run before a job starts, where Spark would hang, retry forever or stay silent.
 
-Each returns nothing, or raises UsageError with what was found and what to do.
+Each raises UsageError, saying what it found and what to do.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from .errors import UsageError
 
 
 def check_cores(ssc: StreamingContext) -> None:
-    """Refuse a job whose receivers would take every core: each occupies one, and batches would never run.
+    """Refuse a job whose receivers occupy every core, one each, so that its batches would never run.
 
-    Knows the cores of local masters, of executors with a fixed number (spark.executor.instances times
-    spark.executor.cores) and of spark.cores.max; where the number is open, it says nothing.
+    Knows the cores of local masters, of a fixed number of executors (spark.executor.instances times
+    spark.executor.cores) and of spark.cores.max. If the number of cores is open, the check passes.
+
+    Cost: grows with the number of receivers.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> _ = run_batches(lambda lines: ss.checks.check_cores(lines.context()), [["without receivers there is a core"]])
     """
     receivers, cores = streaming.receiver_count(ssc), _cores(ssc)
     a_task = int(ssc.sparkContext.getConf().get("spark.task.cpus", "1"))
     needed = (receivers + 1) * a_task
     if receivers and cores is not None and cores < needed:
         raise UsageError(
-            f"{receivers} receivers, with a core each, leave none of the {cores} cores of "
-            f"{ssc.sparkContext.master} for the batches: give the job at least {needed} cores, for example "
+            f"{receivers} receivers occupy a core each and leave none of the {cores} cores of "
+            f"{ssc.sparkContext.master} to the batches: give the job at least {needed} cores, for example "
             f"--master local[{needed}]"
         )
 
@@ -33,7 +39,7 @@ def check_cores(ssc: StreamingContext) -> None:
 def _cores(ssc: StreamingContext) -> int | None:
     conf = ssc.sparkContext.getConf()
     master = ssc.sparkContext.master or ""
-    if master.split("[")[0] == "local":  # local-cluster[...] is not: its executors are processes
+    if master.split("[")[0] == "local":  # but not local-cluster[...], whose executors are processes
         return jvm.local_cores()
     if conf.get("spark.dynamicAllocation.enabled") == "true":
         return None
@@ -43,14 +49,34 @@ def _cores(ssc: StreamingContext) -> int | None:
 
 
 def check_directory(path: str) -> str:
-    """The path, if it is a directory: textFileStream takes a missing one for an empty one, for ever."""
+    """Return the path if it is a directory; textFileStream treats a missing one as empty, forever.
+
+    Cost: grows with nothing: one request to the file system.
+
+    >>> import sparkstream_kit as ss
+    >>> _ = ss.testing.local_session()
+    >>> ss.checks.check_directory("/none")
+    Traceback (most recent call last):
+    ...
+    sparkstream_kit.errors.UsageError: '/none' is not a directory: create it, or name the one that files arrive in
+    """
     if not hadoop.is_directory(path):
-        raise UsageError(f"{path!r} is not a directory: make it, or name the directory in which the files arrive")
+        raise UsageError(f"{path!r} is not a directory: create it, or name the one that files arrive in")
     return path
 
 
 def check_writable(path: str) -> str:
-    """The path, if it is a directory (made where missing) in which this user can make and delete files."""
+    """Return the path if it is a directory, created if missing, in which this user can create and delete files.
+
+    Cost: grows with nothing: a few requests to the file system.
+
+    >>> import tempfile
+    >>> import sparkstream_kit as ss
+    >>> _ = ss.testing.local_session()
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     ss.checks.check_writable(f"{directory}/home") == f"{directory}/home"
+    True
+    """
     probe = f"{path.rstrip('/')}/.writable"
     try:
         hadoop.make_directory(path)
@@ -58,17 +84,20 @@ def check_writable(path: str) -> str:
         hadoop.delete(probe)
     except Exception as error:
         raise UsageError(
-            f"cannot write into {path!r} ({jvm.reason(error)}): name a directory that this user can write"
+            f"cannot write into {path!r} ({jvm.reason(error)}): name a directory that this user can write to"
         ) from None
     return path
 
 
 def check_port(host: str, port: int, timeout: float = 3.0) -> None:
-    """Refuse an address where nobody listens: the receiver would try again for ever.
+    """Refuse an address on which nobody listens; the receiver would retry forever.
 
-    It connects once and hangs up, so a test server must accept more than one client (`nc -lk 9999`).
+    It connects once and closes the connection, so a test server must accept more than one client (`nc -lk 9999`).
 
-    >>> check_port("127.0.0.1", 1)
+    Cost: grows with nothing: one connection, within `timeout` seconds.
+
+    >>> import sparkstream_kit as ss
+    >>> ss.checks.check_port("127.0.0.1", 1)
     Traceback (most recent call last):
     ...
     sparkstream_kit.errors.UsageError: nobody listens on 127.0.0.1:1 (Connection refused): start the sender \

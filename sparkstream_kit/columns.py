@@ -1,4 +1,4 @@
-"""Names of columns as users give them: one text with commas, as on a command line, or a sequence."""
+"""Column names as users write them: one text with commas, as on a command line, or a sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Columns = str | Sequence[str]
 
 
 def column_names(columns: Columns) -> list[str]:
-    """The names, in order; a name that contains a comma must come in a sequence.
+    """The names, in order. A name that contains a comma has to be in a sequence.
 
     >>> column_names("path"), column_names("host, path"), column_names(["one, with a comma"]), column_names("")
     (['path'], ['host', 'path'], ['one, with a comma'], [])
@@ -19,7 +19,7 @@ def column_names(columns: Columns) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """The name as Spark's SQL has it, whatever characters are in it.
+    """The name quoted for Spark SQL, whatever characters it contains.
 
     >>> quoted("a.b"), quoted("tick`tock")
     ('`a.b`', '`tick``tock`')

@@ -1,6 +1,6 @@
-"""Durations as people write them: `"500ms"`, `"2s"`, `"10min"`, `"1h"` or a number of seconds.
+"""Parse durations such as `"500ms"`, `"2s"`, `"10min"`, `"1h"`, or a number of seconds.
 
-Spark Streaming counts in whole milliseconds, so everything here does too.
+Everything is in whole milliseconds, the unit of Spark Streaming.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ _SPELLING = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?\s*")
 
 
 def milliseconds(duration: Duration) -> int:
-    """The duration in milliseconds; a bare number counts seconds, as in Spark.
+    """The duration in milliseconds; a number without a unit is in seconds, as in Spark.
 
     >>> milliseconds("500ms"), milliseconds("2s"), milliseconds(0.25), milliseconds("1.5h")
     (500, 2000, 250, 5400000)
 
-    Raises UsageError for anything else, for zero, and for what is no whole number of milliseconds.
+    Raises UsageError for anything else, for zero, and for fractions of a millisecond.
 
     >>> milliseconds("2 weeks")
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: '2 weeks' is no duration: write 500ms, 2s, 10min, 1h or seconds
+    sparkstream_kit.errors.UsageError: invalid duration '2 weeks': use for example 500ms, 2s, 10min, 1h or seconds
     """
     match = _SPELLING.fullmatch(str(duration))
     if not match:
-        raise UsageError(f"{duration!r} is no duration: write 500ms, 2s, 10min, 1h or seconds")
+        raise UsageError(f"invalid duration {duration!r}: use for example 500ms, 2s, 10min, 1h or seconds")
     number, unit = match.groups()
     ms = float(number) * _UNITS[unit or "s"]
     if ms < 1 or not math.isclose(ms, round(ms), rel_tol=0, abs_tol=1e-6):
-        raise UsageError(f"the duration {duration!r} must be a whole number of milliseconds, at least 1ms")
+        raise UsageError(f"invalid duration {duration!r}: use a whole number of milliseconds, at least 1ms")
     return round(ms)
 
 
 def seconds(duration: Duration) -> float:
-    """The duration in seconds, as the numbers that PySpark takes.
+    """The duration in seconds, as the number that PySpark takes.
 
-    PySpark cuts `int(seconds * 1000)`, which loses a millisecond where the product is not exact (0.57 s would
-    become 569 ms); the number returned here survives that.
+    PySpark truncates it by `int(seconds * 1000)`, which loses a millisecond when the product is not exact (0.57 s
+    becomes 569 ms). The number returned here is large enough.
 
     >>> seconds("2s"), int(seconds("570ms") * 1000), int(seconds("1.001s") * 1000)
     (2.0, 570, 1001)
@@ -54,7 +54,7 @@ def seconds(duration: Duration) -> float:
 
 
 def text(ms: int) -> str:
-    """Milliseconds as people write them.
+    """Milliseconds as a duration, in the largest unit that divides them.
 
     >>> text(500), text(2000), text(1500), text(120_000)
     ('500ms', '2s', '1500ms', '2min')
@@ -73,11 +73,11 @@ def multiple(name: str, duration: Duration, interval_ms: int) -> int:
     >>> multiple("slide", "3s", 2000)
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: slide 3s is no multiple of the batch interval 2s: use 2s or 4s
+    sparkstream_kit.errors.UsageError: slide 3s is not a multiple of the batch interval 2s: use 2s or 4s
     """
     ms = milliseconds(duration)
     if ms % interval_ms:
         lower = ms // interval_ms * interval_ms
         near = " or ".join(text(x) for x in (lower, lower + interval_ms) if x)
-        raise UsageError(f"{name} {text(ms)} is no multiple of the batch interval {text(interval_ms)}: use {near}")
+        raise UsageError(f"{name} {text(ms)} is not a multiple of the batch interval {text(interval_ms)}: use {near}")
     return ms

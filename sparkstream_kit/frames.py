@@ -1,15 +1,14 @@
 """FrameStream: a DStream whose batches are DataFrames.
 
-It speaks DStream in snake_case. Every operation is a node of the job's graph: a function from a batch context to a
-DataFrame.
-`each_frame` brings frames to a bare DStream without any of this.
+Every operation is a node of the job's graph: a function from a batch context to a DataFrame. What windows and states do
+is in `engine`. `each_frame` brings DataFrames to a bare DStream without any of this.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from pyspark import RDD
 from pyspark.sql import Column, DataFrame, Row, SparkSession
@@ -32,29 +31,37 @@ from .recovery import landing
 P = ParamSpec("P")
 R = TypeVar("R")
 
+JoinType = Literal["inner", "cross", "full", "left", "right", "semi", "anti"]
+
 
 def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:
-    """A frame without rows that the JVM makes by itself: one of createDataFrame would start Python workers."""
+    """An empty DataFrame that the JVM creates itself: createDataFrame would start Python workers."""
     fields = schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
     assert isinstance(fields, StructType)
     return session.range(0).select(*(F.lit(None).cast(f.dataType).alias(f.name) for f in fields))
 
 
 class FrameStream:
-    """A stream of frames, one for each batch. Made by sources, by `of`, and by the operations below.
+    """A stream of DataFrames, one for each batch. Sources and `of` create one; its methods derive others.
 
+    DStream's own operations are methods, under their DStream names in snake_case (`map` is `select`, `transformWith` is
+    `sql`). Everything else, in `transforms` and in your own code, is a function that takes the stream first;
+    `stream.pipe(function, ...)` lets a chain of them read from left to right.
+
+    >>> import sparkstream_kit as ss
+    >>> from pyspark.sql import functions as F
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(lines):
-    ...     words = FrameStream.of(lines).flat_map(F.split("value", " "), "word")
+    ...     words = ss.FrameStream.of(lines).flat_map(F.split("value", " "), "word")
     ...     return words.filter("word != 'a'").select(F.upper("word").alias("word")).count_by_value()
     >>> run_batches(build, [["a bb", "bb"], ["cc"]])
     [[Row(word='BB', count=2)], [Row(word='CC', count=1)]]
 
-    A batch of a source that brought nothing is no entry of the offset log, and its streams have no frame, where those
-    of DStream have an empty one; beside another source that brought something it is an empty frame.
+    When no source has new data, no batch is recorded and a FrameStream yields nothing, where a DStream yields an empty
+    RDD. When only some sources have new data, the streams of the others yield an empty DataFrame.
 
-    `graph` and `compute` are for whoever writes an operation: the node is a function of a ctx, and `stateful` where
-    it comes out of a running state, which only knows the present.
+    To write an operation of your own from scratch: `compute` returns the DataFrame of a batch context, or None if the
+    stream skips that batch. `stateful` marks what is derived from a state, which is only known for the newest batch.
     """
 
     def __init__(self, graph: Graph, compute: Compute, *, stateful: bool = False):
@@ -64,10 +71,20 @@ class FrameStream:
 
     @classmethod
     def of(cls, dstream: DStream[Any], schema: StructType | str | None = None, *, name: str = "dstream") -> FrameStream:
-        """The batches of a bare DStream: text becomes the column value: string, anything else needs a schema.
+        """The batches of a bare DStream. Text becomes the column value: string; anything else needs a schema.
 
-        Each batch is first landed under the home, named by its time, and is replayable from then on: at least once
-        up to there as far as the DStream promises (a receiver with a write-ahead log does), exactly once after it.
+        Each batch is first landed under the home, once for each batch time, and is replayable from then on. `name`
+        identifies the stream after a restart: keep it. Raises UsageError if two streams have the same name.
+
+        Guarantee: at least once until a batch has landed, as far as the DStream promises it (a receiver with a
+        write-ahead log does); exactly once from then on.
+
+        Cost: grows with the rows of the batch, which are written to disk once.
+
+        >>> import sparkstream_kit as ss
+        >>> from sparkstream_kit.testing import run_batches
+        >>> run_batches(lambda numbers: ss.FrameStream.of(numbers, "n int").filter("n > 1"), [[(1,), (2,)]])
+        [[Row(n=2)]]
         """
         graph = graph_of(dstream.context())
         add_named("received streams", graph.received, name, (dstream, schema))
@@ -86,7 +103,26 @@ class FrameStream:
 
     @classmethod
     def from_source(cls, ssc: StreamingContext, name: str, source: Source) -> FrameStream:
-        """A replayable source as a stream. The name is its key in the offset log and must stay the same."""
+        """The stream of a replayable source. Columns: those of its schema.
+
+        `name` is the key of the source in the offset log: keep it across restarts. Raises UsageError if two sources
+        have the same name.
+
+        Cost: grows with the rows that the source reads for the batch.
+
+        >>> import sparkstream_kit as ss
+        >>> from sparkstream_kit.testing import run_batches
+        >>> spark = ss.testing.local_session()
+        >>> two_per_second = ss.Source(
+        ...     latest_offset=lambda now: 10 if now is None else now // 500,
+        ...     read=lambda start, end: spark.range(start or 0, end),
+        ...     schema="id bigint",
+        ... )
+        >>> def build(lines):
+        ...     return ss.FrameStream.from_source(lines.context(), "numbers", two_per_second)
+        >>> run_batches(build, [[], []])
+        [[Row(id=0), Row(id=1)], [Row(id=2), Row(id=3)]]
+        """
         graph = graph_of(ssc)
         add_named("sources", graph.sources, name, source)
         nothing = _empty_frame(graph.session, source.schema)
@@ -97,17 +133,21 @@ class FrameStream:
 
         return cls(graph, compute)
 
-    # --- what works on each batch alone
+    # --- each batch on its own
 
     def transform(self, function: Callable[[DataFrame], DataFrame]) -> FrameStream:
-        """Apply a function of a DataFrame to each batch; it is called every batch, as DStream's is.
+        """Apply a function from DataFrame to DataFrame to each batch. As DStream's, it is called for every batch.
 
-        At every start it is called once more, with an empty frame. UsageError if what it returns is no DataFrame.
+        It is also called once at each start, with an empty DataFrame. Raises UsageError if the function returns
+        anything but a DataFrame.
 
+        Cost: grows with what the function does.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def first(frame):
         ...     return frame.sort("value").limit(1)
-        >>> run_batches(lambda lines: FrameStream.of(lines).transform(first), [["b", "a"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).transform(first), [["b", "a"]])
         [[Row(value='a')]]
         """
 
@@ -119,61 +159,77 @@ class FrameStream:
             if not isinstance(made, DataFrame):
                 raise UsageError(
                     f"the function {getattr(function, '__name__', function)!r} given to transform returned "
-                    f"{type(made).__name__}, expected a DataFrame"
+                    f"{type(made).__name__}, expected a DataFrame: return the transformed one"
                 )
             return made
 
         return FrameStream(self.graph, compute, stateful=self.stateful)
 
     def pipe(self, function: Callable[Concatenate[FrameStream, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function with the stream first: `stream.pipe(f, x)` is `f(stream, x)`, read from left to right.
+        """Call a function with the stream first: `stream.pipe(f, x)` is `f(stream, x)`, but reads from left to right.
 
-        DStream's own operations are methods; everything else, in `transforms` and of yours, takes the stream first.
+        Cost: grows with what the function does.
 
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
-        >>> def longest(stream, keep):
-        ...     return stream.transform(lambda frame: frame.orderBy(F.length("value").desc()).limit(keep))
-        >>> run_batches(lambda lines: FrameStream.of(lines).pipe(longest, keep=1), [["a", "bb"]])
+        >>> def longest(stream, limit):
+        ...     return stream.transform(lambda frame: frame.orderBy(F.length("value").desc()).limit(limit))
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).pipe(longest, limit=1), [["a", "bb"]])
         [[Row(value='bb')]]
         """
         return function(self, *args, **kwargs)
 
     def filter(self, condition: Column | str) -> FrameStream:
-        """Keep the rows for which the condition holds: `requests.filter("status >= 500")`.
+        """Keep the rows for which a condition holds: `requests.filter("status >= 500")`.
 
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).filter("value != 'a'"), [["a", "b"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).filter("value != 'a'"), [["a", "b"]])
         [[Row(value='b')]]
         """
         return self.transform(lambda frame: frame.filter(condition))
 
     def select(self, *columns: Column | str) -> FrameStream:
-        """Columns or expressions of each row: DStream's map. `requests.select("path", F.col("bytes") / 1024)`.
+        """Select columns or expressions, as DStream's map does: `requests.select("path", F.col("bytes") / 1024)`.
 
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).select("value", F.upper("value").alias("loud")), [["a"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).select("value", F.upper("value").alias("loud")), [["a"]])
         [[Row(value='a', loud='A')]]
         """
         return self.transform(lambda frame: frame.select(*columns))
 
     def flat_map(self, values: Column, name: str) -> FrameStream:
-        """One row for each element of an array: DStream's flatMap. Column: the name given, of the element's type.
+        """One row for each element of an array, as DStream's flatMap. Column: `name`, of the type of the elements.
 
+        Cost: grows with the rows that come out.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).flat_map(F.split("value", " "), "word"), [["a b"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).flat_map(F.split("value", " "), "word"), [["a b"]])
         [[Row(word='a'), Row(word='b')]]
         """
         return self.transform(lambda frame: frame.select(F.explode(values).alias(name)))
 
     def map_python(self, function: Callable[[Row], Any], schema: StructType | str) -> FrameStream:
-        """Apply a Python function to each row, in Python workers: for what no column expression can say.
+        """Apply a Python function to each row, for logic that cannot be written as a column expression.
 
-        The function gets a Row and returns a tuple, Row or dict that fits the schema. Other steps stay in the JVM; this
-        one costs what every row costs that goes to Python and back.
+        The function gets a Row and returns a tuple, Row or dict that fits `schema`. It runs in Python workers, to which
+        every row is sent and back; the other steps stay in the JVM.
 
+        Cost: grows with the rows of the batch, each of which goes to Python and back.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     return FrameStream.of(lines).map_python(lambda row: (row.value[::-1],), "reversed string")
+        ...     return ss.FrameStream.of(lines).map_python(lambda row: (row.value[::-1],), "reversed string")
         >>> run_batches(build, [["ab"]])
         [[Row(reversed='ba')]]
         """
@@ -184,12 +240,18 @@ class FrameStream:
         return self.transform(compute)
 
     def sql(self, query: str, **others: FrameStream) -> FrameStream:
-        """A SQL query over the batch, which is the table `batch`; other streams are tables of the names given.
+        """Run a SQL query on each batch, which is the table `batch`; each other stream is a table named by its keyword.
 
+        If one of the streams skips a batch, so does the result.
+
+        Cost: grows with what the query does.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(left, right):
-        ...     others = FrameStream.of(right, name="others")
-        ...     return FrameStream.of(left).sql("select value from batch except select value from other", other=others)
+        ...     others = ss.FrameStream.of(right, name="others")
+        ...     query = "select value from batch except select value from other"
+        ...     return ss.FrameStream.of(left).sql(query, other=others)
         >>> run_batches(build, [["a", "b"]], [["b"]])
         [[Row(value='a')]]
         """
@@ -203,11 +265,15 @@ class FrameStream:
         return self._with(tuple(others.values()), compute)
 
     def repartition(self, partitions: int, *columns: str) -> FrameStream:
-        """The same rows in so many partitions, those with equal columns together.
+        """Repartition each batch, hashed by `columns` if given.
 
+        Cost: grows with the rows of the batch, which are shuffled.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     return FrameStream.of(lines).repartition(9, "value").select(F.spark_partition_id()).count_by_value()
+        ...     return ss.FrameStream.of(lines).repartition(9, "value").select(F.spark_partition_id()).count_by_value()
         >>> [[counted]] = run_batches(build, [["a", "a"]])
         >>> counted["count"]
         2
@@ -216,47 +282,71 @@ class FrameStream:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns."""
+        """The names of the columns, in order.
+
+        Cost: grows with the steps that lead to this stream, which run once on empty DataFrames.
+
+        >>> import sparkstream_kit as ss
+        >>> from sparkstream_kit.testing import run_batches
+        >>> _ = run_batches(lambda lines: print(ss.FrameStream.of(lines).columns), [["a"]])
+        ['value']
+        """
         return self.graph.empty(self.compute).columns
 
     def count(self) -> FrameStream:
-        """Number of rows of each batch. Column: count: bigint.
+        """Count the rows of each batch. Column: count: bigint.
 
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).count(), [["a", "b"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).count(), [["a", "b"]])
         [[Row(count=2)]]
         """
         return self.reduce_by_key([], {"count": agg.count()})
 
     def reduce_by_key(self, keys: Columns, aggregates: Aggregates) -> FrameStream:
-        """Aggregates of each batch for each key. Columns: the keys, then one for each aggregate.
+        """Aggregate each batch by key. Columns: the keys, then one for each aggregate.
 
-            requests.reduce_by_key("status", {"hits": agg.count(), "bytes": agg.sum("bytes")})
+            requests.reduce_by_key("status", {"hits": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")})
 
+        Without keys (`[]`) there is one row, also for an empty batch.
+
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     sizes = FrameStream.of(lines).select("value", F.length("value").alias("size"))
-        ...     return sizes.reduce_by_key("size", {"n": agg.count(), "last": agg.max("value")})
+        ...     sizes = ss.FrameStream.of(lines).select("value", F.length("value").alias("size"))
+        ...     return sizes.reduce_by_key("size", {"n": ss.aggregates.count(), "last": ss.aggregates.max("value")})
         >>> run_batches(build, [["aa", "bb"]])
         [[Row(size=2, n=2, last='bb')]]
         """
         return self.transform(lambda frame: agg.aggregate(frame, keys, aggregates))
 
     def count_by_value(self) -> FrameStream:
-        """How often each row is in the batch. Columns: its own, then count: bigint.
+        """Count equal rows in each batch. Columns: those of the stream, then count: bigint.
 
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).count_by_value(), [["a", "a"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).count_by_value(), [["a", "a"]])
         [[Row(value='a', count=2)]]
         """
         return self.reduce_by_key(self.columns, {"count": agg.count()})
 
     def group_by_key(self, keys: Columns) -> FrameStream:
-        """The rows of each key together. Columns: the keys, then values: array of struct of the other columns.
+        """Collect the rows of each key. Columns: the keys, then values: array of struct of the other columns.
 
+        Cost: grows with the rows of the batch; those of one key must fit into the memory of an executor.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     return FrameStream.of(lines).select("value", F.length("value").alias("size")).group_by_key("size")
+        ...     return ss.FrameStream.of(lines).select("value", F.length("value").alias("size")).group_by_key("size")
         >>> run_batches(build, [["aa"]])
         [[Row(size=2, values=[Row(value='aa')])]]
         """
@@ -271,9 +361,13 @@ class FrameStream:
     def cache(self) -> FrameStream:
         """Keep each batch in memory while its outputs run, for a stream that several of them use.
 
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     words = FrameStream.of(lines).flat_map(F.split("value", " "), "word").cache()
+        ...     words = ss.FrameStream.of(lines).flat_map(F.split("value", " "), "word").cache()
         ...     return words.count(), words.filter("word > 'a'")
         >>> run_batches(build, [["a b"]])
         ([[Row(count=2)]], [[Row(word='b')]])
@@ -290,23 +384,34 @@ class FrameStream:
     # --- several streams
 
     def union(self, *others: FrameStream) -> FrameStream:
-        """The rows of all streams, by column name. A batch that one of them skips is skipped.
+        """The rows of all streams, matched by column name. If one of them skips a batch, so does the union.
 
+        Cost: grows with the rows of all streams.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda a, b: FrameStream.of(a, name="a").union(FrameStream.of(b, name="b")), [["a"]], [["b"]])
+        >>> def build(a, b):
+        ...     return ss.FrameStream.of(a, name="a").union(ss.FrameStream.of(b, name="b"))
+        >>> run_batches(build, [["a"]], [["b"]])
         [[Row(value='a'), Row(value='b')]]
         """
         return self._with(others, lambda first, *rest: functools.reduce(DataFrame.unionByName, rest, first))
 
     def join(
-        self, other: FrameStream | DataFrame, on: str | list[str] | Column | None = None, how: str = "inner"
+        self, other: FrameStream | DataFrame, on: str | list[str] | Column | None = None, how: JoinType = "inner"
     ) -> FrameStream:
-        """Join with the same batch of another stream, or with a static frame; without `on` every row with every row.
+        """Join with the same batch of another stream, or with a static DataFrame; without `on`, a cross join.
 
+        `on` and `how` mean what they mean in DataFrame.join. If one of the streams skips a batch, so does the result.
+
+        Cost: grows with the rows of both sides.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> names = getfixture("spark").createDataFrame([(200, "OK")], "status int, reason string")
+        >>> spark = ss.testing.local_session()
+        >>> names = spark.createDataFrame([(200, "OK")], "status int, reason string")
         >>> def build(statuses):
-        ...     return FrameStream.of(statuses, "status int").join(names, "status", "left")
+        ...     return ss.FrameStream.of(statuses, "status int").join(names, "status", "left")
         >>> run_batches(build, [[(200,)], [(600,)]])
         [[Row(status=200, reason='OK')], [Row(status=600, reason=None)]]
         """
@@ -315,13 +420,19 @@ class FrameStream:
         return self._with((other,), lambda left, right: left.join(right, on, how))
 
     def cogroup(self, other: FrameStream, keys: Columns) -> FrameStream:
-        """The rows of both streams for each key: keys, left and right: array of struct, empty where one has none.
+        """Collect the rows of two streams by key. Columns: the keys, then left and right, each an array of struct.
+
+        An array is empty if its stream has no row of that key.
 
             orders.cogroup(payments, "order_id").filter("size(left) != size(right)")
 
+        Cost: grows with the rows of both streams.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
         >>> def sized(lines, name):
-        ...     return FrameStream.of(lines, name=name).select("value", F.length("value").alias("size"))
+        ...     return ss.FrameStream.of(lines, name=name).select("value", F.length("value").alias("size"))
         >>> run_batches(lambda a, b: sized(a, "a").cogroup(sized(b, "b"), "size"), [["a"]], [["b"]])
         [[Row(size=1, left=[Row(value='a')], right=[Row(value='b')])]]
         """
@@ -351,13 +462,17 @@ class FrameStream:
     # --- windows and state
 
     def window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """The rows of all batches in (T - window, T], T being the recorded time, at every slide.
+        """All rows of the batches in (T - window, T] at every slide, where T is the recorded time.
 
-        They are read again from the source; where only aggregates are needed, `reduce_by_key_and_window` keeps those.
-        Raises UsageError for a window or slide that is no multiple of the batch interval, and over a running state.
+        They are read from the source again; if you only need aggregates, `reduce_by_key_and_window` keeps those
+        instead. Raises UsageError if window or slide is not a multiple of the batch interval, or if the stream is
+        derived from a state, whose past cannot be rebuilt.
 
+        Cost: grows with the rows of the window, which are read again.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).window("2s"), [["a"], ["b"], []])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).window("2s"), [["a"], ["b"], []])
         [[Row(value='a')], [Row(value='a'), Row(value='b')], [Row(value='b')]]
         """
         node = Window(self.graph, self.compute, *self._window(window, slide))
@@ -367,17 +482,21 @@ class FrameStream:
     def reduce_by_key_and_window(
         self, keys: Columns, aggregates: Aggregates, window: Duration, slide: Duration | None = None
     ) -> FrameStream:
-        """Aggregates for each key over the batches in (T - window, T], at every slide.
+        """Aggregate the batches in (T - window, T] by key at every slide. Columns: the keys, then the aggregates.
 
-        Columns: the keys, then one for each aggregate. Each batch is aggregated once and kept in that form; a key
-        without rows in the window is not there. With counts, and sums and means of whole numbers, a slide adds what
-        came and takes back what went: it costs one pass over the keys of the window, however many batches are in it.
-        With others all batches of the window are merged anew. Where nothing arrives windows move on until one is empty.
-        Errors: those of `window`.
+        A key without rows in the window has no row. Each batch is aggregated once and kept in that form. Counts, and
+        sums and means of integers and decimals, can be subtracted: a slide adds the batches that entered the window and
+        subtracts those that left, so it takes one pass over the keys, however long the window. With any other
+        aggregate, all batches of the window are merged again. Without new data, windows keep sliding until they are
+        empty. Raises the errors of `window`.
 
+        Cost: grows with the keys of the window, and with its slides if any aggregate cannot be subtracted.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     return FrameStream.of(lines).reduce_by_key_and_window("value", {"n": agg.count()}, "2s", "1s")
+        ...     counts = {"n": ss.aggregates.count()}
+        ...     return ss.FrameStream.of(lines).reduce_by_key_and_window("value", counts, "2s", "1s")
         >>> run_batches(build, [["a"], ["a"], [], []])
         [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=1)], []]
         """
@@ -386,32 +505,48 @@ class FrameStream:
         return FrameStream(self.graph, node.result)
 
     def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """Aggregates over all rows of the batches in (T - window, T], at every slide: one row.
+        """Aggregate all rows of the batches in (T - window, T] at every slide, into one row. Columns: the aggregates.
 
+        Raises the errors of `window`.
+
+        Cost: grows with the rows of the batch, and with the slides of the window if any aggregate cannot be subtracted.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     return FrameStream.of(lines).reduce_by_window({"n": agg.count(), "last": agg.max("value")}, "2s")
+        ...     summary = {"n": ss.aggregates.count(), "last": ss.aggregates.max("value")}
+        ...     return ss.FrameStream.of(lines).reduce_by_window(summary, "2s")
         >>> run_batches(build, [["b"], ["a"]])
         [[Row(n=1, last='b')], [Row(n=2, last='b')]]
         """
         return self.reduce_by_key_and_window([], aggregates, window, slide)
 
     def count_by_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """Number of rows of the batches in (T - window, T], at every slide. Column: count: bigint.
+        """Count the rows of the batches in (T - window, T] at every slide. Column: count: bigint.
 
+        Raises the errors of `window`.
+
+        Cost: grows with the rows of the batch.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).count_by_window("2s"), [["a", "b"], ["c"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).count_by_window("2s"), [["a", "b"], ["c"]])
         [[Row(count=2)], [Row(count=3)]]
         """
         return self.reduce_by_window({"count": agg.count()}, window, slide)
 
     def count_by_value_and_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
-        """How often each row is in the batches in (T - window, T], at every slide. Columns: its own, count: bigint.
+        """Count equal rows of the batches in (T - window, T] at every slide. Columns: the stream's, then count: bigint.
 
-        A slide that is longer than the batch interval skips the batches in between:
+        Raises the errors of `window`.
 
+        Cost: grows with the distinct rows of the window.
+
+        A slide longer than the batch interval skips the batches in between:
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> run_batches(lambda lines: FrameStream.of(lines).count_by_value_and_window("4s", "2s"), [["a"], ["a"]])
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).count_by_value_and_window("4s", "2s"), [["a"], ["a"]])
         [None, [Row(value='a', count=2)]]
         """
         return self.reduce_by_key_and_window(self.columns, {"count": agg.count()}, window, slide)
@@ -425,24 +560,28 @@ class FrameStream:
         initial: DataFrame | None = None,
         name: str | None = None,
     ) -> StateStream:
-        """Aggregates for each key over everything since the first batch: all keys, every batch.
+        """Aggregate by key everything since the first batch; each batch returns all keys.
 
-        Columns: the keys, then one for each aggregate. The name is the key of the saved state and must stay the same
-        when the job changes; without one it is made from the keys.
+        Columns: the keys, then one for each aggregate. `name` identifies the saved state: keep it across restarts and
+        changes of the job. Its default is made from the names of the keys. `initial` has rows like those of the stream,
+        which count as if they had arrived just before the first batch.
 
-        `expire_after` forgets a key at the first batch at which it was not seen for that long; while nothing arrives
-        that is looked at ten times within the span. `expired()` of the result gives the rows that went. `initial` has
-        rows like those of the stream, which count as if they had come just before the first batch. Raises UsageError
-        for an `expire_after` that is no multiple of the batch interval.
+        `expire_after` drops a key in the first batch in which it has been idle this long; `expired()` of the result
+        returns what was dropped. While no data arrives, expiry is checked ten times per `expire_after`. Raises
+        UsageError if it is not a multiple of the batch interval, or if two states have the same name.
 
+        Cost: grows with the rows of the batch, which are shuffled, and with all keys, which are scanned.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     counts = FrameStream.of(lines).update_state_by_key("value", {"n": agg.count()}, expire_after="2s")
+        ...     rows = {"n": ss.aggregates.count()}
+        ...     counts = ss.FrameStream.of(lines).update_state_by_key("value", rows, expire_after="2s")
         ...     return counts, counts.expired()
-        >>> counts, gone = run_batches(build, [["a"], ["a"], [], []])
+        >>> counts, dropped = run_batches(build, [["a"], ["a"], [], []])
         >>> counts
         [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=2)], []]
-        >>> gone
+        >>> dropped
         [[], [], [], [Row(value='a', n=2)]]
         """
         span = None if expire_after is None else self._multiple("expire_after", expire_after)
@@ -451,11 +590,11 @@ class FrameStream:
         def empty(frame: DataFrame, time: int) -> DataFrame:
             return agg.partial(self._timed(frame if initial is None else initial, time, span), keys, parts)
 
-        def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+        def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
             fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)
-            return agg.merge(kept.union(fresh), keys, parts)
+            return agg.merge(before.union(fresh), keys, parts)
 
-        def keep(rows: DataFrame, time: int) -> DataFrame:
+        def retain(rows: DataFrame, time: int) -> DataFrame:
             return rows if span is None else rows.filter(F.col("__seen") > batch_literal(time - span))
 
         def expired(ctx: BatchContext) -> DataFrame:
@@ -463,7 +602,7 @@ class FrameStream:
             gone = F.lit(False) if span is None else F.col("__seen") <= batch_literal(ctx.entry.time - span)
             return agg.result(rows.filter(gone), keys, aggregates)
 
-        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance, keep)
+        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance, retain)
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
             self.graph.windows.append(Window(self.graph, self.compute, span + step, step))
@@ -477,26 +616,29 @@ class FrameStream:
         *,
         name: str | None = None,
     ) -> FrameStream:
-        """A state that a Python function updates: DStream's updateStateByKey, for what no aggregate can say.
+        """Update a state by key in Python, as DStream's updateStateByKey does, for logic that no aggregate covers.
 
-        Columns: the keys, then those of `state`. The function gets the new rows of a key, in any order and without its
-        keys, and the state before or None; it returns a tuple, Row or dict that fits `state`, or None to forget the
-        key. It is called for every key in every batch with data, in Python workers: this is the slow, general way,
-        and cost grows with the number of all keys. The name is the key of the saved state.
+        Columns: the keys, then those of `state`. The function gets the new rows of a key, in any order and without the
+        key, and the previous state or None. It returns a tuple, Row or dict that fits `state`, or None to drop the key.
+        It runs in Python workers, for every key in every batch that has data: general, but slow. `name` identifies the
+        saved state, as in `update_state_by_key`. Raises UsageError if two states have the same name.
 
+        Cost: grows with all keys, each of which goes to Python and back.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def longest(rows, state):
         ...     return (max([row.word for row in rows] + [state.word if state else ""], key=len),)
         >>> def build(pairs):
-        ...     words = FrameStream.of(pairs, "k int, word string")
+        ...     words = ss.FrameStream.of(pairs, "k int, word string")
         ...     return words.update_state_by_key_python("k", longest, "word string")
         >>> run_batches(build, [[(1, "bb"), (1, "a")], [(1, "ccc")]])
         [[Row(k=1, word='bb')], [Row(k=1, word='ccc')]]
         """
         names = column_names(keys)
         kind = state if isinstance(state, StructType) else StructType.fromDDL(state)
-        # said to be not deterministic, or the optimizer may call it once for the filter and once for the columns
-        update = F.udf(lambda rows, before: function(rows or [], before), kind).asNondeterministic()
+        # declared nondeterministic, or the optimizer may call it once for the filter and once more for the columns
+        update = F.udf(lambda rows, previous: function(rows or [], previous), kind).asNondeterministic()
 
         def fresh(frame: DataFrame) -> DataFrame:
             rest = F.struct(*(column for column in frame.columns if column not in names))
@@ -506,8 +648,8 @@ class FrameStream:
         def empty(frame: DataFrame, time: int) -> DataFrame:
             return fresh(frame).select(*names, "__state")
 
-        def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-            both = kept.unionByName(fresh(new), allowMissingColumns=True).groupBy(*names)
+        def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+            both = before.unionByName(fresh(new), allowMissingColumns=True).groupBy(*names)
             rows = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
             return rows.select(*names, update("__rows", "__state").alias("__state")).filter("__state is not null")
 
@@ -521,7 +663,7 @@ class FrameStream:
     def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
         if self.stateful:
             raise UsageError(
-                "a window over a running state cannot be rebuilt after a restart: put the window first, the state after"
+                "a window over a state cannot be rebuilt after a restart: apply the window first, then the state"
             )
         length = self._multiple("window", window)
         return length, self.graph.interval if slide is None else self._multiple("slide", slide)
@@ -532,51 +674,66 @@ class FrameStream:
     # --- outputs
 
     def for_each_batch(self, write: Write, *, name: str = "output", check: Write | None = None) -> None:
-        """Run a function for each batch: an output. It is tried again until it succeeds.
+        """Call a function with each batch, as an output. It is retried until it succeeds, up to a deadline.
 
             counts.for_each_batch(lambda frame, batch: print(batch.time, frame.collect()), name="counts")
 
-        `check` is called at every start, with the empty frame and the last batch of the runs before (n = 0: there is
-        none), so that it can refuse by a UsageError what could not be written later.
+        `name` identifies the output: keep it across restarts. `check` is called at each start, with an empty DataFrame
+        and the last batch of earlier runs (n = 0 if there is none), so that it can refuse with a UsageError what could
+        not be written later. Raises UsageError if two outputs have the same name.
 
-        Guarantee: at least once; exactly once if what it does for (batch.home_id, name, batch.n) is idempotent.
+        Guarantee: at least once; exactly once if what it does is idempotent for (batch.home_id, name, batch.n).
 
+        Cost: grows with what the function does.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def write(frame, batch):
         ...     print(batch.n, batch.time.time(), frame.collect())
-        >>> _ = run_batches(lambda lines: FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
+        >>> _ = run_batches(lambda lines: ss.FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
         1 00:00:02 [Row(value='a')]
         """
         add_named("outputs", self.graph.outputs, name, Output(self.compute, write, check))
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
-        """Run a function of an RDD of rows for each batch, as foreachRDD does. Guarantee: at least once.
+        """Call a function with the RDD of rows of each batch, as foreachRDD does. Guarantee: at least once.
 
+        It is an output like that of `for_each_batch`, and retried like it.
+
+        Cost: grows with what the function does.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
-        >>> _ = run_batches(lambda lines: FrameStream.of(lines).for_each_rdd(lambda rdd: print(rdd.first())), [["a"]])
+        >>> def build(lines):
+        ...     ss.FrameStream.of(lines).for_each_rdd(lambda rdd: print(rdd.first()))
+        >>> _ = run_batches(build, [["a"]])
         Row(value='a')
         """
         self.for_each_batch(lambda frame, _: write(frame.rdd), name=name)
 
 
 def _by(keys: Columns) -> str:
-    """The default name of a state: it follows from what is said, and not from the order of calls."""
+    """The default name of a state: it follows from its keys, not from the order of calls."""
     return f"by-{'-'.join(column_names(keys)) or 'nothing'}"
 
 
 class StateStream(FrameStream):
-    """A running state as a stream: in each batch the rows of all keys."""
+    """A state as a stream: each batch has the rows of all keys."""
 
     def __init__(self, graph: Graph, compute: Compute, expired: Compute):
         super().__init__(graph, compute, stateful=True)
         self._expired = expired
 
     def expired(self) -> FrameStream:
-        """The rows of the keys that expired with the batch, as they were last.
+        """The keys that expired in this batch, with their last aggregates. Columns: those of the state.
 
+        Cost: grows with the keys of the state.
+
+        >>> import sparkstream_kit as ss
         >>> from sparkstream_kit.testing import run_batches
         >>> def build(lines):
-        ...     counts = FrameStream.of(lines).update_state_by_key("value", {"n": agg.count()}, expire_after="1s")
+        ...     rows = {"n": ss.aggregates.count()}
+        ...     counts = ss.FrameStream.of(lines).update_state_by_key("value", rows, expire_after="1s")
         ...     return counts.expired()
         >>> run_batches(build, [["a"], ["b"]])
         [[], [Row(value='a', n=1)]]

@@ -1,4 +1,4 @@
-"""The pytest plugin: a `spark` fixture, one quiet local session for the whole run.
+"""A pytest plugin with the fixture `spark`: one quiet local session for the whole run.
 
 PySpark is imported when the fixture is first used: pytest loads the plugin in every run, with or without Spark.
 """
@@ -27,7 +27,7 @@ def pytest_report_header() -> str | None:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """A local SparkSession with two cores, UTC and no web UI."""
+    """A local SparkSession with two cores, in UTC and without a web UI."""
     try:
         _spark.use()
     except UsageError as error:

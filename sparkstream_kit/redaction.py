@@ -1,4 +1,4 @@
-"""Addresses without their secrets, for messages and logs."""
+"""Remove secrets from URLs, for messages and logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def redact(text: str) -> str:
-    """The text without the passwords in its URLs.
+    """The text without the passwords of the URLs in it.
 
     >>> redact("sql:postgresql://kit:secret@db/logs")
     'sql:postgresql://kit:***@db/logs'
@@ -16,10 +16,13 @@ def redact(text: str) -> str:
 
 
 def redact_url(url: str, *, path: bool = True) -> str:
-    """A URL without password and options, which may hold one, too; without its path where that may be the secret.
+    """A URL without its password and options, which may contain one; with `path=False` also without its path.
 
     >>> redact_url("postgresql://kit:secret@db:5432/logs?sslpassword=secret")
     'postgresql://kit:***@db:5432/logs'
+
+    The path of a webhook is often the secret:
+
     >>> redact_url("https://hooks.example.org/services/T0/secret", path=False)
     'https://hooks.example.org'
     """

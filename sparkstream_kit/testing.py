@@ -1,6 +1,6 @@
-"""Run a DStream program under Spark's manual clock and see what each output gave in each batch.
+"""Run a DStream program under Spark's manual clock, and see what each output yields in each batch.
 
-No sleep and no wall clock: a batch is over when Spark says so, and the same input gives the same result every time.
+There is no sleep and no wall clock: a batch is over when Spark says so, and equal inputs always give equal results.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, overload
 
 from pyspark import RDD, SparkConf
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.streaming import DStream, StreamingContext
 from pyspark.streaming.listener import StreamingListener
 
@@ -30,15 +30,32 @@ from .sources._generator import lines as log_lines
 
 __all__ = ["local_session", "log_lines", "run_batches", "run_job"]
 
+K = TypeVar("K")
+S = TypeVar("S", bound=FrameStream | DStream[Any])
+T = TypeVar("T")
+
+MaybeNone: TypeAlias = Any
+"""None in a batch that a slide skips. Any, or every test would have to rule it out before it looks at a batch."""
+
+Batches = list[list[T] | MaybeNone]
+"""What an output yields, batch by batch."""
+
 Key = tuple[int, Any]
 _seen: dict[Key, dict[int, list[Any]]] = {}
 _runs = itertools.count()
 
 
 def local_session(cores: int = 2) -> SparkSession:
-    """A quiet local session for tests; the one that is running, if there is one."""
+    """A quiet local session for tests, or the session that is already running.
+
+    Cost: grows with nothing: one JVM is started, once.
+
+    >>> import sparkstream_kit as ss
+    >>> ss.testing.local_session().range(3).count()
+    3
+    """
     conf = SparkConf().setMaster(f"local[{cores}]").setAppName("tests").set("spark.ui.enabled", "false")
-    # many short plans, each run a few times: the optimizing compiler and a parallel collector cost more than they bring
+    # many short plans, each run a few times: an optimizing compiler and a parallel collector cost more than they save
     conf.set("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     settings.apply(conf, settings.LOCAL, settings.FRAMES)
     session = SparkSession.builder.config(conf=conf).getOrCreate()
@@ -46,23 +63,71 @@ def local_session(cores: int = 2) -> SparkSession:
     return session
 
 
+@overload
+def run_batches(
+    build: Callable[..., FrameStream],
+    *inputs: Sequence[Sequence[Any]],
+    batch_interval: Duration = ...,
+    batches: int = ...,
+) -> Batches[Row]: ...
+@overload
+def run_batches(
+    build: Callable[..., DStream[T]],
+    *inputs: Sequence[Sequence[Any]],
+    batch_interval: Duration = ...,
+    batches: int = ...,
+) -> Batches[T]: ...
+@overload
+def run_batches(
+    build: Callable[..., tuple[FrameStream | DStream[Any], ...]],
+    *inputs: Sequence[Sequence[Any]],
+    batch_interval: Duration = ...,
+    batches: int = ...,
+) -> tuple[Batches[Any], ...]: ...
+@overload
+def run_batches(
+    build: Callable[..., dict[K, S]],
+    *inputs: Sequence[Sequence[Any]],
+    batch_interval: Duration = ...,
+    batches: int = ...,
+) -> dict[K, Batches[Any]]: ...
+@overload
+def run_batches(
+    build: Callable[..., None],
+    *inputs: Sequence[Sequence[Any]],
+    batch_interval: Duration = ...,
+    batches: int = ...,
+) -> tuple[()]: ...
 def run_batches(
     build: Callable[..., Any], *inputs: Sequence[Sequence[Any]], batch_interval: Duration = "1s", batches: int = 0
 ) -> Any:
-    """Feed lists to a DStream program, one for each batch, and give back what came out in each batch.
+    """Feed lists to a DStream program, one for each batch, and return what came out of it in each batch.
 
-    `build(stream, ...)` gets one DStream for each input and returns the stream to watch, or a tuple or dict of them.
-    For one stream the result is a list with an entry for each batch: the list of its elements, or None where a
-    slide made it skip the batch. For a tuple it is a tuple of such lists.
+    `build(stream, ...)` gets one DStream for each input. It returns the stream to watch, or a tuple or dict of streams;
+    each can be a DStream or a FrameStream. For one stream, the result is a list with an entry for each batch: the list
+    of its elements (for a FrameStream, Rows), or None if a slide skipped the batch. For a tuple or dict of streams, it
+    is a tuple or dict of such lists.
 
-        assert run_batches(lambda lines: lines.count(), [["a", "b"], []]) == [[2], [0]]
+    There are as many batches as the longest input has, and at least `batches`; an input that ends early continues with
+    empty batches. Windows and state work: a checkpoint in a temporary directory is provided, so functions must be
+    picklable, as in production. Batch times are 1, 2, 3, ... intervals after 1970.
 
-    There are as many batches as the longest input has, at least `batches`; inputs that end early go on empty. State
-    and windows work: a checkpoint in a temporary directory is provided, so functions must be picklable, as in
-    production. Batch times are 1, 2, 3, ... intervals after 1970.
+    An error in a batch is raised as it is if it comes from a function of the driver (transform, foreachRDD); one from a
+    worker is raised as pyspark.errors.PythonException, with the worker's traceback. Raises BatchFailed if Spark itself
+    fails a batch, and UsageError if there are no batches.
 
-    An error in a batch comes back as that error where a function of the driver raised it (transform, foreachRDD);
-    one raised on a worker comes back as pyspark.errors.PythonException with the worker's traceback.
+    Cost: grows with the batches and with what the program does in them.
+
+    >>> from sparkstream_kit.testing import run_batches
+    >>> run_batches(lambda lines: lines.count(), [["a", "b"], []])
+    [[2], [0]]
+
+    >>> import sparkstream_kit as ss
+    >>> def build(lines):
+    ...     stream = ss.FrameStream.of(lines)
+    ...     return {"rows": stream, "count": stream.count()}
+    >>> run_batches(build, [["a"]])
+    {'rows': [[Row(value='a')]], 'count': [[Row(count=1)]]}
     """
     interval = durations.milliseconds(batch_interval)
     count = max([batches, *map(len, inputs)])
@@ -99,15 +164,21 @@ def run_batches(
     return tuple(results.values()) if isinstance(made, tuple) or made is None else results[0]
 
 
-def run_job(build: Callable[..., Any], batches: Sequence[Sequence[str]], batch_interval: Duration = "1s") -> Any:
-    """Run the `build(ssc, source, output)` of a job on batches of lines; a list of batches of rows for each output.
+def run_job(
+    build: Callable[..., object], batches: Sequence[Sequence[str]], batch_interval: Duration = "1s"
+) -> dict[str, Batches[Row]]:
+    """Run the `build(ssc, source, output)` of a job on batches of lines; returns the rows of each batch, by output.
 
-        from jobs import bytes_served
+    A batch without lines is None, unless a window has to slide: it is not recorded in the job's offset log either.
+    Raises the errors of `run_batches`.
 
-        seen = run_job(bytes_served.build, [["203.0.113.9 - - [...] ..."], []])
-        assert seen["served"] == [[Row(lines=1, bytes=512)], None]
+    Cost: grows with the batches and with what the program does in them.
 
-    A batch in which nothing arrives is None unless a window has to move on: it is not in the job's log, either.
+    >>> from sparkstream_kit.testing import run_job
+    >>> def build(ssc, source, output):
+    ...     output(source(ssc).count(), name="lines")
+    >>> run_job(build, [["a", "b"], []])
+    {'lines': [[Row(count=2)], None]}
     """
 
     def program(lines: DStream[str]) -> dict[str, FrameStream]:
@@ -137,7 +208,7 @@ def _watch(output: DStream[Any] | FrameStream, key: Key) -> None:
 
 
 def _nothing(rdd: RDD[Any]) -> None:
-    """An output of every batch: one in which each output skips has no job, and Spark never says that it is over."""
+    """An output of every batch: Spark never completes a batch that has no job because each output skips it."""
 
 
 def _collect(key: Key, time: datetime, batch: RDD[Any] | DataFrame) -> None:
@@ -145,7 +216,7 @@ def _collect(key: Key, time: datetime, batch: RDD[Any] | DataFrame) -> None:
 
 
 def _advance(ssc: StreamingContext, interval: int, count: int) -> None:
-    """Start, then let one interval pass at a time, each after the batch of the one before is over."""
+    """Start, then let one interval pass at a time, each after the batch before it is over."""
     progress = _Progress()
     errors: list[BaseException] = []
     with callback_errors(errors.append):
@@ -171,7 +242,7 @@ class _Progress(StreamingListener):
         self._failure: BaseException | None = None
 
     def wait(self, time: int) -> BaseException | None:
-        """Wait until the batch of that time is over; give the failure, if there is one."""
+        """Wait until the batch of that time is over or one has failed; returns the first failure."""
         with self._changed:
             self._changed.wait_for(lambda: self._over >= time or self._failure is not None)
             return self._failure

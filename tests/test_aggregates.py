@@ -1,4 +1,4 @@
-"""Aggregates against plain Python: however rows are split and in whatever order the parts are merged."""
+"""Aggregates against plain Python, however rows are split and in whatever order the parts are merged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.ticks import few
 
 
 class Line(NamedTuple):
-    """A row, and the part of the input it comes in."""
+    """A row, and the part of the input that it belongs to."""
 
     split: int
     k: str
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 SCHEMA = "split int, k string, v bigint, x double, at bigint"
-FAR = 1e9  # a mean so large that the textbook formula of the variance would lose every digit
+FAR = 1e9  # a mean so large that the textbook formula for the variance would lose every digit
 
 LINES = st.lists(
     st.builds(
@@ -59,7 +59,7 @@ def at_rank(numbers: Sequence[float], fraction: float) -> float | None:
     return sorted(numbers)[max(math.ceil(fraction * len(numbers)) - 1, 0)] if numbers else None
 
 
-# aggregate, and the same in plain Python over all rows of a key
+# each aggregate, and the same in plain Python over all rows of a key
 AGGREGATES: dict[str, tuple[agg.Aggregate, Callable[[Sequence[Line]], Any]]] = {
     "count": (agg.count(), len),
     "sum": (agg.sum("v"), lambda lines: sum(values(lines, "v")) if values(lines, "v") else None),
@@ -88,7 +88,7 @@ ALL = {name: aggregate for name, (aggregate, _) in AGGREGATES.items()}
 
 
 def merged(parts: Sequence[DataFrame], at_once: bool) -> DataFrame:
-    """All parts in one merge, or one after the other."""
+    """All parts merged at once, or one after the other."""
     if at_once:
         return agg.merge(functools.reduce(DataFrame.union, parts), "k", ALL)
     return functools.reduce(lambda a, b: agg.merge(a.union(b), "k", ALL), parts)
@@ -102,7 +102,7 @@ def in_plain_python(name: str, lines: Sequence[Line]) -> Any:
 @pytest.mark.slow
 @few(5)
 @given(lines=LINES, order=st.permutations(range(4)), at_once=st.booleans())
-def test_every_aggregate_is_right_however_rows_are_split_and_merged(
+def test_every_aggregate_is_correct_however_rows_are_split_and_merged(
     lines: list[Line], order: list[int], at_once: bool, spark: SparkSession
 ) -> None:
     frame = spark.createDataFrame(lines, SCHEMA).cache()
@@ -120,7 +120,7 @@ def test_every_aggregate_is_right_however_rows_are_split_and_merged(
             assert got == expected or got == pytest.approx(expected, rel=1e-4), name
 
 
-def test_of_no_rows_counts_are_zero_and_everything_else_is_missing(spark: SparkSession) -> None:
+def test_without_values_counts_are_zero_and_everything_else_is_empty_or_null(spark: SparkSession) -> None:
     nothing = spark.createDataFrame([], SCHEMA)
     for frame in (nothing, spark.createDataFrame([Line(0, "a", None, None, None)], SCHEMA)):
         (row,) = agg.result(agg.partial(frame, [], ALL), [], ALL).collect()
@@ -129,7 +129,7 @@ def test_of_no_rows_counts_are_zero_and_everything_else_is_missing(spark: SparkS
 
 
 @pytest.mark.parametrize("size", [100, 5_000, 50_000])
-def test_sketches_stay_within_their_stated_error(size: int, spark: SparkSession) -> None:
+def test_sketches_stay_within_their_documented_error(size: int, spark: SparkSession) -> None:
     frame = spark.range(size).selectExpr("id * 7919 % 100003 as v", "cast(id % 7 as int) as split")
     sketches = {
         "different": agg.approx_count_distinct("v"),
@@ -144,7 +144,7 @@ def test_sketches_stay_within_their_stated_error(size: int, spark: SparkSession)
         assert rank == pytest.approx(p / 100, abs=2 * 0.0133)
 
 
-def test_top_k_finds_what_is_frequent_among_more_values_than_it_tracks(spark: SparkSession) -> None:
+def test_top_k_finds_the_frequent_values_among_more_than_it_tracks(spark: SparkSession) -> None:
     often = spark.range(3_000).selectExpr("cast(id % 3 as int) as v")
     once = spark.range(20_000).selectExpr("cast(id + 100 as int) as v")
     top = {"top": agg.top_k("v", 3)}
@@ -154,7 +154,7 @@ def test_top_k_finds_what_is_frequent_among_more_values_than_it_tracks(spark: Sp
     assert all(1_000 <= count <= 1_100 for _, count in row["top"])
 
 
-def test_a_batch_is_aggregated_the_same_way_on_a_plain_frame(spark: SparkSession) -> None:
+def test_a_plain_dataframe_is_aggregated_the_same_way(spark: SparkSession) -> None:
     frame = spark.createDataFrame([("a", 1), ("a", 2), (None, 3)], "k string, v bigint")
     sums = {"n": agg.count(), "sum": agg.sum("v")}
     assert sorted(map(tuple, agg.aggregate(frame, "k", sums).collect()), key=repr) == [("a", 2, 3), (None, 1, 3)]
@@ -168,12 +168,12 @@ def test_a_batch_is_aggregated_the_same_way_on_a_plain_frame(spark: SparkSession
         (lambda: agg.collect_set("v", 0), "got the limit 0, expected at least 1"),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused(make: Callable[[], agg.Aggregate], message: str) -> None:
+def test_a_parameter_out_of_range_is_refused(make: Callable[[], agg.Aggregate], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
 
 
-def test_a_percentile_passes_over_nan_also_where_there_is_nothing_else(spark: SparkSession) -> None:
+def test_a_percentile_ignores_nan_even_if_there_is_nothing_else(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("a", 1.0), ("a", float("nan")), ("b", float("nan"))], "k string, x double")
     found = agg.aggregate(rows, "k", {"median": agg.approx_percentile("x", 0.5)}).orderBy("k").collect()
     assert [row.median for row in found] == [1.0, None]

@@ -1,4 +1,4 @@
-"""Questions asked before a job starts: each refuses in one sentence what Spark would be silent about."""
+"""Checks before a job starts: each refuses in one sentence what Spark would say nothing about."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def ssc(spark: SparkSession) -> Iterator[StreamingContext]:
     context.stop(stopSparkContext=False)
 
 
-def test_receivers_that_leave_no_core_are_refused_with_the_numbers(ssc: StreamingContext) -> None:
+def test_receivers_that_leave_no_core_to_the_batches_are_refused_with_the_numbers(ssc: StreamingContext) -> None:
     for port in (1, 2):
         ssc.socketTextStream("127.0.0.1", port).pprint()
     with pytest.raises(UsageError) as refused:
         checks.check_cores(ssc)
     assert str(refused.value) == (
-        "2 receivers, with a core each, leave none of the 2 cores of local[2] for the batches: "
+        "2 receivers occupy a core each and leave none of the 2 cores of local[2] to the batches: "
         "give the job at least 3 cores, for example --master local[3]"
     )
 
 
-def test_a_receiver_that_leaves_a_core_is_fine(ssc: StreamingContext) -> None:
+def test_a_receiver_that_leaves_a_core_is_accepted(ssc: StreamingContext) -> None:
     ssc.socketTextStream("127.0.0.1", 1).pprint()
     checks.check_cores(ssc)
 
@@ -45,7 +45,7 @@ def test_a_job_without_receivers_needs_no_spare_core(ssc: StreamingContext, tmp_
 
 
 class OnCluster:
-    """As much of a context as check_cores asks of one that runs elsewhere."""
+    """What check_cores needs of a context that runs on a cluster."""
 
     def __init__(self, master: str, **conf: str):
         self.sparkContext = self
@@ -75,7 +75,7 @@ class OnCluster:
         (OnCluster("local-cluster[2,1,1024]"), True),
     ],
 )
-def test_the_cores_of_a_cluster_are_counted_where_their_number_is_fixed(
+def test_the_cores_of_a_cluster_are_counted_if_their_number_is_fixed(
     context: OnCluster, enough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks.streaming, "receiver_count", lambda _: 2)
@@ -86,38 +86,40 @@ def test_the_cores_of_a_cluster_are_counted_where_their_number_is_fixed(
             checks.check_cores(context)  # type: ignore[arg-type]
 
 
-def test_only_a_directory_passes_for_a_directory(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_file_or_a_missing_path_is_refused_as_a_directory(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert checks.check_directory(str(tmp_path)) == str(tmp_path)
     for wrong in ("file", "missing"):
-        with pytest.raises(UsageError, match=f"{wrong}' is not a directory: make it"):
+        with pytest.raises(UsageError, match=f"{wrong}' is not a directory: create it"):
             checks.check_directory(str(tmp_path / wrong))
 
 
-def test_a_writable_directory_is_made_and_left_empty(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_writable_directory_is_created_and_left_empty(spark: SparkSession, tmp_path: Path) -> None:
     wanted = tmp_path / "a" / "b"
     assert checks.check_writable(str(wanted)) == str(wanted)
     assert list(wanted.iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", ["{tmp}/file", "{tmp}/file/below", "/proc/nobody/writes/here", "nofs://host/path"])
-def test_a_place_that_cannot_be_written_is_refused_in_one_line(wrong: str, spark: SparkSession, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_to_is_refused_in_one_line(
+    wrong: str, spark: SparkSession, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     path = wrong.format(tmp=tmp_path)
     with pytest.raises(UsageError) as refused:
         checks.check_writable(path)
     message = str(refused.value)
     assert message.startswith(f"cannot write into {path!r} (")
-    assert message.endswith("): name a directory that this user can write")
+    assert message.endswith("): name a directory that this user can write to")
     assert "\n" not in message
 
 
-def test_a_port_where_somebody_listens_passes() -> None:
+def test_a_port_with_a_listener_is_accepted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         checks.check_port("127.0.0.1", server.getsockname()[1])
 
 
-def test_a_port_where_nobody_listens_is_refused() -> None:
+def test_a_port_without_a_listener_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(UsageError, match=f"nobody listens on 127.0.0.1:{port}"):

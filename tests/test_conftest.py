@@ -12,7 +12,7 @@ SKIPPED = """
 import pytest
 
 @pytest.mark.skip(reason="not today")
-def test_left_out():
+def test_skipped():
     pass
 """
 PASSED = """
@@ -35,7 +35,7 @@ def tests(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_skipped_test_fails_the_run_in_ci_and_is_named(tests: Path) -> None:
+def test_a_skipped_test_fails_the_run_in_ci_and_is_reported_by_name(tests: Path) -> None:
     (tests / "test_some.py").write_text(PASSED + SKIPPED)
     run = run_pytest(tests, ci="true")
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
@@ -64,7 +64,7 @@ def test_a_run_without_skipped_tests_passes_in_ci(tests: Path) -> None:
     "folder, marker",
     [("servers", "server"), ("faults", "fault"), ("cluster", "cluster")],
 )
-def test_the_folder_of_a_test_gives_it_its_marker(tests: Path, folder: str, marker: str) -> None:
+def test_a_test_gets_the_marker_of_its_folder(tests: Path, folder: str, marker: str) -> None:
     (tests / folder).mkdir()
     (tests / folder / "test_inside.py").write_text(PASSED)
     (tests / "test_outside.py").write_text(PASSED)

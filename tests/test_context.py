@@ -142,7 +142,7 @@ def test_windows_are_multiples_of_the_interval(build: Build) -> None:
     ssc = context.get_or_create(build, batch_interval="500ms")
     assert dstreams.window_and_slide(ssc, "5s", "2s") == (5.0, 2.0)
     assert dstreams.window_and_slide(ssc, "5s") == (5.0, 0.5)
-    with pytest.raises(UsageError, match="window 700ms is no multiple of the batch interval 500ms: use 500ms or 1s"):
+    with pytest.raises(UsageError, match="window 700ms is not a multiple of the batch interval 500ms: use 500ms or 1s"):
         dstreams.window_and_slide(ssc, "700ms")
-    with pytest.raises(UsageError, match="slide 300ms is no multiple of the batch interval 500ms: use 500ms$"):
+    with pytest.raises(UsageError, match="slide 300ms is not a multiple of the batch interval 500ms: use 500ms$"):
         dstreams.window_and_slide(ssc, "5s", "300ms")

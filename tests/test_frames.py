@@ -1,4 +1,4 @@
-"""FrameStream: its operations give what DStream's give, its windows and states are exact after any restart."""
+"""FrameStream: its operations match DStream's, and its windows and states are exact after any restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
 
-# --- each operation beside DStream's own
+# --- each operation next to DStream's
 
 LEFT = [[("a", 1), ("a", 2), ("b", 3), ("b", 3)], [("c", 4)], []]
 RIGHT = [[("a", "x"), ("d", "y")], [], []]
@@ -41,7 +41,7 @@ def counted(values: list[int], total: int | None) -> int | None:
 
 
 def counted_below_6(values: list[int], total: int | None) -> int | None:
-    """The same, but a key whose sum reaches 6 is forgotten."""
+    """The same, but a key whose sum reaches 6 is dropped."""
     total = sum(values) + (total or 0)
     return total if total < 6 else None
 
@@ -55,7 +55,7 @@ def names() -> DataFrame:
     return local_session().createDataFrame(NAMES, "k string, name string")
 
 
-# operation -> (on frames, on DStreams of pairs, whose elements are made as flat as rows)
+# operation -> (on frames, on DStreams of pairs, whose elements are flattened like rows)
 OPERATIONS: dict[str, tuple[Frames, Pairs]] = {
     "map": (
         lambda s, t: s.select(F.upper("k"), F.col("v") + 1),
@@ -146,7 +146,7 @@ OPERATIONS: dict[str, tuple[Frames, Pairs]] = {
         ),
         lambda s, t: s.updateStateByKey(counted, initialRDD=s.context().sparkContext.parallelize([("z", 7)])),
     ),
-    "updateStateByKey with a function, which forgets a key": (
+    "updateStateByKey with a function, which drops a key": (
         lambda s, t: s.update_state_by_key_python("k", counted_rows, "sum bigint", name="in Python"),
         lambda s, t: s.updateStateByKey(counted_below_6),
     ),
@@ -172,15 +172,17 @@ def in_any_order(batch: Sequence[Sequence[Any]] | None) -> list[tuple[Any, ...]]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_gives_what_the_dstream_operation_gives(name: str, both: dict[tuple[str, str], list[Any]]) -> None:
-    frames, dstreams = (list(map(in_any_order, both[floor, name])) for floor in ("frames", "DStreams"))
+def test_an_operation_yields_the_same_as_the_dstream_operation(
+    name: str, both: dict[tuple[str, str], list[Any]]
+) -> None:
+    frames, dstreams = (list(map(in_any_order, both[layer, name])) for layer in ("frames", "DStreams"))
     assert frames == dstreams
     assert any(dstreams)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["count", "window", "updateStateByKey"])
-def test_of_a_dstream_differs_only_where_nothing_arrived_and_no_window_moves(name: str) -> None:
+def test_a_frame_stream_differs_from_its_dstream_only_when_nothing_arrives_and_no_window_slides(name: str) -> None:
     on_frames, on_pairs = OPERATIONS[name]
     batches_ = [LEFT[0], [], LEFT[1], [], [], []]
     frames, dstreams = run_batches(
@@ -208,7 +210,7 @@ def test_the_function_of_transform_is_called_in_every_batch(tmp_path: Path) -> N
     assert seen == {"kept": {1: [], 2: LEFT[1]}}
 
 
-# --- windows beside DStream's own, on any batches
+# --- windows next to DStream's, on any batches
 
 BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-3, 3)), max_size=3), min_size=2, max_size=6)
 
@@ -216,7 +218,7 @@ BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-3, 3)
 @pytest.mark.slow
 @few(4)
 @given(rows=BATCHES, window=st.integers(1, 4), slide=st.integers(1, 3))
-def test_windows_of_any_length_and_slide_give_what_those_of_dstreams_give(
+def test_windows_of_any_length_and_slide_yield_the_same_as_those_of_dstreams(
     rows: list[list[tuple[str, int]]], window: int, slide: int
 ) -> None:
     spans = f"{window}s", f"{slide}s"
@@ -245,7 +247,7 @@ def test_windows_of_any_length_and_slide_give_what_those_of_dstreams_give(
         assert list(map(in_any_order, seen[name])) == list(map(in_any_order, seen[f"{name} of DStreams"]))
 
 
-# --- everything that looks back, against plain Python, through any restarts
+# --- everything that looks back, against plain Python, across any restarts
 
 TICKS = st.lists(
     st.none() | st.lists(st.tuples(st.sampled_from("ab"), st.integers(-3, 3)), max_size=3), min_size=3, max_size=9
@@ -273,7 +275,7 @@ def by_key(rows: Sequence[tuple[str, int]], reduce: Callable[[list[int]], int]) 
 
 
 def in_plain_python(came: dict[int, list[Any]], second: int) -> dict[str, list[Any] | None]:
-    """What the batch of that second gives, from the rows of all batches and the seconds they were recorded at."""
+    """What the batch of a second yields, from the rows of all batches, by the second at which they were recorded."""
     recorded = [n for n in came if n <= second]
 
     def between(after: int, until: int) -> list[tuple[str, int]]:
@@ -300,7 +302,7 @@ def in_plain_python(came: dict[int, list[Any]], second: int) -> dict[str, list[A
 @pytest.mark.slow
 @few(4)
 @given(rows=TICKS, kills=st.sets(st.integers(1, 9), max_size=3))
-def test_windows_states_and_expiry_are_exact_through_any_kills(
+def test_windows_states_and_expiry_are_exact_across_any_kills(
     rows: Given, kills: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     seen = run_with_kills(looking_back(rows), tmp_path_factory.mktemp("home"), range(1, len(rows) + 4), kills)
@@ -309,12 +311,12 @@ def test_windows_states_and_expiry_are_exact_through_any_kills(
         expected = in_plain_python(came, second)
         assert {name: seen[name].get(second) for name in expected} == expected
     assert sum(map(len, came.values())) == sum(len(batch or ()) for batch in rows)
-    if came:  # three seconds after the last batch all windows have been seen empty
+    if came:  # three seconds after the last batch all windows are empty
         assert [seen[name][max(seen[name])] for name in ("sums", "largest")] == [[], []]
 
 
 @pytest.fixture(autouse=True)
-def frequent_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)
 
 
@@ -330,7 +332,7 @@ def test_a_window_may_look_back_over_windows(tmp_path: Path) -> None:
     assert seen["largest"] == {1: [("a", 1)], 2: [("a", 1)], 3: [("a", 2)]}
 
 
-def test_sums_of_decimals_keep_their_type_so_that_saves_still_fit(tmp_path: Path) -> None:
+def test_sums_of_decimals_keep_their_type_so_that_snapshots_still_fit(tmp_path: Path) -> None:
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
         s = given_rows(ssc, [[("0.10",)]] * 4, "v string").select(F.col("v").cast("decimal(4,2)").alias("v"))
         return {"total": s.update_state_by_key([], {"v": agg.sum("v")}, name="total")}
@@ -339,7 +341,7 @@ def test_sums_of_decimals_keep_their_type_so_that_saves_still_fit(tmp_path: Path
     assert run_ticks(build, tmp_path, [3, 4], seen)["total"][4] == [(Decimal("0.40"),)]
 
 
-def test_rows_of_an_initial_state_expire_as_if_they_had_come_just_before(tmp_path: Path) -> None:
+def test_rows_of_an_initial_state_expire_as_if_they_had_arrived_just_before(tmp_path: Path) -> None:
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
         before = local_session().createDataFrame([("z", 0)], SCHEMA)
         s = given_rows(ssc, [*[None] * 9, [("a", 1)], [("a", 1)], [("a", 1)]], SCHEMA)
@@ -351,36 +353,39 @@ def test_rows_of_an_initial_state_expire_as_if_they_had_come_just_before(tmp_pat
     assert seen["expired"] == {10: [], 11: [], 12: [("z", 1)]}
 
 
-# --- what is refused at the start
+# --- what the start refuses
 
 REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
-    "a column that is not there": (lambda s: s.select("nope"), "output 'out' cannot work: .*nope"),
+    "a missing column": (lambda s: s.select("nope"), "output 'out' cannot work: .*nope"),
     "a column that a step has dropped": (lambda s: s.select("k").select("v"), "output 'out' cannot work: .*`v`"),
-    "a column that a query names": (lambda s: s.sql("select nope from batch"), "output 'out' cannot work: .*nope"),
+    "a missing column in a query": (lambda s: s.sql("select nope from batch"), "output 'out' cannot work: .*nope"),
     "a column of the wrong type": (lambda s: s.flat_map(F.col("v"), "x"), "output 'out' cannot work: .*BIGINT"),
     "an aggregate of the wrong type": (
         lambda s: s.reduce_by_key("k", {"n": agg.sum("of")}),
         "output 'out' cannot work: .*ARRAY",
     ),
-    "streams that do not fit": (lambda s: s.union(s.select("k")), "output 'out' cannot work: .*"),
-    "a column that a window lacks": (
+    "a union of streams with different columns": (lambda s: s.union(s.select("k")), "output 'out' cannot work: .*"),
+    "a missing key of a window": (
         lambda s: s.reduce_by_key_and_window("nope", {"n": agg.count()}, "2s"),
         "output 'out' cannot work: .*nope",
     ),
-    "a column that is missing where all are counted": (
+    "a missing column before counting by value": (
         lambda s: s.select("nope").count_by_value(),
         "a step of the job cannot work: .*nope",
     ),
-    "a transform that returns no frame": (
+    "a transform that does not return a DataFrame": (
         lambda s: s.transform(lambda frame: frame.count()),  # type: ignore[arg-type,return-value]
         "given to transform returned int, expected a DataFrame",
     ),
-    "a window that is no multiple of the interval": (lambda s: s.window("1500ms"), "window 1500ms is no multiple"),
+    "a window that is not a multiple of the interval": (
+        lambda s: s.window("1500ms"),
+        "window 1500ms is not a multiple",
+    ),
     "a window over a state": (
         lambda s: s.update_state_by_key("k", {"n": agg.count()}).filter("n > 1").window("2s"),
-        "a window over a running state cannot be rebuilt",
+        "a window over a state cannot be rebuilt",
     ),
-    "two states of one name": (
+    "two states with the same name": (
         lambda s: s.update_state_by_key("k", {}, name="x").union(s.update_state_by_key("k", {}, name="x")),
         "two states are named 'x'",
     ),
@@ -388,7 +393,7 @@ REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_refused_at_the_start_is(what: str, tmp_path: Path) -> None:
+def test_the_start_refuses(what: str, tmp_path: Path) -> None:
     define, message = REFUSED[what]
     with pytest.raises(UsageError, match=message):
         run_ticks(
@@ -396,7 +401,7 @@ def test_refused_at_the_start_is(what: str, tmp_path: Path) -> None:
         )
 
 
-def test_two_outputs_or_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_outputs_or_sources_with_the_same_name_are_refused(tmp_path: Path) -> None:
     def two_outputs(ssc: StreamingContext) -> dict[str, FrameStream]:
         rows = given_rows(ssc, [], SCHEMA)
         rows.for_each_rdd(print, name="out")

@@ -1,4 +1,4 @@
-"""Spark properties as data: what the operator gave wins, and the files under conf/ say the same."""
+"""Spark properties as data: what the operator sets wins, and the files in conf/ equal the presets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparkstream_kit import settings
 CONF = Path(__file__).parent.parent / "conf"
 
 
-def test_apply_sets_what_is_missing_and_keeps_what_is_there(spark: SparkSession) -> None:
+def test_apply_sets_missing_properties_and_keeps_those_that_are_set(spark: SparkSession) -> None:
     conf = SparkConf(loadDefaults=False).set("spark.task.maxFailures", "1")
     assert settings.apply(conf, settings.YARN_HIGH_AVAILABILITY, settings.BACKPRESSURE) is conf
     wanted = {p.name: p.value for p in (*settings.YARN_HIGH_AVAILABILITY, *settings.BACKPRESSURE)}
@@ -31,7 +31,7 @@ def test_the_first_preset_that_names_a_property_wins(spark: SparkSession) -> Non
 
 
 @pytest.mark.parametrize(("master", "python"), [("local[4]", sys.executable), ("yarn", None)])
-def test_workers_run_the_drivers_python_where_they_are_on_its_machine(
+def test_workers_run_the_drivers_python_if_they_are_on_its_machine(
     master: str, python: str | None, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", {})
@@ -40,7 +40,7 @@ def test_workers_run_the_drivers_python_where_they_are_on_its_machine(
 
 
 @pytest.mark.parametrize("preset", [*settings.PRESETS.values(), settings.YARN_CLUSTER])
-def test_every_property_is_named_once_in_its_preset_and_has_a_reason(preset: settings.Preset) -> None:
+def test_every_property_appears_once_in_its_preset_and_has_a_reason(preset: settings.Preset) -> None:
     assert len({p.name for p in preset}) == len(preset)
     assert all(p.reason and p.value for p in preset)
 
@@ -53,7 +53,7 @@ def test_every_property_is_named_once_in_its_preset_and_has_a_reason(preset: set
         ("yarn.conf", [settings.YARN_HIGH_AVAILABILITY, settings.WRITE_AHEAD_LOG, settings.BACKPRESSURE]),
     ],
 )
-def test_the_files_for_spark_submit_say_what_the_presets_say(file: str, presets: list[settings.Preset]) -> None:
+def test_the_files_for_spark_submit_equal_the_presets(file: str, presets: list[settings.Preset]) -> None:
     expected = settings.properties_file(*presets)
     assert (CONF / file).read_text() == expected, f"conf/{file} must be:\n{expected}"
 
@@ -68,13 +68,13 @@ def test_the_files_for_spark_submit_say_what_the_presets_say(file: str, presets:
         ("spark.sql.shuffle.partitions", False),
     ],
 )
-def test_what_spark_shows_hides_passwords_of_urls(text: str, hidden: bool) -> None:
+def test_spark_redacts_passwords_in_urls(text: str, hidden: bool) -> None:
     (redaction,) = settings.REDACTION
     assert bool(re.search(redaction.value, text)) == hidden
 
 
 def test_receivers_store_serialized_blocks_once_in_memory_or_on_disk(spark: SparkSession) -> None:
-    # PySpark's name for it is MEMORY_AND_DISK, because Python's data is always serialized
+    # PySpark calls it MEMORY_AND_DISK, because data from Python is always serialized
     assert settings.RECEIVER_STORAGE == StorageLevel.MEMORY_AND_DISK
     stored = spark.sparkContext.parallelize([1]).persist(settings.RECEIVER_STORAGE)
     assert str(stored.getStorageLevel()) == "Disk Memory Serialized 1x Replicated"
@@ -110,7 +110,7 @@ ssc.stop()
 
 
 @pytest.mark.slow
-def test_a_bare_receiver_writes_ahead_before_its_lines_are_processed(tmp_path: Path) -> None:
+def test_a_bare_receiver_logs_lines_ahead_of_processing_them(tmp_path: Path) -> None:
     job = tmp_path / "receiving.py"
     job.write_text(RECEIVING)
     with socket.create_server(("127.0.0.1", 0)) as server:

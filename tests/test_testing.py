@@ -1,4 +1,4 @@
-"""The DStream operations of Spark's guide under run_batches, and what run_batches promises itself."""
+"""The DStream operations of Spark's guide under run_batches, and what run_batches itself guarantees."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -22,12 +22,12 @@ Case = tuple[Callable[..., Any], list[list[list[Any]]], list[Any]]
 
 
 def newest(values: list[str], state: str | None) -> str | None:
-    """An update function that forgets a key when its value is "bye"."""
+    """An update function that drops a key when its value is "bye"."""
     state = values[-1] if values else state
     return None if state == "bye" else state
 
 
-# operation -> (program, batches of each input, elements of each batch of the output in any order)
+# operation -> (program, batches of each input, elements of each output batch in any order)
 BASIC: dict[str, Case] = {
     "map": (lambda s: s.map(str), [[[1, 2], [], [3]]], [["1", "2"], [], ["3"]]),
     "flatMap": (lambda s: s.flatMap(str.split), [[["a b", ""], ["c"]]], [["a", "b"], ["c"]]),
@@ -42,7 +42,11 @@ BASIC: dict[str, Case] = {
     ),
     "count": (lambda s: s.count(), [[["a", "b"], [], ["c"]]], [[2], [0], [1]]),
     "countByValue": (lambda s: s.countByValue(), [[["a", "b", "a"], ["b"]]], [[("a", 2), ("b", 1)], [("b", 1)]]),
-    "reduce, which gives nothing for an empty batch": (lambda s: s.reduce(add), [[[1, 2, 3], [], [4]]], [[6], [], [4]]),
+    "reduce, which yields nothing for an empty batch": (
+        lambda s: s.reduce(add),
+        [[[1, 2, 3], [], [4]]],
+        [[6], [], [4]],
+    ),
     "union": (lambda s, t: s.union(t), [[[1], [2]], [[1], [3]]], [[1, 1], [2, 3]]),
     "transform": (lambda s: s.transform(lambda rdd: rdd.distinct()), [[[1, 1], [2]]], [[1], [2]]),
     "transform with the batch time": (
@@ -121,7 +125,7 @@ WINDOWS: dict[str, Case] = {
         [None, [1, 2], None, [2, 3, 4], None],
     ),
     "a slide as long as the window": (lambda s: s.window(2, 2).count(), [[[1], [2], [3], []]], [None, [2], None, [1]]),
-    "countByWindow, which gives nothing for an empty window": (
+    "countByWindow, which yields nothing for an empty window": (
         lambda s: s.countByWindow(2, 1),
         [[["a"], ["b", "c"], [], []]],
         [[1], [3], [2], []],
@@ -142,7 +146,7 @@ WINDOWS: dict[str, Case] = {
         [[[("a", 1)], [("a", 2)], [("b", 3)], [("a", 4)]]],
         [None, [("a", 3)], None, [("a", 6), ("b", 3)]],
     ),
-    # Spark inverts only where a window has at least five slides
+    # Spark uses the inverse only if a window has at least five slides
     "reduceByKeyAndWindow with an inverse keeps keys at zero": (
         lambda s: s.reduceByKeyAndWindow(add, sub, 5, 1),
         [[[("a", 1)], [], [], [], [], [("b", 2)]]],
@@ -153,7 +157,7 @@ WINDOWS: dict[str, Case] = {
         [[[("a", 1)], [], [], [], [], [("b", 2)]]],
         [[("a", 1)]] * 5 + [[("b", 2)]],
     ),
-    "reduceByKeyAndWindow with an inverse gives what it gives without one": (
+    "reduceByKeyAndWindow with an inverse yields the same as without one": (
         lambda s: s.reduceByKeyAndWindow(add, sub, 5, 1),
         [[[("a", 2**n)] for n in range(7)]],
         [[("a", total)] for total in (1, 3, 7, 15, 31, 62, 124)],
@@ -176,7 +180,7 @@ STATE: dict[str, Case] = {
         [[[("a", 1)], [("a", 2), ("b", 3)], []]],
         [[("a", 1)], [("a", 3), ("b", 3)], [("a", 3), ("b", 3)]],
     ),
-    "updateStateByKey forgets a key whose state is None": (
+    "updateStateByKey drops a key whose state is None": (
         lambda s: s.updateStateByKey(newest),
         [[[("a", "hi"), ("b", "hi")], [("a", "bye")], [("a", "again")]]],
         [[("a", "hi"), ("b", "hi")], [("b", "hi")], [("a", "again"), ("b", "hi")]],
@@ -197,41 +201,41 @@ def in_any_order(batches: list[list[Any] | None]) -> list[list[Any] | None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_an_operation_gives_in_each_batch_what_sparks_guide_says(name: str) -> None:
+def test_an_operation_yields_in_each_batch_what_sparks_guide_says(name: str) -> None:
     build, inputs, expected = CASES[name]
     assert in_any_order(run_batches(build, *inputs)) == in_any_order(expected)
 
 
-# --- what run_batches promises -----------------------------------------------------------------------------
+# --- what run_batches guarantees
 
 
-def test_several_outputs_come_back_as_a_tuple_in_their_order() -> None:
+def test_a_tuple_of_streams_returns_a_tuple_in_the_same_order() -> None:
     sizes, words = run_batches(lambda s: (s.count(), s), [["a", "b"], []])
     assert sizes == [[2], [0]]
     assert words == [["a", "b"], []]
 
 
-def test_one_output_in_a_tuple_comes_back_in_a_tuple() -> None:
+def test_one_stream_in_a_tuple_returns_a_tuple() -> None:
     assert run_batches(lambda s: (s,), [["a"]]) == ([["a"]],)
 
 
-def test_a_program_that_gives_no_stream_to_watch_runs_its_own_outputs() -> None:
+def test_a_program_that_returns_no_stream_runs_its_own_outputs() -> None:
     batches = []
 
     assert run_batches(lambda s: s.foreachRDD(lambda rdd: batches.append(rdd.collect())), [["a"], ["b"]]) == ()
     assert batches == [["a"], ["b"]]
 
 
-def test_an_input_that_ends_early_goes_on_with_empty_batches() -> None:
+def test_an_input_that_ends_early_continues_with_empty_batches() -> None:
     assert run_batches(lambda s, t: s.union(t), [[1]], [[2], [3], [4]]) == [[1, 2], [3], [4]]
 
 
-def test_more_batches_than_the_inputs_have_can_be_asked_for() -> None:
+def test_more_batches_than_the_inputs_have_can_be_requested() -> None:
     assert run_batches(lambda s: s.window(2), [["a"]], batches=4) == [["a"], ["a"], [], []]
     assert run_batches(lambda s: s.count(), [], batches=2) == [[0], [0]]
 
 
-def test_the_batch_interval_sets_the_batch_times_and_what_windows_count_in() -> None:
+def test_the_batch_interval_sets_the_batch_times_and_how_many_batches_a_window_has() -> None:
     def build(s: Any) -> Any:
         return s.window(1).transform(lambda time, rdd: rdd.map(lambda x: (time.timestamp(), x)))
 
@@ -242,7 +246,7 @@ def test_the_batch_interval_sets_the_batch_times_and_what_windows_count_in() -> 
     ]
 
 
-def test_the_same_program_gives_the_same_result_every_time() -> None:
+def test_the_same_program_has_the_same_result_every_time() -> None:
     def build(s: Any) -> Any:
         return s.map(lambda word: (word, 1)).updateStateByKey(running_sum)
 
@@ -250,7 +254,7 @@ def test_the_same_program_gives_the_same_result_every_time() -> None:
     assert run_batches(build, batches) == run_batches(build, batches)
 
 
-def test_an_error_in_transform_comes_back_as_itself() -> None:
+def test_an_error_in_transform_is_raised_as_it_is() -> None:
     class Mine(ValueError): ...
 
     def fail(rdd: RDD[Any]) -> RDD[Any]:
@@ -260,7 +264,7 @@ def test_an_error_in_transform_comes_back_as_itself() -> None:
         run_batches(lambda s: s.transform(fail), [["a"]])
 
 
-def test_an_error_in_foreach_rdd_comes_back_as_itself() -> None:
+def test_an_error_in_foreach_rdd_is_raised_as_it_is() -> None:
     def fail(rdd: RDD[Any]) -> None:
         raise ValueError("in foreachRDD")
 
@@ -268,7 +272,7 @@ def test_an_error_in_foreach_rdd_comes_back_as_itself() -> None:
         run_batches(lambda s: s.foreachRDD(fail), [["a"]])
 
 
-def test_an_error_in_a_later_batch_comes_back_too() -> None:
+def test_an_error_in_a_later_batch_is_raised_too() -> None:
     def fail_at_2(time: datetime, rdd: RDD[Any]) -> RDD[Any]:
         if time.timestamp() == 2:
             raise ValueError("in batch 2")
@@ -278,7 +282,7 @@ def test_an_error_in_a_later_batch_comes_back_too() -> None:
         run_batches(lambda s: s.transform(fail_at_2), [["a"], ["b"], ["c"]])
 
 
-def test_an_error_of_an_earlier_output_is_not_lost_behind_a_later_one_that_succeeds() -> None:
+def test_an_error_of_one_output_is_not_hidden_by_a_later_output_that_succeeds() -> None:
     def fail(rdd: RDD[Any]) -> None:
         raise ValueError("the first output")
 
@@ -290,17 +294,17 @@ def test_an_error_of_an_earlier_output_is_not_lost_behind_a_later_one_that_succe
         run_batches(build, [["a"]])
 
 
-def test_an_error_on_a_worker_comes_back_with_the_workers_traceback() -> None:
+def test_an_error_on_a_worker_is_raised_with_the_workers_traceback() -> None:
     with pytest.raises(PythonException, match=r"ZeroDivisionError: (integer )?division"):
         run_batches(lambda s: s.map(lambda n: 1 // n), [[1], [0]])
 
 
-def test_an_error_in_build_comes_back_as_itself() -> None:
+def test_an_error_in_build_is_raised_as_it_is() -> None:
     with pytest.raises(ValueError, match="multiple"):
         run_batches(lambda s: s.window(1.5), [["a"]])
 
 
-def test_what_spark_refuses_in_foreach_rdd_comes_back_as_a_failed_batch(tmp_path: Path) -> None:
+def test_an_error_of_spark_in_foreach_rdd_is_raised_as_a_failed_batch(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
 
@@ -312,7 +316,7 @@ def test_what_spark_refuses_in_foreach_rdd_comes_back_as_a_failed_batch(tmp_path
 
 
 @pytest.mark.parametrize("failing", [lambda n: 1 // n, lambda n: n.missing], ids=["worker", "attribute"])
-def test_a_run_that_failed_leaves_nothing_to_the_next(failing: Callable[[Any], Any]) -> None:
+def test_a_failed_run_leaves_nothing_behind_for_the_next(failing: Callable[[Any], Any]) -> None:
     def build(s: Any) -> Any:
         return s.map(lambda n: ("n", n)).updateStateByKey(running_sum)
 
@@ -322,12 +326,12 @@ def test_a_run_that_failed_leaves_nothing_to_the_next(failing: Callable[[Any], A
     assert run_batches(build, [[1], [2]]) == [[("n", 1)], [("n", 3)]]
 
 
-def test_the_manual_clock_does_not_stay_in_the_settings(spark: SparkSession) -> None:
+def test_the_manual_clock_does_not_remain_in_the_settings(spark: SparkSession) -> None:
     run_batches(lambda s: s.count(), [[1]])
     assert not spark.sparkContext.getConf().contains("spark.streaming.clock")
 
 
-def test_a_batch_that_every_output_skips_is_a_batch() -> None:
+def test_a_batch_that_every_output_skips_counts_as_a_batch() -> None:
     assert run_batches(lambda s: s.window(2, 2), [["a"]], batches=3) == [None, ["a"], None]
 
 

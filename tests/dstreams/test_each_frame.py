@@ -1,4 +1,4 @@
-"""each_frame: the batches of any bare DStream as frames; lines never pass through a Python worker."""
+"""each_frame: the batches of any bare DStream as DataFrames; lines never pass through a Python worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def no_python_worker(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> No
 def run_text_stream(
     spark: SparkSession, incoming: Path, text: str, define: Callable[[DStream[str]], threading.Event]
 ) -> None:
-    """A bare context on files: one arrives, then wait until the event that `define` gives is set."""
+    """A bare context on files: one arrives, then wait until the event that `define` returns is set."""
     staged = incoming.with_suffix(".staged")
     staged.write_text(text)
     incoming.mkdir()
@@ -69,7 +69,7 @@ def test_lines_of_files_reach_the_function_without_a_python_worker(
     assert sorted(rows) == ["", "last line", "müller"]
 
 
-def test_lines_stay_lines_through_windows_and_unions(
+def test_lines_need_no_python_worker_after_windows_and_unions_either(
     spark: SparkSession, tmp_path: Path, no_python_worker: None
 ) -> None:
     rows: list[str] = []
@@ -83,7 +83,7 @@ def test_lines_stay_lines_through_windows_and_unions(
     assert set(rows) == {"one"}
 
 
-def test_without_a_python_worker_other_streams_do_fail(spark: SparkSession, no_python_worker: None) -> None:
+def test_other_streams_fail_without_a_python_worker(spark: SparkSession, no_python_worker: None) -> None:
     with pytest.raises(Exception, match="/no/such/python"):
         each_frame(lambda frame: frame.count())(spark.sparkContext.parallelize([("a", 1)]).map(lambda row: row))
 
@@ -94,12 +94,12 @@ def frame_of(rdd: RDD[tuple[str, int]], schema: str | None = None) -> list[DataF
     return frames
 
 
-def test_other_batches_become_frames_with_the_schema_given(spark: SparkSession) -> None:
+def test_other_batches_become_dataframes_with_the_given_schema(spark: SparkSession) -> None:
     (frame,) = frame_of(spark.sparkContext.parallelize([("a", 1), ("b", 2)]), "word string, n int")
     assert_df_equality(frame, spark.createDataFrame([("a", 1), ("b", 2)], "word string, n int"))
 
 
-def test_an_empty_batch_with_a_schema_is_an_empty_frame(spark: SparkSession) -> None:
+def test_an_empty_batch_with_a_schema_is_an_empty_dataframe(spark: SparkSession) -> None:
     (frame,) = frame_of(spark.sparkContext.parallelize([], 1), "word string, n int")
     assert_df_equality(frame, spark.createDataFrame([], "word string, n int"))
 
@@ -113,5 +113,5 @@ def test_an_empty_batch_without_a_schema_is_skipped(spark: SparkSession) -> None
     assert frame_of(spark.sparkContext.parallelize([], 1)) == []
 
 
-def test_the_callback_returns_nothing_because_spark_would_take_it_for_an_rdd(spark: SparkSession) -> None:
+def test_the_callback_returns_none_because_spark_would_take_anything_else_for_an_rdd(spark: SparkSession) -> None:
     assert each_frame(lambda frame: frame)(spark.sparkContext.parallelize([("a", 1)])) is None  # type: ignore[func-returns-value]

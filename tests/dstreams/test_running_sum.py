@@ -13,7 +13,7 @@ def test_a_total_of_zero_is_a_total() -> None:
 
 
 @given(st.lists(st.lists(st.integers())))
-def test_running_over_batches_gives_the_sum_of_all_values(batches: list[list[int]]) -> None:
+def test_the_total_after_all_batches_is_the_sum_of_all_values(batches: list[list[int]]) -> None:
     total = None
     for batch in batches:
         total = running_sum(batch, total)

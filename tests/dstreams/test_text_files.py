@@ -1,4 +1,4 @@
-"""text_files: complete or not there, once per batch, under a name that no other batch has."""
+"""text_files: each batch is written completely or not at all, once, under a name that no other batch has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Save = Callable[[datetime, RDD[Any]], None]
 
 
 class Tapped:
-    """As much of a DStream as an output needs; keeps the callback, so that a test can run any batch."""
+    """What an output needs of a DStream; keeps the callback, so that a test can run any batch."""
 
     def foreachRDD(self, callback: Save) -> None:
         self.save = callback
@@ -35,7 +35,7 @@ def saver(directory: Path, suffix: str = "", **options: bool) -> Save:
 
 
 def batch_time(ms: int) -> datetime:
-    """The time of a batch as PySpark gives it to a callback: local, without a zone."""
+    """The time of a batch as PySpark passes it to a callback: local, without a time zone."""
     return datetime.fromtimestamp(ms / 1000)
 
 
@@ -62,7 +62,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_each_batch_of_a_bare_dstream_has_its_directory(spark: SparkSession, tmp_path: Path) -> None:
+def test_each_batch_of_a_bare_dstream_has_its_own_directory(spark: SparkSession, tmp_path: Path) -> None:
     ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
     given = [spark.sparkContext.parallelize(batch) for batch in (["a", "b"], ["c"])]
     stream, over = ssc.queueStream(given), threading.Event()
@@ -70,13 +70,13 @@ def test_each_batch_of_a_bare_dstream_has_its_directory(spark: SparkSession, tmp
     stream.foreachRDD(lambda rdd: over.set() if rdd.isEmpty() else None)
     ssc.start()
     try:
-        assert over.wait(60), "no batch after the given ones"
+        assert over.wait(60), "there was no batch after the given ones"
     finally:
         ssc.stop(stopSparkContext=False)
     found = batches(tmp_path)
     assert sorted(found.values()) == [["a", "b"], ["c"]]
     first, second = sorted(found)
-    assert int(second[6:-4]) - int(first[6:-4]) == 100, "names are batch times, one interval apart"
+    assert int(second[6:-4]) - int(first[6:-4]) == 100, "the names must be batch times, one interval apart"
 
 
 def test_the_name_is_the_exact_batch_time_with_the_suffix(tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
@@ -85,20 +85,22 @@ def test_the_name_is_the_exact_batch_time_with_the_suffix(tmp_path: Path, lines:
     assert batches(tmp_path) == {"batch-1700000000001": ["a"], "batch-1700000000999.log": ["b"]}
 
 
-def test_the_hour_that_repeats_when_daylight_saving_ends_has_its_own_names(
+def test_batches_in_the_hour_that_repeats_when_daylight_saving_ends_have_different_names(
     tmp_path: Path, lines: Callable[..., RDD[str]], berlin: None
 ) -> None:
     summer, winter = 1_792_888_200_500, 1_792_891_800_500  # 25 October 2026, 02:30:00.5, twice
     times = batch_time(summer), batch_time(winter)
     assert times[0].timetuple()[:6] == times[1].timetuple()[:6] == (2026, 10, 25, 2, 30, 0)
-    assert rddToFileName("", None, times[0]) == rddToFileName("", None, times[1]), "as saveAsTextFiles names them"
+    assert rddToFileName("", None, times[0]) == rddToFileName("", None, times[1]), (
+        "saveAsTextFiles gives both the same name"
+    )
     for each, word in zip(times, ("summer", "winter"), strict=True):
         saver(tmp_path)(each, lines(word))
     assert batches(tmp_path) == {f"batch-{summer}": ["summer"], f"batch-{winter}": ["winter"]}
 
 
 @pytest.mark.parametrize(("keep_empty", "directories"), [(True, {f"batch-{BATCH_MS}": []}), (False, {})])
-def test_an_empty_batch_leaves_a_directory_only_where_asked(
+def test_an_empty_batch_leaves_a_directory_only_if_requested(
     keep_empty: bool, directories: dict[str, list[str]], tmp_path: Path, lines: Callable[..., RDD[str]]
 ) -> None:
     saver(tmp_path, keep_empty=keep_empty)(batch_time(BATCH_MS), lines())
@@ -113,14 +115,16 @@ def test_a_batch_that_runs_again_replaces_its_first_attempt(tmp_path: Path, line
 
 
 @pytest.mark.parametrize("keep_empty", [True, False])
-def test_an_empty_rerun_keeps_what_is_there(keep_empty: bool, tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
+def test_an_empty_rerun_keeps_what_the_first_attempt_wrote(
+    keep_empty: bool, tmp_path: Path, lines: Callable[..., RDD[str]]
+) -> None:
     save = saver(tmp_path, keep_empty=keep_empty)
     save(batch_time(BATCH_MS), lines("kept"))
     save(batch_time(BATCH_MS), lines())
     assert batches(tmp_path) == {f"batch-{BATCH_MS}": ["kept"]}
 
 
-def test_an_attempt_that_dies_halfway_is_never_seen(tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
+def test_an_attempt_that_fails_halfway_is_never_visible(tmp_path: Path, lines: Callable[..., RDD[str]]) -> None:
     def die_at_second(line: str) -> str:
         if line == "second":
             raise OSError("no space left on device")
@@ -129,7 +133,7 @@ def test_an_attempt_that_dies_halfway_is_never_seen(tmp_path: Path, lines: Calla
     save = saver(tmp_path)
     with pytest.raises(Exception, match="no space left on device"):
         save(batch_time(BATCH_MS), lines("first", "second").map(die_at_second))
-    assert list(tmp_path.iterdir()), "the attempt has left something"
+    assert list(tmp_path.iterdir()), "the attempt must have left something"
     assert batches(tmp_path) == {}
     save(batch_time(BATCH_MS), lines("first", "second"))
     assert batches(tmp_path) == {f"batch-{BATCH_MS}": ["first", "second"]}

@@ -207,9 +207,9 @@ def test_each_program_says_how_it_is_run() -> None:
 @pytest.mark.parametrize(
     ("course", "words", "sentence"),
     [
-        (p03_bytes_served, "{tmp}/missing {tmp}/rejected", "'{tmp}/missing' is not a directory: make it"),
+        (p03_bytes_served, "{tmp}/missing {tmp}/rejected", "'{tmp}/missing' is not a directory: create it"),
         (p03_bytes_served, "{tmp} {tmp}/file/below", "cannot write into '{tmp}/file/below' ("),
-        (p04_one_client, "{tmp} ::1 soon", "'soon' is no duration: write 500ms"),
+        (p04_one_client, "{tmp} ::1 soon", "invalid duration 'soon': use for example 500ms"),
         (p04_one_client, "{tmp}", "got 1 arguments, expected: arriving address [batch_interval]"),
         (p05_lines_per_batch, "127.0.0.1 1", "nobody listens on 127.0.0.1:1 (Connection refused): start the sender"),
         (p05_lines_per_batch, "127.0.0.1 http", "'http' is no port: give a number from 1 to 65535"),
@@ -217,11 +217,11 @@ def test_each_program_says_how_it_is_run() -> None:
         (
             p06_last_five_seconds,
             "{tmp} 5s 1500ms",
-            "slide 1500ms is no multiple of the batch interval 1s: use 1s or 2s",
+            "slide 1500ms is not a multiple of the batch interval 1s: use 1s or 2s",
         ),
-        (p06_last_five_seconds, "{tmp} 5s 2s 2s", "window 5s is no multiple of the batch interval 2s: use 4s or 6s"),
+        (p06_last_five_seconds, "{tmp} 5s 2s 2s", "window 5s is not a multiple of the batch interval 2s: use 4s or 6s"),
         (p07_running_count, "{tmp} {tmp}/file", "cannot write into '{tmp}/file/checkpoint' ("),
-        (p10_windows, "{tmp} {tmp}/home 10s -2s", "'-2s' is no duration"),
+        (p10_windows, "{tmp} {tmp}/home 10s -2s", "invalid duration '-2s'"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_2(
@@ -253,7 +253,7 @@ def test_a_bad_duration_is_told_before_spark_starts(tmp_path: Path) -> None:
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
     (told,) = err.splitlines()
-    assert told.startswith("error: '1 fortnight' is no duration: write 500ms")
+    assert told.startswith("error: invalid duration '1 fortnight': use for example 500ms")
 
 
 def test_a_receiver_without_a_core_for_the_batches_is_refused() -> None:
