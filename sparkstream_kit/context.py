@@ -20,11 +20,12 @@ from pyspark.streaming import StreamingContext
 
 from . import durations, settings
 from .bridge import dataframes, jvm, streaming
+from .bridge.callbacks import check_callbacks
 from .checks import check_cores, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
-from .errors import StopRequested, UsageError
+from .errors import CheckpointRefused, StopRequested, UsageError
 from .recovery.home import Home
 from .recovery.lease import acquire
 from .recovery.offset_log import OffsetLog
@@ -63,6 +64,7 @@ def get_or_create(
     driver holds, or receivers that leave no core.
     """
     interval = durations.milliseconds(batch_interval)
+    check_callbacks()
     active = StreamingContext.getActive()
     if active is not None:
         return active
@@ -94,7 +96,7 @@ def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, inte
     ssc = checkpoints.recover_or(create, checkpoint)
     found = streaming.batch_interval_ms(ssc)
     if found != interval:
-        raise UsageError(
+        raise CheckpointRefused(
             f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, "
             f"not {durations.text(interval)}: keep the interval, or name a new checkpoint directory"
         )

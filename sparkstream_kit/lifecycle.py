@@ -23,7 +23,7 @@ from pyspark.streaming.listener import StreamingListener
 
 from . import durations
 from .bridge import hadoop, jvm, streaming
-from .bridge.callbacks import callback_errors
+from .bridge.callbacks import callback_errors, check_callbacks
 from .durations import Duration
 from .engine import batches
 from .errors import BatchFailed, ReceiverFailed, UsageError
@@ -37,8 +37,9 @@ DRAIN_LIMIT = 60_000
 
 def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
     """Start, wait, drain, stop; returns the exit code for `sys.exit`. `stop_when` says what ends it."""
+    check_callbacks()
     asked = threading.Event()
-    with _signals(asked.set):  # from before the start: batches run before anybody waits for them
+    with _signals(asked.set):  # before the start: a signal may come while the context starts
         ssc.start()
         return stop_when(ssc, lambda: asked.is_set() or flag(), poll=poll)
 

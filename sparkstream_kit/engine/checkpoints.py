@@ -13,7 +13,7 @@ import pyspark
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming, surgery
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, UsageError
 from ..recovery import storage
 from ..recovery.home import Home
 from .graph import Graph
@@ -53,6 +53,8 @@ def write_first(ssc: StreamingContext) -> None:
         return
     try:
         surgery.write_first_checkpoint(ssc)
+    except UsageError as error:  # of an unsupported PySpark
+        raise CheckpointRefused(str(error)) from error
     except Exception as error:
         raise CheckpointRefused(
             f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
@@ -111,8 +113,9 @@ def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
     before = json.loads(storage.read(note)) if storage.exists(note) else []
     try:
         gaps = surgery.leave_out_downtime(ssc, until, before, silent=1)  # the stream that only ticks
-    except jvm.JavaError as error:  # a Java that lets nobody set final fields
-        log.warning("all batch times of the downtime run first, which may take a while: %s", jvm.reason(error))
+    except (jvm.JavaError, UsageError) as error:  # a Java without access to final fields, an unsupported PySpark
+        why = str(error) if isinstance(error, UsageError) else jvm.reason(error)
+        log.warning("all batches of the downtime run first, which may take a while: %s", why)
         return
     if gaps != before:
         storage.write(note, json.dumps(gaps))
