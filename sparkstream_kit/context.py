@@ -55,14 +55,24 @@ def get_or_create(
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
     `max_per_batch` limits the records (for files: files) per source and batch; without it a backlog is read in batches
     that take about one interval. With `drain` the job processes what is available now, in one batch unless
-    `max_per_batch` is given, and nothing after that. A checkpoint that cannot be resumed is set aside; one with
-    received records only with `give_up_received`, which is meant for a single start. If receivers keep a write-ahead
-    log, a first checkpoint is written here, so that nothing is lost if the driver is killed early.
+    `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
+    one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
+    write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early.
 
     Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
     or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
     checkpoint that cannot be read, resumed or written; HomeInUse if another driver holds the home; HomeDamaged,
     NewerFormat or StateRefused for what is in it; StopRequested if a stop was requested while the job was down.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark = local_session()  # get_or_create uses the running session; without one it creates its own
+    >>> lines = []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a", "b"]]).foreachRDD(lambda rdd: lines.extend(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ss.run(ssc, lambda: len(lines) == 2, poll="10ms"), lines
+    (0, ['a', 'b'])
     """
     interval = durations.milliseconds(batch_interval)
     check_callbacks()
@@ -129,7 +139,7 @@ def at_home(
         raise UsageError(f"got a limit of {max_per_batch} records per batch (max_per_batch), expected at least 1")
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
-        log.warning("no home was given: the job runs from %s, a temporary one, and cannot be resumed", path)
+        log.warning("no home was given: the job runs from a temporary one, %s, and next time starts from scratch", path)
     settings.apply_live(graph.session, settings.FRAMES)
     dataframes.silence_expected_warnings()
     home = Home.open(path)

@@ -36,7 +36,19 @@ DRAIN_LIMIT = 60_000
 
 
 def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
-    """Start, wait, drain and stop; returns the exit code for `sys.exit`, as `stop_when` does."""
+    """Start, wait, drain and stop; returns the exit code for `sys.exit`, as `stop_when` does.
+
+    Raises UsageError for an unsupported PySpark, before anything starts.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, batches = local_session(), []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a"], ["b"]]).foreachRDD(lambda rdd: batches.append(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ss.run(ssc, lambda: len(batches) >= 2, poll="10ms"), batches[:2]
+    (0, [['a'], ['b']])
+    """
     check_callbacks()
     asked = threading.Event()
     with _signals(asked.set):  # before the start: a signal may come while the context starts
@@ -51,6 +63,17 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
     means stop: the restarted job drains what is pending and ends. After a stop the next start creates the marker again.
     A note in the checkpoint directory tells the two cases apart, so a job without a checkpoint always starts. Returns
     the exit code of `stop_when`; raises UsageError if the marker cannot be created.
+
+    >>> import pathlib, tempfile
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, marker = local_session(), pathlib.Path(tempfile.mkdtemp(), "running")
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a"]]).foreachRDD(lambda rdd: marker.unlink(missing_ok=True))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ssc.start()
+    >>> ss.stop_on_marker(ssc, str(marker), poll="10ms")
+    0
     """
     directory = streaming.checkpoint_directory(ssc)
     note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
@@ -82,6 +105,16 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     own next output, so it stays in the checkpoint and the next start runs it again. In a notebook the kernel survives:
     the context is stopped without a drain, and BatchFailed or ReceiverFailed is raised. A flag that raises is logged
     and called again.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, lines = local_session(), []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a", "b"]]).foreachRDD(lambda rdd: lines.extend(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ssc.start()
+    >>> ss.stop_when(ssc, lambda: len(lines) == 2, poll="10ms"), lines
+    (0, ['a', 'b'])
     """
     asked = threading.Event()
     with _signals(asked.set), _failed_batches_held() as failures:

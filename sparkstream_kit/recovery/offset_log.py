@@ -5,9 +5,9 @@
     offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed
     offsets/drain           the end offsets of a drain, from its start until it has reached them
 
-At most the newest entry lacks its done mark. An entry is never overwritten: a second driver that writes n finds that it
-exists, or that n has been compacted, since the highest compacted entry never goes back, even if a driver is paused
-during a compaction.
+At most the newest entry lacks its done mark. An entry is never overwritten: a second driver that writes n finds it
+there, or finds that the log has been compacted beyond it. The highest compacted entry counts, so a driver that was
+paused during a compaction cannot undo a later one.
 """
 
 from __future__ import annotations
