@@ -1,6 +1,6 @@
 """A patch of PySpark's `pyspark.streaming.util.TransformFunction.call`, which runs every callback of a DStream.
 
-PySpark 4.2.1; 4.0 to 4.3 have the same. Any other is refused before it is patched.
+PySpark 4.2.1, and the same in 4.3.0. One with other signatures is refused before it is patched.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
     """Pass exceptions raised in transform and foreachRDD callbacks to `note`; PySpark keeps only their text.
 
     `note` runs in the thread of the callback, before Spark sees the exception. Raises UsageError, and patches nothing,
-    if PySpark's TransformFunction is not the one of 4.0 to 4.3.
+    if PySpark's TransformFunction is another one than the patch was written for.
     """
     check_callbacks()
     call = TransformFunction.call

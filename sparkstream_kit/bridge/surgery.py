@@ -1,6 +1,6 @@
 """Surgery on Spark's checkpoint: one before the first batch, and no empty batches of a downtime after a restart.
 
-Classes are in org.apache.spark.streaming, Spark 4.2.1; 4.0 to 4.3 have the same. Any other is refused.
+Classes are in org.apache.spark.streaming, Spark 4.2.1, with the same members in 4.0.0 and 4.3.0. Others are refused.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _FIRST_CHECKPOINT = {
         "JobScheduler StreamingContext.scheduler()",
     ),
     "DStreamGraph": ("void DStreamGraph.start(Time)",),
+    "scheduler.JobScheduler": ("Clock JobScheduler.clock()",),
     "Time": ("Time(long)",),
 }
 """The members that `write_first_checkpoint` relies on, by class, without packages."""
@@ -42,6 +43,7 @@ _DOWNTIME = {
         "ReceiverInputDStream[] DStreamGraph.getReceiverInputStreams()",
         "DStream[] DStreamGraph.getOutputStreams()",
     ),
+    "scheduler.JobScheduler": ("Clock JobScheduler.clock()",),
     "dstream.DStream": (
         "List DStream.dependencies()",
         "boolean DStream.mustCheckpoint()",
@@ -59,7 +61,7 @@ def write_first_checkpoint(ssc: StreamingContext) -> None:
     of what its receivers have stored. A copy of the graph is started in its place, as DStreamGraph.start can be called
     only once; JobGenerator.restart runs all batches since the time of a checkpoint (Checkpoint.serialize, deserialize).
 
-    Raises UsageError, and writes nothing, if Spark's classes are not those of 4.0 to 4.3.
+    Raises UsageError, and writes nothing, if Spark's classes do not declare the members that this relies on.
     """
     _check_members(_FIRST_CHECKPOINT)
     streaming, bytes_in = view().org.apache.spark.streaming, view().java.io.ByteArrayInputStream
@@ -92,7 +94,7 @@ def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, si
     Returns the gaps that are skipped; pass them again after the next restart, whose checkpoint may still be the same.
 
     What restart reads are final fields of Checkpoint, set by reflection. Raises UsageError, and changes nothing, if
-    Spark's classes are not those of 4.0 to 4.3. Cost: one py4j call for each pending batch and each DStream.
+    Spark's classes do not declare the members that this relies on. Cost: some py4j calls per pending batch and DStream.
     """
     _check_members(_DOWNTIME)
     recovered = ssc._jssc.ssc()
