@@ -1,6 +1,6 @@
-"""StreamingContexts: a new one, or the one in a checkpoint, or one that continues from its home.
+"""StreamingContexts: a new one, one recovered from a checkpoint, or one that continues from its home.
 
-Every function takes or returns a plain `pyspark.streaming.StreamingContext`; `lifecycle` starts and stops it.
+The functions take and return a plain `pyspark.streaming.StreamingContext`; `lifecycle` starts and stops it.
 
     ssc = get_or_create(build, checkpoint="hdfs:///jobs/served", batch_interval="1s")  # context, definition
     ssc.start()                                                                        # start
@@ -20,11 +20,12 @@ from pyspark.streaming import StreamingContext
 
 from . import _spark, durations, settings
 from .bridge import dataframes, jvm, streaming
+from .bridge.callbacks import check_callbacks
 from .checks import check_cores, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
-from .errors import StopRequested, UsageError
+from .errors import CheckpointRefused, StopRequested, UsageError
 from .recovery.home import Home
 from .recovery.lease import acquire
 from .recovery.offset_log import OffsetLog
@@ -45,24 +46,36 @@ def get_or_create(
     give_up_received: bool = False,
     conf: SparkConf | None = None,
 ) -> StreamingContext:
-    """The active context, or the one in the checkpoint, or a new one defined by `build(ssc)`.
+    """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
 
-    The Spark session is made from live settings first, so a recovered job obeys today's `--conf` and not that of its
-    first start. Without a master it runs locally. In a notebook a context that is already running is returned as it is.
+    The SparkSession is created from live settings first, so a recovered job obeys today's `--conf` and not that of its
+    first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged.
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
-    `max_per_batch` limits the records (or files) of a source in one batch; without it a backlog comes in batches of
-    about one interval. With `drain` the job processes everything that is there now, in one batch unless `max_per_batch`
-    says otherwise, and then nothing more. A checkpoint that cannot be resumed is set aside; if it holds received
-    records, only with `give_up_received`, which is meant for one start. With receivers and a write-ahead log a first
-    checkpoint is written here, so that a driver killed early forgets nothing.
+    `max_per_batch` limits the records (for files: files) per source and batch; without it a backlog is read in batches
+    that take about one interval. With `drain` the job processes what is available now, in one batch unless
+    `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
+    one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
+    write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early.
 
-    Raises UsageError for a bad interval, a checkpoint or home that cannot be written or read, one that was made
-    with another interval, a definition without outputs or with columns that do not exist, a home that another
-    driver holds, or receivers that leave no core.
+    Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
+    or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
+    checkpoint that cannot be read, resumed or written; HomeInUse if another driver holds the home; HomeDamaged,
+    NewerFormat or StateRefused for what is in it; StopRequested if a stop was requested while the job was down.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark = local_session()  # get_or_create uses the running session; without one it creates its own
+    >>> lines = []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a", "b"]]).foreachRDD(lambda rdd: lines.extend(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ss.run(ssc, lambda: len(lines) == 2, poll="10ms"), lines
+    (0, ['a', 'b'])
     """
     interval = durations.milliseconds(batch_interval)
+    check_callbacks()
     active = StreamingContext.getActive()
     if active is not None:
         return active
@@ -94,12 +107,12 @@ def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, inte
     ssc = checkpoints.recover_or(create, checkpoint)
     found = streaming.batch_interval_ms(ssc)
     if found != interval:
-        raise UsageError(
+        raise CheckpointRefused(
             f"the checkpoint {checkpoint!r} was made with a batch interval of {durations.text(found)}, "
             f"not {durations.text(interval)}: keep the interval, or name a new checkpoint directory"
         )
     if graph_of(ssc).outputs:
-        raise UsageError("streams of frames live in a home: give get_or_create home= instead of checkpoint=")
+        raise UsageError("got checkpoint= for a job with FrameStreams: pass home= to get_or_create instead")
     return ssc
 
 
@@ -112,18 +125,21 @@ def at_home(
     give_up_received: bool = False,
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
-    """Bring a freshly built graph together with what its home remembers."""
+    """The context on which a newly built graph continues from its home; the errors are those of `get_or_create`.
+
+    `retry_for` is the time in seconds for which a failing output is retried.
+    """
     graph = graph_of(fresh)
     if not graph.outputs:
         raise UsageError("the job defines no output: call outputs.console or another output in build")
     endless = [name for name, source in graph.sources.items() if not source.bounded]
     if drain and endless:
-        raise UsageError(f"a drain needs sources with an end, and {endless[0]!r} has none: leave out the drain")
+        raise UsageError(f"cannot drain {endless[0]!r}, a source that never ends: start the job without a drain")
     if max_per_batch is not None and max_per_batch < 1:
-        raise UsageError(f"got a limit of {max_per_batch} records a batch (max_per_batch), expected at least 1")
+        raise UsageError(f"got a limit of {max_per_batch} records per batch (max_per_batch), expected at least 1")
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
-        log.warning("no home was given: the job runs from %s and does not survive its end", path)
+        log.warning("no home was given: the job runs from a temporary one, %s, and next time starts from scratch", path)
     settings.apply_live(graph.session, settings.FRAMES)
     dataframes.silence_expected_warnings()
     home = Home.open(path)
@@ -131,13 +147,13 @@ def at_home(
     try:
         if home.stop_pending():
             home.mark_stopped()
-            raise StopRequested(f"a stop was asked for while the job was down, so it stays stopped ({path})")
+            raise StopRequested(f"a stop was requested while the job was down, so it stays stopped ({path})")
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")
         ssc = fresh
-        if streaming.output_count(fresh) > 1:  # there are receivers or plain DStreams, which need Spark's checkpoint
+        if streaming.output_count(fresh) > 1:  # receivers or plain DStreams, which need Spark's checkpoint
             ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
             check_cores(ssc)
             checkpoints.write_first(ssc)
@@ -152,18 +168,18 @@ def at_home(
 
 
 def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> SparkSession:
-    """The running session as it is, or one made from spark-submit's settings, then `conf`, then the presets.
+    """The running session unchanged, or a new one with spark-submit's settings, then `conf`, then the presets.
 
-    A local master, which is Spark's own choice where nobody names one, brings the local preset.
+    With a local master, which is Spark's default, the local preset is applied, too.
     """
     if jvm.is_running():
         return SparkSession.builder.getOrCreate()
     if _spark.use().found != _spark.PATH:
         log.info("using %s", _spark.use())
     conf = conf or SparkConf()
-    # passed at the launch, since Spark turns it on in what it takes for a shell
+    # at launch, since Spark turns it on in what it takes for a shell
     jvm.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))
-    live = SparkConf()  # only now: what spark-submit was given is known to the JVM alone
+    live = SparkConf()  # only now: spark-submit's settings are in the JVM
     for name, value in conf.getAll():
         live.setIfMissing(name, value)
     if (live.get("spark.master") or "local").startswith("local"):
@@ -173,7 +189,7 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
 
 
 def new_context(session: SparkSession, interval_ms: int) -> StreamingContext:
-    """A StreamingContext without PySpark's notice that DStreams are old, which the user of this kit knows."""
+    """A StreamingContext, without PySpark's warning that DStreams are deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         seconds = durations.seconds(f"{interval_ms}ms")

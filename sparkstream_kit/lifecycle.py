@@ -1,6 +1,6 @@
-"""The life of a started context: waited for, drained and stopped, or ended at once when a batch fails.
+"""Run a context until it is drained and stopped, or end the process at once when a batch fails.
 
-Every function takes a plain `pyspark.streaming.StreamingContext`.
+The functions take a plain `pyspark.streaming.StreamingContext`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pyspark.streaming.listener import StreamingListener
 
 from . import durations
 from .bridge import hadoop, jvm, streaming
-from .bridge.callbacks import callback_errors
+from .bridge.callbacks import callback_errors, check_callbacks
 from .durations import Duration
 from .engine import batches
 from .errors import BatchFailed, ReceiverFailed, UsageError
@@ -32,24 +32,48 @@ log = logging.getLogger(__name__)
 
 
 DRAIN_LIMIT = 60_000
-"""Milliseconds that a drain may take, unless three batch intervals are more."""
+"""Milliseconds that a drain may take, or three batch intervals if that is longer."""
 
 
 def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
-    """Start, wait, drain, stop; returns the exit code for `sys.exit`. `stop_when` says what ends it."""
+    """Start, wait, drain and stop; returns the exit code for `sys.exit`, as `stop_when` does.
+
+    Raises UsageError for an unsupported PySpark, before anything starts.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, batches = local_session(), []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a"], ["b"]]).foreachRDD(lambda rdd: batches.append(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ss.run(ssc, lambda: len(batches) >= 2, poll="10ms"), batches[:2]
+    (0, [['a'], ['b']])
+    """
+    check_callbacks()
     asked = threading.Event()
-    with _signals(asked.set):  # from before the start: batches run before anybody waits for them
+    with _signals(asked.set):  # before the start: a signal may come while the context starts
         ssc.start()
         return stop_when(ssc, lambda: asked.is_set() or flag(), poll=poll)
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:
-    """Wait until somebody deletes the marker file, then drain and stop; `yarn application -kill` cannot do that.
+    """Wait until somebody deletes the marker file, then drain and stop, which `yarn application -kill` does not.
 
-    The marker is a file on any Hadoop file system, created here. If it is deleted while the job is down after a crash,
-    it still means stop: the restarted job drains what is pending and ends. After a stop requested in this way the next
-    start creates the marker again; a note in the checkpoint tells the two apart, so a job without a checkpoint always
-    starts. Returns the exit code of `stop_when`.
+    The marker is a file on any Hadoop file system, created here. Deleting it while the job is down after a crash still
+    means stop: the restarted job drains what is pending and ends. After a stop the next start creates the marker again.
+    A note in the checkpoint directory tells the two cases apart, so a job without a checkpoint always starts. Returns
+    the exit code of `stop_when`; raises UsageError if the marker cannot be created.
+
+    >>> import pathlib, tempfile
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, marker = local_session(), pathlib.Path(tempfile.mkdtemp(), "running")
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a"]]).foreachRDD(lambda rdd: marker.unlink(missing_ok=True))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ssc.start()
+    >>> ss.stop_on_marker(ssc, str(marker), poll="10ms")
+    0
     """
     directory = streaming.checkpoint_directory(ssc)
     note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
@@ -77,10 +101,20 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     0   drained and stopped
     1   a batch failed, a receiver stopped storing data, or the drain took longer than 60 s and three batch intervals
 
-    After a failed batch the process ends here, at once and without a drain: nothing runs past the batch, not even the
-    next output of the same one, so it stays in the checkpoint and the next start runs it again. In a notebook the
-    kernel survives, the context is stopped without a drain, and BatchFailed is raised. A flag that raises is logged and
-    called again.
+    After a failure the process ends here, at once and without a drain: nothing runs past a failed batch, not even its
+    own next output, so it stays in the checkpoint and the next start runs it again. In a notebook the kernel survives:
+    the context is stopped without a drain, and BatchFailed or ReceiverFailed is raised. A flag that raises is logged
+    and called again.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, lines = local_session(), []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a", "b"]]).foreachRDD(lambda rdd: lines.extend(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ssc.start()
+    >>> ss.stop_when(ssc, lambda: len(lines) == 2, poll="10ms"), lines
+    (0, ['a', 'b'])
     """
     asked = threading.Event()
     with _signals(asked.set), _failed_batches_held() as failures:
@@ -121,12 +155,12 @@ def _wait(
     failures: list[BaseException],
     poll: float,
 ) -> None:
-    next_question = 0.0
+    next_call = 0.0
     while not asked.is_set():
         if failures:
             raise _failed(failures[0])
-        if time.monotonic() >= next_question:
-            next_question = time.monotonic() + poll
+        if time.monotonic() >= next_call:
+            next_call = time.monotonic() + poll
             try:
                 if flag():
                     return
@@ -149,7 +183,7 @@ def _drain(ssc: StreamingContext, failures: list[BaseException]) -> None:
                 f"the drain did not end within {durations.text(limit)}: the next start processes what is left"
             )
         stopper.join(0.1)
-    ssc.awaitTerminationOrTimeout(0)  # raises what failed outside of Python
+    ssc.awaitTerminationOrTimeout(0)  # raises errors from outside Python
 
 
 def _background(call: Callable[..., object], *arguments: object) -> threading.Thread:
@@ -159,7 +193,7 @@ def _background(call: Callable[..., object], *arguments: object) -> threading.Th
 
 
 class _Receivers(StreamingListener):
-    """Notices a receiver that has stopped storing data, which Spark goes on to show as active."""
+    """Notices a receiver that stopped storing data, which Spark still shows as active."""
 
     def __init__(self, failures: list[BaseException]):
         self._failures = failures
@@ -185,10 +219,10 @@ def _failed(error: BaseException) -> BatchFailed | ReceiverFailed:
 
 @contextlib.contextmanager
 def _failed_batches_held() -> Iterator[list[BaseException]]:
-    """The errors of the driver's callbacks; the thread of a failed one is held until the end.
+    """A list of the errors raised in callbacks; the thread of a failed callback is blocked until the end.
 
-    Otherwise Spark would continue with the next output or batch before anybody hears of the failure, and it forgets a
-    failed output if a later one of the same batch succeeds (JobScheduler.handleJobCompletion).
+    Otherwise Spark would start the next output or batch before the failure is seen, and it forgets a failed output if a
+    later one of the same batch succeeds (JobScheduler.handleJobCompletion).
     """
     failures: list[BaseException] = []
     over = threading.Event()
@@ -207,13 +241,13 @@ def _failed_batches_held() -> Iterator[list[BaseException]]:
 def _end_process(message: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # in a thread of its own: a signal may have interrupted this one while it talks to the JVM
+    # in another thread: a signal may have interrupted this one during a py4j call
     _background(jvm.halt, 1, message).join(5)
     os._exit(1)
 
 
 def in_notebook() -> bool:
-    """Whether this is an interactive session, whose process must not be ended."""
+    """Whether this is an interactive session, whose process must survive."""
     return hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
 
 
@@ -236,9 +270,9 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 
         return handle
 
-    # Ctrl-C reaches Python and the JVM: each counts its own signals, or one would be two
-    of_python = handler()
-    previous = {s: signal.signal(s, of_python) for s in (signal.SIGTERM, signal.SIGINT)}
+    # Ctrl-C reaches both Python and the JVM: each counts its own signals, or one would count twice
+    in_python = handler()
+    previous = {s: signal.signal(s, in_python) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         with jvm.jvm_signals(("TERM", "INT"), handler()):
             yield

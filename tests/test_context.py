@@ -1,4 +1,4 @@
-"""get_or_create and stop_when on bare contexts of the test session; tests/faults kills whole jobs."""
+"""get_or_create on bare contexts of the test's SparkSession; tests/faults kills whole jobs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
+from pyspark.streaming.util import TransformFunction
 
 from sparkstream_kit import context, dstreams, lifecycle
 from sparkstream_kit.bridge import streaming
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import CheckpointRefused, UsageError
 
 Build = Callable[[StreamingContext], None]
 
@@ -26,7 +27,7 @@ def incoming(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(spark: SparkSession, incoming: Path) -> Iterator[Build]:
-    """A definition that prints the files of a directory; its context is stopped after the test."""
+    """A definition that prints the files of a directory; its contexts are stopped after the test."""
     made: list[StreamingContext] = []
 
     def build(ssc: StreamingContext) -> None:
@@ -47,7 +48,7 @@ def test_the_first_start_calls_the_definition_with_a_new_context(spark: SparkSes
     assert not streaming.is_recovered(ssc)
 
 
-def test_a_running_spark_is_used_as_it_is(spark: SparkSession) -> None:
+def test_a_running_spark_is_used_unchanged(spark: SparkSession) -> None:
     spark.conf.set("spark.sql.shuffle.partitions", "7")
     try:
         assert context.live_session().sparkContext is spark.sparkContext
@@ -56,7 +57,7 @@ def test_a_running_spark_is_used_as_it_is(spark: SparkSession) -> None:
         spark.conf.set("spark.sql.shuffle.partitions", "2")
 
 
-def test_a_context_that_runs_is_given_back_and_not_defined_again(build: Build) -> None:
+def test_an_active_context_is_returned_and_not_defined_again(build: Build) -> None:
     running = context.get_or_create(build, batch_interval="100ms")
     running.start()
 
@@ -68,7 +69,7 @@ def test_a_context_that_runs_is_given_back_and_not_defined_again(build: Build) -
 
 @pytest.fixture
 def checkpoint(build: Build, tmp_path: Path) -> str:
-    """A checkpoint that a context of 100ms has left."""
+    """The checkpoint of a context with an interval of 100ms."""
     path = str(tmp_path / "checkpoint")
     ssc = context.get_or_create(build, checkpoint=path, batch_interval="100ms")
     ssc.start()
@@ -76,7 +77,7 @@ def checkpoint(build: Build, tmp_path: Path) -> str:
     return path
 
 
-def test_a_checkpoint_is_recovered_without_the_definition(checkpoint: str) -> None:
+def test_a_checkpoint_is_recovered_without_calling_the_definition(checkpoint: str) -> None:
     def never(ssc: StreamingContext) -> None:
         raise AssertionError("defined again")
 
@@ -85,14 +86,14 @@ def test_a_checkpoint_is_recovered_without_the_definition(checkpoint: str) -> No
     assert streaming.batch_interval_ms(ssc) == 100
 
 
-def test_a_checkpoint_of_another_interval_is_refused_with_both(checkpoint: str, build: Build) -> None:
-    with pytest.raises(UsageError, match="batch interval of 100ms, not 2s: keep the interval, or name a new"):
+def test_a_checkpoint_with_another_interval_is_refused_naming_both(checkpoint: str, build: Build) -> None:
+    with pytest.raises(CheckpointRefused, match="batch interval of 100ms, not 2s: keep the interval, or name a new"):
         context.get_or_create(build, checkpoint=checkpoint, batch_interval="2s")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_line(build: Build, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_sentence(build: Build, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1000").write_bytes(os.urandom(64))
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(CheckpointRefused) as refused:
         context.get_or_create(build, checkpoint=str(tmp_path), batch_interval="1s")
     assert str(refused.value).startswith(f"the checkpoint {str(tmp_path)!r} cannot be read (")
     assert "\n" not in str(refused.value)
@@ -104,13 +105,13 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_before_anything_is_defin
     (tmp_path / "file").touch()
 
     def never(ssc: StreamingContext) -> None:
-        raise AssertionError("defined all the same")
+        raise AssertionError("called all the same")
 
     with pytest.raises(UsageError, match="cannot write into"):
         context.get_or_create(never, checkpoint=str(tmp_path / "file"), batch_interval="1s")
 
 
-def test_an_error_in_the_definition_comes_back_as_it_is(spark: SparkSession, tmp_path: Path) -> None:
+def test_an_error_in_the_definition_is_raised_unchanged(spark: SparkSession, tmp_path: Path) -> None:
     def broken(ssc: StreamingContext) -> None:
         raise ZeroDivisionError("in build")
 
@@ -132,13 +133,24 @@ def test_receivers_that_leave_no_core_are_refused(spark: SparkSession) -> None:
         context.get_or_create(build, batch_interval="1s")
 
 
+def test_a_pyspark_that_is_not_supported_is_refused_before_anything_is_defined(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(ssc: StreamingContext) -> None:
+        raise AssertionError("called all the same")
+
+    monkeypatch.setattr(TransformFunction, "call", lambda self, time, jrdds: None)
+    with pytest.raises(UsageError, match=r"^PySpark .* is not supported .*: use PySpark 4\.0 to 4\.3$"):
+        context.get_or_create(never, batch_interval="1s")
+
+
 @pytest.mark.parametrize("interval", ["soon", 0, "0.1ms"])
-def test_an_interval_that_is_none_is_refused(interval: str | float, build: Build) -> None:
+def test_an_invalid_interval_is_refused(interval: str | float, build: Build) -> None:
     with pytest.raises(UsageError, match="duration"):
         context.get_or_create(build, batch_interval=interval)
 
 
-def test_windows_are_multiples_of_the_interval(build: Build) -> None:
+def test_windows_and_slides_must_be_multiples_of_the_interval(build: Build) -> None:
     ssc = context.get_or_create(build, batch_interval="500ms")
     assert dstreams.window_and_slide(ssc, "5s", "2s") == (5.0, 2.0)
     assert dstreams.window_and_slide(ssc, "5s") == (5.0, 0.5)

@@ -70,7 +70,7 @@ def test_it_ends_in_order_after_the_batches_asked_for(run, tmp_path: Path) -> No
         (["--source", "socket:127.0.0.1:1"], "error: nobody listens on 127.0.0.1:1"),
         (["--source", "generator:?count=1", "--batch-interval", "fast"], "error: invalid duration 'fast'"),
         (["--source", "generator:?count=1", "--home", "/proc/home"], "error: cannot write the home '/proc/home'"),
-        (["--source", "generator:", "--drain"], "error: a drain needs sources with an end, and 'generator' has none"),
+        (["--source", "generator:", "--drain"], "error: cannot drain 'generator', a source that never ends"),
         (["--source", "generator:?count=1", "--stop-after", "soon"], "error: invalid duration 'soon'"),
         (["--source", "generator:?count=1", "--conf", "spark.x"], "error: got --conf spark.x, expected"),
         ([], "error: the job needs one --source, got 0 sources: none"),

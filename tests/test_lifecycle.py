@@ -1,4 +1,4 @@
-"""Waiting for a context, draining and stopping it; signals and failed batches, in a notebook and outside of one."""
+"""Waiting for a context, draining and stopping it; signals and failed batches, in notebooks and elsewhere."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sparkstream_kit.bridge import jvm
 from sparkstream_kit.errors import BatchFailed
 
 
-def after_a_batch(spark: SparkSession, batch: Callable[[RDD[int]], None]) -> tuple[StreamingContext, threading.Event]:
-    """A started bare context that calls `batch` with [1], then with nothing; an event for the first one."""
+def started(spark: SparkSession, batch: Callable[[RDD[int]], None]) -> tuple[StreamingContext, threading.Event]:
+    """A started bare context that calls `batch` with [1], then with empty RDDs; an event for the first call."""
     ssc, began = StreamingContext(spark.sparkContext, 0.1), threading.Event()  # type: ignore[arg-type]
 
     def run(rdd: RDD[int]) -> None:
@@ -40,7 +40,7 @@ def java_process() -> int:
 
 
 def test_a_true_flag_stops_the_context_and_leaves_spark_running(spark: SparkSession) -> None:
-    ssc, began = after_a_batch(spark, lambda rdd: None)
+    ssc, began = started(spark, lambda rdd: None)
     assert lifecycle.stop_when(ssc, began.is_set, poll="10ms") == 0
     assert StreamingContext.getActive() is None
     assert spark.range(3).count() == 3
@@ -52,7 +52,7 @@ def test_run_starts_and_waits_for_the_flag(spark: SparkSession) -> None:
     assert lifecycle.run(ssc, began.is_set, poll="10ms") == 0
 
 
-def test_a_signal_while_the_context_starts_stops_it_when_it_has(
+def test_a_signal_during_the_start_stops_the_started_context(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
@@ -62,8 +62,8 @@ def test_a_signal_while_the_context_starts_stops_it_when_it_has(
     assert lifecycle.run(ssc, poll="10ms") == 0
 
 
-def test_a_context_stopped_by_somebody_else_ends_the_wait(spark: SparkSession) -> None:
-    ssc, began = after_a_batch(spark, lambda rdd: None)
+def test_a_context_stopped_by_another_thread_ends_the_wait(spark: SparkSession) -> None:
+    ssc, began = started(spark, lambda rdd: None)
     stopper = threading.Thread(target=lambda: began.wait(60) and ssc.stop(stopSparkContext=False))
     stopper.start()
     assert lifecycle.stop_when(ssc, lambda: False) == 0
@@ -71,31 +71,31 @@ def test_a_context_stopped_by_somebody_else_ends_the_wait(spark: SparkSession) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_python_stops_and_the_handlers_of_before_are_back(
+def test_a_signal_to_python_stops_the_context_and_the_previous_handlers_are_restored(
     number: signal.Signals, spark: SparkSession
 ) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    ssc, _ = after_a_batch(spark, lambda rdd: None)
+    ssc, _ = started(spark, lambda rdd: None)
 
-    def asks_once() -> bool:
+    def signal_once() -> bool:
         os.kill(os.getpid(), number)
         return False
 
-    assert lifecycle.stop_when(ssc, asks_once, poll="1h") == 0
+    assert lifecycle.stop_when(ssc, signal_once, poll="1h") == 0
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
-def test_a_signal_to_the_jvm_stops(spark: SparkSession) -> None:
-    ssc, _ = after_a_batch(spark, lambda rdd: None)
+def test_a_signal_to_the_jvm_stops_the_context(spark: SparkSession) -> None:
+    ssc, _ = started(spark, lambda rdd: None)
 
-    def asks_once() -> bool:
+    def signal_once() -> bool:
         os.kill(java_process(), signal.SIGTERM)
         return False
 
-    assert lifecycle.stop_when(ssc, asks_once, poll="1h") == 0
+    assert lifecycle.stop_when(ssc, signal_once, poll="1h") == 0
 
 
-def test_the_handlers_of_the_jvm_are_put_back(spark: SparkSession) -> None:
+def test_the_signal_handlers_of_the_jvm_are_restored(spark: SparkSession) -> None:
     heard: list[str] = []
     some = threading.Semaphore(0)
 
@@ -103,7 +103,7 @@ def test_the_handlers_of_the_jvm_are_put_back(spark: SparkSession) -> None:
         return lambda: (heard.append(name), some.release())[1]  # type: ignore[func-returns-value]
 
     def signal_jvm() -> None:
-        os.kill(java_process(), signal.SIGURG)  # ignored by whoever has no handler
+        os.kill(java_process(), signal.SIGURG)  # ignored without a handler
         assert some.acquire(timeout=60)
 
     with jvm.jvm_signals(("URG",), hear("outer")):
@@ -113,8 +113,8 @@ def test_the_handlers_of_the_jvm_are_put_back(spark: SparkSession) -> None:
     assert heard == ["inner", "outer"]
 
 
-def test_a_flag_that_raises_is_reported_and_asked_again(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
-    ssc, _ = after_a_batch(spark, lambda rdd: None)
+def test_a_flag_that_raises_is_logged_and_called_again(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    ssc, _ = started(spark, lambda rdd: None)
     answers = iter([OSError("name node is away"), True])
 
     def flag() -> bool:
@@ -136,10 +136,10 @@ def fail(rdd: RDD[int]) -> None:
     raise ValueError("no such column")
 
 
-def test_a_failed_batch_in_a_notebook_raises_and_stops_the_context_and_python_lives(
+def test_a_failed_batch_in_a_notebook_raises_and_stops_the_context_but_not_python(
     spark: SparkSession, notebook: None
 ) -> None:
-    ssc, _ = after_a_batch(spark, fail)
+    ssc, _ = started(spark, fail)
     with pytest.raises(BatchFailed, match="the next start runs it again: ValueError: no such column") as failed:
         lifecycle.stop_when(ssc, lambda: False)
     assert isinstance(failed.value.__cause__, ValueError)
@@ -147,8 +147,8 @@ def test_a_failed_batch_in_a_notebook_raises_and_stops_the_context_and_python_li
     assert spark.range(3).count() == 3
 
 
-def test_an_error_on_a_worker_is_told_in_one_line(spark: SparkSession, notebook: None) -> None:
-    ssc, _ = after_a_batch(spark, lambda rdd: rdd.foreach(lambda n: [][n]))
+def test_an_error_on_a_worker_is_reported_in_one_line(spark: SparkSession, notebook: None) -> None:
+    ssc, _ = started(spark, lambda rdd: rdd.foreach(lambda n: [][n]))
     with pytest.raises(BatchFailed) as failed:
         lifecycle.stop_when(ssc, lambda: False)
     assert str(failed.value) == ("a batch failed, the next start runs it again: IndexError: list index out of range")
@@ -166,15 +166,15 @@ def test_nothing_runs_past_a_failed_output_not_even_the_next_one(spark: SparkSes
     assert ran == []
 
 
-def test_a_drain_that_does_not_end_is_cut_off(
+def test_a_drain_that_exceeds_its_deadline_fails(
     spark: SparkSession, notebook: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DRAIN_LIMIT", 100)
-    goes_on = threading.Event()
-    ssc, began = after_a_batch(spark, lambda rdd: print("over", goes_on.wait(60)))
+    release = threading.Event()
+    ssc, began = started(spark, lambda rdd: print("over", release.wait(60)))
     try:
         with pytest.raises(BatchFailed, match="the drain did not end within 300ms: the next start"):
             lifecycle.stop_when(ssc, began.is_set, poll="10ms")
     finally:
-        goes_on.set()
+        release.set()
         ssc.awaitTermination()

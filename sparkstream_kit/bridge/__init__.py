@@ -1,4 +1,5 @@
-"""Every py4j crossing of the kit, and nothing else: the rest of the package speaks PySpark's public API.
+"""Every py4j call of the kit, and nothing else: the rest of the package uses PySpark's public API.
 
-Each function names the Spark class it relies on; all were read and tried on Spark 4.2.1.
+Each function names the class it relies on, each module the version. All were read and tested on Spark 4.2.1; `surgery`
+and `callbacks`, the riskiest, refuse a Spark whose signatures differ.
 """

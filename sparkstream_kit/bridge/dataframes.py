@@ -1,4 +1,7 @@
-"""Frames and RDDs: text without Python workers, and local checkpoints that are freed."""
+"""DataFrames and RDDs: text without Python workers, freeing local checkpoints.
+
+Classes are those of PySpark and Spark 4.2.1.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,27 @@ from .jvm import view
 
 
 def is_text(rdd: RDD[Any]) -> bool:
-    """Whether the RDD holds Java strings, as the socket and text file streams of PySpark do (UTF8Deserializer)."""
+    """Whether the RDD holds Java strings, as PySpark's socket and text file streams do (UTF8Deserializer)."""
     return isinstance(rdd._jrdd_deserializer, UTF8Deserializer)
 
 
 def text_frame(session: SparkSession, rdd: RDD[str]) -> DataFrame:
-    """An RDD of Java strings as a frame with the column `value`, without a Python worker (Encoders.STRING)."""
+    """An RDD of Java strings as a DataFrame with the column `value` (string), without a Python worker.
+
+    SparkSession.createDataset with Encoders.STRING.
+    """
     strings = session._jvm.org.apache.spark.sql.Encoders.STRING()  # type: ignore[union-attr]
     return DataFrame(session._jsparkSession.createDataset(rdd._jrdd.rdd(), strings).toDF(), session)
 
 
 def free(frame: DataFrame) -> None:
-    """Drop the blocks of a frame made by localCheckpoint, which DataFrame.unpersist leaves (LogicalRDD.rdd)."""
+    """Drop the blocks of a local checkpoint, which DataFrame.unpersist does not drop (LogicalRDD.rdd)."""
     leaf = frame._jdf.queryExecution().logical()
     if leaf.getClass().getSimpleName() == "LogicalRDD":
         leaf.rdd().unpersist(False)
 
 
 def silence_expected_warnings() -> None:
-    """Silence a warning for every local checkpoint that `free` drops: the kit means it (log4j2's Configurator)."""
+    """Silence the warning for each local checkpoint that `free` drops on purpose (log4j2's Configurator.setLevel)."""
     log4j = view().org.apache.logging.log4j
     log4j.core.config.Configurator.setLevel("org.apache.spark.rdd.MapPartitionsRDD", log4j.Level.ERROR)

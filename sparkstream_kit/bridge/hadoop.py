@@ -1,4 +1,7 @@
-"""Hadoop file systems: what is at a path, small files written whole, listings."""
+"""Hadoop file systems: what is at a path, atomic small files, listings.
+
+Classes are in org.apache.hadoop.fs, of the Hadoop that Spark 4.2.1 brings (3.5.0).
+"""
 
 from __future__ import annotations
 
@@ -11,50 +14,50 @@ from .jvm import context, view
 
 
 def file_system(path: str) -> tuple[Any, Any]:
-    """The file system of a path, and the path as Hadoop has it."""
+    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem)."""
     jpath = view().org.apache.hadoop.fs.Path(path)
     return jpath.getFileSystem(context()._jsc.hadoopConfiguration()), jpath
 
 
 def path_exists(path: str) -> bool:
-    """Whether a file or directory is there, on any Hadoop file system."""
+    """Whether a file or directory exists, on any Hadoop file system (FileSystem.exists)."""
     fs, jpath = file_system(path)
     return bool(fs.exists(jpath))
 
 
 def is_directory(path: str) -> bool:
-    """Whether the path is a directory."""
+    """Whether the path is a directory (FileSystem.getFileStatus)."""
     fs, jpath = file_system(path)
     return bool(fs.exists(jpath)) and bool(fs.getFileStatus(jpath).isDirectory())
 
 
 def others_may_write(path: str) -> bool:
-    """Whether the group or everybody may write to a directory (FsPermission)."""
+    """Whether its group or everybody can write to a directory (FsPermission.toShort)."""
     fs, jpath = file_system(path)
     return bool(int(fs.getFileStatus(jpath).getPermission().toShort()) & 0o022)
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and those above it; fine if it is there."""
+    """Create a directory and its parents; no error if it exists (FileSystem.mkdirs)."""
     fs, jpath = file_system(path)
     if not fs.mkdirs(jpath):
-        raise OSError(f"cannot make the directory {path}")
+        raise OSError(f"cannot create the directory {path}")
 
 
 def create_file(path: str) -> None:
-    """Create an empty file; fine if it is there."""
+    """Create an empty file; no error if it exists (FileSystem.create)."""
     fs, jpath = file_system(path)
     fs.create(jpath, True).close()
 
 
 def delete(path: str) -> bool:
-    """Delete a file or a whole directory; False if it was not there."""
+    """Delete a file or a whole directory; False if it was missing (FileSystem.delete)."""
     fs, jpath = file_system(path)
     return bool(fs.delete(jpath, True))
 
 
 def rename(source: str, target: str) -> None:
-    """Rename to a target that must not be there: Hadoop would nest a directory into an existing one."""
+    """Rename to a target that must not exist: FileSystem.rename would move a directory into an existing one."""
     fs, jsource = file_system(source)
     _, jtarget = file_system(target)
     if fs.exists(jtarget) or not fs.rename(jsource, jtarget):
@@ -62,19 +65,19 @@ def rename(source: str, target: str) -> None:
 
 
 def qualified(path: str) -> str:
-    """The path with scheme and host, as Hadoop resolves it."""
+    """The path with scheme and host (FileSystem.makeQualified)."""
     fs, jpath = file_system(path)
     return str(fs.makeQualified(jpath).toString())
 
 
 def names(path: str) -> list[str]:
-    """The sorted names in a directory; none if it is missing."""
+    """The sorted names in a directory; none if it is missing (FileSystem.listStatus). Cost: two py4j calls per name."""
     fs, jpath = file_system(path)
     return sorted(status.getPath().getName() for status in fs.listStatus(jpath)) if fs.exists(jpath) else []
 
 
 def read_file(path: str) -> str:
-    """The text of a small file; FileNotFoundError if there is none (commons-io's IOUtils, which Hadoop brings)."""
+    """The text of a small file; FileNotFoundError if it is missing (FileSystem.open, commons-io's IOUtils)."""
     fs, jpath = file_system(path)
     if not fs.exists(jpath):
         raise FileNotFoundError(path)
@@ -86,7 +89,7 @@ def read_file(path: str) -> str:
 
 
 def write_new_file(path: str, text: str) -> None:
-    """Create a file with its text, or raise FileExistsError: a rename that refuses to replace decides."""
+    """Create a file with its text, or raise FileExistsError: `rename_new` decides who wins (FileContext.rename)."""
     temporary = _write_beside(path, text)
     if not rename_new(temporary, path):
         delete(temporary)
@@ -94,14 +97,14 @@ def write_new_file(path: str, text: str) -> None:
 
 
 def replace_file(path: str, text: str) -> None:
-    """Create or replace a file in one step (FileContext.rename with OVERWRITE)."""
+    """Create or replace a file atomically (FileContext.rename with OVERWRITE)."""
     _rename(_write_beside(path, text), path, "OVERWRITE")
 
 
 def rename_new(source: str, target: str) -> bool:
-    """Rename a file or directory to a name that is free; False if it is taken.
+    """Rename a file or directory; False if the name is taken.
 
-    FileContext.rename with NONE: atomic on HDFS, but on file:// two of two racing writers can win.
+    FileContext.rename with NONE: atomic on HDFS, but on file:// two racing writers can both win.
     """
     try:
         _rename(source, target, "NONE")
@@ -120,7 +123,7 @@ def _write_beside(path: str, text: str) -> str:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Create or replace a file and bring it to the disk (FSDataOutputStream.hsync)."""
+    """Create or replace a file and force it to disk (FileSystem.create, FSDataOutputStream.hsync)."""
     fs, jpath = file_system(path)
     stream = fs.create(jpath, True)
     stream.write(data)
@@ -129,6 +132,7 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def _rename(source: str, target: str, how: str) -> None:
+    """Rename with an option of Options.Rename (FileContext.rename)."""
     hadoop = view().org.apache.hadoop.fs
     options = getattr(hadoop, "Options$Rename")
     gateway: Any = context()._gateway
@@ -139,9 +143,10 @@ def _rename(source: str, target: str, how: str) -> None:
 
 
 def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]]:
-    """Path and size of the files that match a Hadoop glob and are meant to be read, oldest first, then by name.
+    """Path and size in bytes of the files that match a Hadoop glob, oldest first, then by name (FileSystem.globStatus).
 
-    Hidden and temporary names are passed over, and with `changed_before` (ms since 1970) what is newer.
+    Hidden and temporary names are skipped, and with `changed_before` (ms since 1970) files modified later. Cost: up to
+    six py4j calls per matching file.
     """
     fs, jpattern = file_system(pattern)
     found = []
@@ -157,8 +162,9 @@ def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]
 
 
 def changes(pattern: str) -> dict[str, tuple[int, int]]:
-    """Size and time of the last change (ms since 1970) of each file that a Hadoop glob matches or that is below a
-    directory it matches; none where nothing matches. Names that Spark reads no data from are passed over.
+    """Size in bytes and modification time (ms since 1970) of each file at or below what a Hadoop glob matches.
+
+    FileSystem.globStatus and listFiles. Names that Spark reads no data from are skipped. Cost: six py4j calls per file.
     """
     fs, jpattern = file_system(pattern)
     found = {}
@@ -174,6 +180,6 @@ def changes(pattern: str) -> dict[str, tuple[int, int]]:
 
 
 def file_size(path: str) -> int | None:
-    """Size in bytes; None if the file is not there."""
+    """Size in bytes; None if the file is missing (FileSystem.getFileStatus)."""
     fs, jpath = file_system(path)
     return int(fs.getFileStatus(jpath).getLen()) if fs.exists(jpath) else None

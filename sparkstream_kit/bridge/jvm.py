@@ -1,4 +1,7 @@
-"""The JVM of this process: whether it runs, its errors, its signals, its end."""
+"""The JVM of this process: whether it runs, its errors, its signals, its end.
+
+Private names are those of PySpark's SparkContext, Java and Spark classes those of Spark 4.2.1.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,23 @@ from typing import Any
 from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf, SparkContext, __version__
+
+from ..errors import UsageError
 
 __all__ = ["JavaError"]
 
+SUPPORTED = "4.0 to 4.3"
+"""PySpark versions whose internals are the ones that the kit relies on."""
+
+
+def unsupported(difference: str) -> UsageError:
+    """The error for a PySpark whose internals are not the ones that the kit relies on."""
+    return UsageError(f"PySpark {__version__} is not supported ({difference}): use PySpark {SUPPORTED}")
+
 
 def context() -> SparkContext:
+    """The running SparkContext (SparkContext._active_spark_context); RuntimeError if there is none."""
     sc = SparkContext._active_spark_context
     if sc is None:
         raise RuntimeError("no SparkContext is running")
@@ -23,35 +37,39 @@ def context() -> SparkContext:
 
 
 def view() -> Any:
+    """The classes of the JVM, by their full names (SparkContext._jvm)."""
     return context()._jvm
 
 
 def is_running() -> bool:
-    """Whether this process has a SparkContext."""
+    """Whether this process has a SparkContext (SparkContext._active_spark_context)."""
     return SparkContext._active_spark_context is not None
 
 
 def start_jvm(conf: SparkConf | None = None) -> None:
-    """Start the JVM, or find the one spark-submit started: from then on SparkConf() holds its settings."""
+    """Start the JVM, or connect to the one that spark-submit started (SparkContext._ensure_initialized).
+
+    From then on SparkConf() holds the JVM's settings.
+    """
     SparkContext._ensure_initialized(conf=conf)
 
 
 def jvm_process() -> int | None:
-    """Process id of the JVM, which outlives a Python that is killed for a moment; None if there is none."""
+    """Process id of the JVM, which briefly outlives a killed Python; None without one (java.lang.ProcessHandle)."""
     return int(view().java.lang.ProcessHandle.current().pid()) if is_running() else None
 
 
 def local_cores() -> int:
-    """Cores of a local master, `local[*]` included (SparkContext.numDriverCores, of the companion object)."""
+    """Cores of a local master, `local[*]` included (numDriverCores of SparkContext's companion object)."""
     companion = getattr(getattr(view().org.apache.spark, "SparkContext$"), "MODULE$")
     return int(companion.numDriverCores(context().master))
 
 
 def reason(error: BaseException) -> str:
-    """The line in an error that says what went wrong: the innermost Java cause, or Python's own last line.
+    """The line of an error that says what went wrong: the innermost Java cause, or the last line of a Python error.
 
-    Spark wraps a Python error into "An exception was raised by Python" (driver, PythonDStream) or "was thrown from
-    the Python worker" (PythonException) and the traceback, so the last line of that text is the message.
+    Spark wraps a Python error in "An exception was raised by Python" (driver, PythonDStream) or "was thrown from the
+    Python worker" (PythonException), followed by the traceback, so the last line of that text is the message.
     """
     if isinstance(error, Py4JJavaError):
         java = error.java_exception
@@ -65,17 +83,17 @@ def reason(error: BaseException) -> str:
 
 
 def halt(code: int, message: str) -> None:
-    """Say the last words and end the JVM at once, without shutdown hooks (System.err, Runtime.halt).
+    """Print a final message on the JVM's stderr and halt it, without shutdown hooks (System.err, Runtime.halt).
 
-    The JVM says them, because under spark-submit it passes on what Python prints (PythonRunner), and would be gone
-    before it has. On YARN an ApplicationMaster that is halted counts as failed and is started again, while one that
-    exits by itself unregisters at its last attempt.
+    Under spark-submit the JVM forwards what Python prints (PythonRunner) and would be gone before it has done so, so
+    it prints the message itself. YARN restarts a halted ApplicationMaster as failed, while one that exits by itself
+    unregisters at its last attempt.
     """
     try:
         view().java.lang.System.err.println(message)
     except Exception:
         print(message, file=sys.stderr)
-    with contextlib.suppress(Exception):  # the connection breaks, which is expected
+    with contextlib.suppress(Exception):  # the connection is expected to break
         view().java.lang.Runtime.getRuntime().halt(code)
 
 
@@ -94,9 +112,9 @@ class _JvmSignal:
 
 @contextlib.contextmanager
 def jvm_signals(names: tuple[str, ...], handler: Callable[[], None]) -> Iterator[None]:
-    """Call the handler when the JVM gets one of the signals, instead of its shutdown hooks.
+    """Call the handler instead of the JVM's shutdown hooks when it gets one of the signals (sun.misc.Signal).
 
-    Under spark-submit the JVM is the process an operator signals; its hooks would drop the running batch.
+    Under spark-submit the JVM is the process that an operator signals; its hooks would abort the running batch.
     """
     signals = view().sun.misc
     proxy = _JvmSignal(handler)
@@ -110,8 +128,9 @@ def jvm_signals(names: tuple[str, ...], handler: Callable[[], None]) -> Iterator
 
 
 def python_list(jlist: Any) -> list[Any]:
-    """What is in a java.util.List, which py4j walks through up to NoSuchElementException.
+    """The elements of a short java.util.List, one py4j call each.
 
-    PySpark's CapturedException takes dozens of crossings to make a StopIteration of that: most of what a tick costs.
+    py4j's own iteration ends with a NoSuchElementException, for which PySpark's CapturedException makes dozens of
+    calls before it becomes a StopIteration: most of the cost of a tick.
     """
     return [jlist.get(i) for i in range(jlist.size())]

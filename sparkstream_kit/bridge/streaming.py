@@ -1,4 +1,7 @@
-"""What a StreamingContext knows of itself: interval, receivers, outputs, clock, batches and their events."""
+"""What a StreamingContext knows: its interval, receivers, outputs, clock, batches and events.
+
+Classes are in org.apache.spark.streaming, Spark 4.2.1.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +15,42 @@ from .jvm import context, view
 
 
 def batch_interval_ms(ssc: StreamingContext) -> int:
-    """Batch interval of a context, also of a recovered one (DStreamGraph.batchDuration)."""
+    """Batch interval of a context, new or recovered (DStreamGraph.batchDuration)."""
     return int(ssc._jssc.ssc().graph().batchDuration().milliseconds())
 
 
 def receiver_count(ssc: StreamingContext) -> int:
-    """How many receivers the graph will start, one core each (DStreamGraph.getReceiverInputStreams)."""
+    """Number of receivers that the graph starts, one core each (DStreamGraph.getReceiverInputStreams)."""
     return len(ssc._jssc.ssc().graph().getReceiverInputStreams())
 
 
 def is_recovered(ssc: StreamingContext) -> bool:
-    """Whether the context came out of a checkpoint (StreamingContext.isCheckpointPresent)."""
+    """Whether the context was recovered from a checkpoint (StreamingContext.isCheckpointPresent)."""
     return bool(ssc._jssc.ssc().isCheckpointPresent())
 
 
 def output_count(ssc: StreamingContext) -> int:
-    """How many output operations are defined (DStreamGraph.getOutputStreams)."""
+    """Number of output operations (DStreamGraph.getOutputStreams)."""
     return len(ssc._jssc.ssc().graph().getOutputStreams())
 
 
 def checkpoint_directory(ssc: StreamingContext) -> str | None:
-    """Where the context keeps Spark's checkpoint; None if it keeps none (StreamingContext.checkpointDir)."""
+    """The directory of Spark's checkpoints; None if there are none (StreamingContext.checkpointDir)."""
     directory = ssc._jssc.ssc().checkpointDir()
     return None if directory is None else str(directory)
 
 
 def keeps_received(ssc: StreamingContext) -> bool:
-    """Whether there are receivers that keep a write-ahead log (WriteAheadLogUtils.enableReceiverLog)."""
+    """Whether the context has receivers with a write-ahead log (WriteAheadLogUtils.enableReceiverLog)."""
     conf = ssc._jssc.ssc().conf()
     return receiver_count(ssc) > 0 and bool(conf.getBoolean("spark.streaming.receiver.writeAheadLog.enable", False))
 
 
 def has_unprocessed(ssc: StreamingContext) -> bool:
-    """Whether a context that was stopped has left batches, or received blocks that are in none (ReceiverTracker)."""
+    """Whether a stopped context left batches pending, or received blocks that are in no batch.
+
+    JobScheduler.getPendingTimes, ReceiverTracker.hasUnallocatedBlocks.
+    """
     scheduler = ssc._jssc.ssc().scheduler()
     tracker = scheduler.receiverTracker()
     return bool(not scheduler.getPendingTimes().isEmpty() or (tracker is not None and tracker.hasUnallocatedBlocks()))
@@ -52,7 +58,7 @@ def has_unprocessed(ssc: StreamingContext) -> bool:
 
 @contextlib.contextmanager
 def manual_clock() -> Iterator[None]:
-    """Streaming contexts made inside get Spark's ManualClock (JobGenerator reads spark.streaming.clock once)."""
+    """Contexts created inside use Spark's ManualClock (JobGenerator reads spark.streaming.clock once)."""
     conf = context()._jsc.sc().conf()
     conf.set("spark.streaming.clock", "org.apache.spark.util.ManualClock")
     try:
@@ -67,7 +73,7 @@ def advance_clock(ssc: StreamingContext, ms: int) -> None:
 
 
 def batch_of(event: Any) -> tuple[int, list[str]]:
-    """Time in ms and failures of a StreamingListenerBatchCompleted; it is posted for failed batches too."""
+    """Time in ms and failures of a StreamingListenerBatchCompleted, which is posted for failed batches, too."""
     info = event.batchInfo()
     operations = info.outputOperationInfos()
     reasons = [operations[k].failureReason() for k in operations]
@@ -75,9 +81,9 @@ def batch_of(event: Any) -> tuple[int, list[str]]:
 
 
 def push_failure(event: Any) -> str | None:
-    """What a StreamingListenerReceiverError says of a receiver whose pushing thread has ended; None of other errors.
+    """Why the pushing thread of a receiver ended, from a StreamingListenerReceiverError; None for other errors.
 
-    BlockGenerator.keepPushingBlocks reports the exception and is over; the receiver goes on to be shown as active.
+    BlockGenerator.keepPushingBlocks reports the exception and ends, while Spark still shows the receiver as active.
     """
     info = event.receiverInfo()
     if not info.lastErrorMessage().startswith("Error in block pushing thread"):
@@ -87,9 +93,9 @@ def push_failure(event: Any) -> str | None:
 
 
 def newest_waiting_tick(ssc: StreamingContext) -> int:
-    """Time in ms of the newest batch that has been generated and is not over; or 0.
+    """Time in ms of the newest batch that was generated and has not finished; 0 if there is none.
 
-    JobScheduler.getPendingTimes and Time.ordering; the JVM looks for it, as thousands may be waiting.
+    JobScheduler.getPendingTimes and Time.ordering. The JVM searches, as thousands may be waiting.
     """
     pending = ssc._jssc.ssc().scheduler().getPendingTimes()
     if pending.isEmpty():

@@ -1,23 +1,69 @@
-"""Surgery on Spark's own checkpoint: one before the first batch, and none of a downtime's empty batches after it."""
+"""Surgery on Spark's checkpoint: one before the first batch, and no empty batches of a downtime after a restart.
+
+Classes are in org.apache.spark.streaming, Spark 4.2.1, with the same members in 4.0.0 and 4.3.0. Others are refused.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pyspark.streaming import StreamingContext
 
 from . import hadoop
-from .jvm import context, view
+from .jvm import context, unsupported, view
 from .streaming import batch_interval_ms, checkpoint_directory
+
+_FIRST_CHECKPOINT = {
+    "Checkpoint": (
+        "Checkpoint(StreamingContext,Time)",
+        "byte[] Checkpoint.serialize(Checkpoint,SparkConf)",
+        "Checkpoint Checkpoint.deserialize(InputStream,SparkConf)",
+    ),
+    "StreamingContext": (
+        "StreamingContext(SparkContext,Checkpoint,Duration)",
+        "DStreamGraph StreamingContext.graph()",
+        "JobScheduler StreamingContext.scheduler()",
+    ),
+    "DStreamGraph": ("void DStreamGraph.start(Time)",),
+    "scheduler.JobScheduler": ("Clock JobScheduler.clock()",),
+    "Time": ("Time(long)",),
+}
+"""The members that `write_first_checkpoint` relies on, by class, without packages."""
+
+_DOWNTIME = {
+    "Checkpoint": ("Time Checkpoint.checkpointTime", "Time[] Checkpoint.pendingTimes"),
+    "StreamingContext": (
+        "Checkpoint StreamingContext.initialCheckpoint()",
+        "DStreamGraph StreamingContext.graph()",
+        "JobScheduler StreamingContext.scheduler()",
+    ),
+    "DStreamGraph": (
+        "InputDStream[] DStreamGraph.getInputStreams()",
+        "ReceiverInputDStream[] DStreamGraph.getReceiverInputStreams()",
+        "DStream[] DStreamGraph.getOutputStreams()",
+    ),
+    "scheduler.JobScheduler": ("Clock JobScheduler.clock()",),
+    "dstream.DStream": (
+        "List DStream.dependencies()",
+        "boolean DStream.mustCheckpoint()",
+        "Duration DStream.rememberDuration()",
+    ),
+    "Time": ("Time(long)",),
+}
+"""The members that `leave_out_downtime` relies on, by class, without packages."""
 
 
 def write_first_checkpoint(ssc: StreamingContext) -> None:
     """Write the checkpoint that a context which was never started would write just before its first batch.
 
-    Spark writes its first one after the first batch is generated, and a driver that is killed before forgets what its
-    receivers had stored until then. A copy of the graph is started in its place, as DStreamGraph.start can be called
-    once; JobGenerator.restart runs all batches since the time of a checkpoint (Checkpoint.serialize, deserialize).
+    Spark writes its first one after the first batch is generated, and a driver that is killed before then loses track
+    of what its receivers have stored. A copy of the graph is started in its place, as DStreamGraph.start can be called
+    only once; JobGenerator.restart runs all batches since the time of a checkpoint (Checkpoint.serialize, deserialize).
+
+    Raises UsageError, and writes nothing, if Spark's classes do not declare the members that this relies on.
     """
+    _check_members(_FIRST_CHECKPOINT)
     streaming, bytes_in = view().org.apache.spark.streaming, view().java.io.ByteArrayInputStream
     fresh = ssc._jssc.ssc()
     conf, interval = fresh.conf(), batch_interval_ms(ssc)
@@ -30,32 +76,34 @@ def write_first_checkpoint(ssc: StreamingContext) -> None:
     first = streaming.Checkpoint(twin, streaming.Time(zero + interval))
 
     directory = checkpoint_directory(ssc)
-    temporary = f"{directory}/temp"  # not like a checkpoint's name, which Spark would read
+    temporary = f"{directory}/temp"  # unlike the name of a checkpoint, which Spark would read
     hadoop.write_file(temporary, streaming.Checkpoint.serialize(first, conf))
     hadoop.rename(temporary, f"{directory}/checkpoint-{zero + interval}")
 
 
 Gap = tuple[int, int]
-"""Times in ms, from the first up to, not including, the second."""
+"""Times in ms, from the first up to, but not including, the second."""
 
 
 def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, silent: int) -> list[Gap]:
-    """Let a recovered context run the batches it owes and those up to a time in ms, but none after that until now.
+    """Let a recovered context run its pending batches and those up to a time in ms, but none from then until now.
 
-    JobGenerator.restart runs all since the checkpoint before anything new: for a week at one second that takes hours.
-    They are empty where everything comes from receivers, and can be left out where no step builds on the batch before
-    (DStream.mustCheckpoint); elsewhere this does nothing. `silent` inputs never have anything. Gives the gaps that are
-    left out, to be given again the next time, as the checkpoint may then still be the same.
+    JobGenerator.restart first runs all batches since the checkpoint: for a week at one second that takes hours. They
+    are empty if all input comes from receivers, and can be skipped if no step depends on the batch before
+    (DStream.mustCheckpoint); otherwise this changes nothing. `silent` is the number of inputs that never have data.
+    Returns the gaps that are skipped; pass them again after the next restart, whose checkpoint may still be the same.
 
-    What restart reads are fields of Checkpoint without a setter.
+    What restart reads are final fields of Checkpoint, set by reflection. Raises UsageError, and changes nothing, if
+    Spark's classes do not declare the members that this relies on. Cost: some py4j calls per pending batch and DStream.
     """
+    _check_members(_DOWNTIME)
     recovered = ssc._jssc.ssc()
     graph, checkpoint, interval = recovered.graph(), recovered.initialCheckpoint(), batch_interval_ms(ssc)
     receivers = graph.getReceiverInputStreams()
     if len(graph.getInputStreams()) > len(receivers) + silent or any(map(_looks_back, graph.getOutputStreams())):
         return []
     first = int(checkpoint.checkpointTime().milliseconds())
-    remembered = (receiver.rememberDuration() for receiver in receivers)  # null where no output uses the receiver
+    remembered = (receiver.rememberDuration() for receiver in receivers)  # null if no output uses the receiver
     last = max(first, until) + max((int(d.milliseconds()) for d in remembered if d is not None), default=0)
     now = int(recovered.scheduler().clock().getTimeMillis()) // interval * interval
     resume = max(first, now)
@@ -64,12 +112,12 @@ def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, si
         return []
     time = view().org.apache.spark.streaming.Time
     candidates = range(first, min(last + interval, resume), interval)
-    owed = [
+    pending = [
         *checkpoint.pendingTimes(),
         *(time(t) for t in candidates if not any(begin <= t < end for begin, end in gaps)),
     ]
-    times = context()._gateway.new_array(time, len(owed))  # type: ignore[union-attr]
-    for i, t in enumerate(owed):
+    times = context()._gateway.new_array(time, len(pending))  # type: ignore[union-attr]
+    for i, t in enumerate(pending):
         times[i] = t
     for name, value in (("pendingTimes", times), ("checkpointTime", time(resume))):
         field = checkpoint.getClass().getDeclaredField(name)
@@ -79,12 +127,39 @@ def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, si
 
 
 def _looks_back(dstream: Any) -> bool:
+    """Whether a stream or one it depends on needs the batch before (DStream.mustCheckpoint, dependencies)."""
     parents = dstream.dependencies()
     return dstream.mustCheckpoint() or any(_looks_back(parents.apply(i)) for i in range(parents.size()))
 
 
+def _check_members(expected: dict[str, tuple[str, ...]]) -> None:
+    """Raise UsageError unless Spark's classes declare these members."""
+    for name, members in expected.items():
+        declared = _declared(f"org.apache.spark.streaming.{name}")
+        for member in members:
+            if not any(f" {found}".endswith(f" {member}") for found in declared):
+                raise unsupported(f"org.apache.spark.streaming.{name} does not declare `{member}`")
+
+
+def _declared(name: str) -> list[str]:
+    """What a class declares, such as `public Checkpoint(StreamingContext,Time)`; nothing if there is no such class.
+
+    java.lang.Class by reflection, and scala.runtime.ScalaRunTime.stringOf: one py4j call for a list of members.
+    """
+    try:
+        found = view().java.lang.Class.forName(name)
+    except Exception:  # ClassNotFoundException
+        return []
+    members = (found.getDeclaredConstructors(), found.getDeclaredFields(), found.getDeclaredMethods())
+    text = ", ".join(str(view().scala.runtime.ScalaRunTime.stringOf(array))[len("Array(") : -1] for array in members)
+    return re.sub(r"\b(?:[a-z]\w*\.)+(?=[A-Z])", "", text).split(", ")
+
+
 def count_log_records(path: str) -> int:
-    """Records of a file of a write-ahead log, each after its length (FileBasedWriteAheadLogWriter.write)."""
+    """Records in a file of a write-ahead log, each preceded by its length (FileBasedWriteAheadLogWriter.write).
+
+    Cost: two py4j calls for each record, which is a block of received data; the data itself is not read.
+    """
     fs, jpath = hadoop.file_system(path)
     size, stream = int(fs.getFileStatus(jpath).getLen()), fs.open(jpath)
     at = count = 0

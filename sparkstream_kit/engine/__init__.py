@@ -1,1 +1,1 @@
-"""From ticks to batches: the graph of a job, its states and windows, and what runs them."""
+"""The graph of a job, its states and windows, and the engine that runs them batch by batch."""

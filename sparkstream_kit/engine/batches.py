@@ -1,15 +1,15 @@
-"""The engine: what happens in Spark's job thread at every batch interval.
+"""The engine: what runs in Spark's job thread at every batch interval.
 
-Spark's graph holds two kinds of callbacks, both functions of this module that look up the live engine: `_land` for
-each received stream, then `_dispatch` on a stream that ticks without data. A tick
+Spark's graph holds two kinds of callbacks, functions of this module that look up the live engine: `_land` for each
+received stream, then `_dispatch` on a stream that ticks without data. A tick
 
 1. finishes the last entry of the log if it is not done, with its recorded time and offset ranges;
 2. plans a batch: asks each source for its latest offset and writes the next entry;
-3. runs the outputs, each until it succeeds or the deadline has passed;
-4. advances the states, sometimes writes snapshots of them, and writes the done mark.
+3. runs the outputs, each until it succeeds or the deadline passes;
+4. advances the states, saves snapshots of them every `SNAPSHOT_EVERY` batches, and writes the done mark.
 
-A failure is raised again by every later tick, so that Spark completes no batch after it and keeps them all in its
-checkpoint; whoever waits for the context ends the process.
+Every later tick raises the same failure, so that Spark completes no batch after it and keeps them all in its
+checkpoint; whatever waits for the context ends the process.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SNAPSHOT_EVERY = 20
 """Batches between two snapshots of the states; a restart replays at most this many."""
 
 RETRY_FOR = 600.0
-"""Seconds that a failing output is retried: longer than most outages of a database."""
+"""Seconds for which a failing output is retried: longer than most database outages."""
 
 
 class Engine:
-    """Runs the batches of one graph on one home."""
+    """Runs the batches of one graph and one home."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class Engine:
     ):
         self.graph = graph
         self.finished = 0
-        """Batches done by this process."""
+        """Batches finished by this process."""
         self.written: Counter[str] = Counter()
         """Rows written by this process, for each output that counts them."""
         self.retries: Counter[str] = Counter()
-        """Retries of each output."""
+        """Number of retries of each output."""
         self.errors: dict[str, str] = {}
         """The last error of each output that was retried."""
         self.drained = threading.Event()
@@ -74,14 +74,14 @@ class Engine:
         self._rate = RateController(graph.interval / 1000)
         self._failure: BaseException | None = None
         self._planning_tick = 0
-        """The newest tick that was waiting when a batch ended: it plans for all before it."""
+        """The newest tick that was waiting when a batch ended: it plans for all the earlier ones."""
 
     def activate(self, ssc: StreamingContext) -> None:
         """Register as this process's engine for `ssc`, and start renewing the lease."""
         global _live
         _live, self._ssc = self, ssc
         if not self._drain:
-            self.graph.log.end_drain()  # of a drain that was cut off
+            self.graph.log.end_drain()  # left by a drain that was interrupted
         self._lease.start_renewing(self._lost)
 
     def _lost(self, error: BaseException) -> None:
@@ -111,7 +111,7 @@ class Engine:
     # --- one tick
 
     def guarded(self, step: Callable[[], None]) -> None:
-        """Run a step of a tick; after a failure nothing runs any more, so every later tick stays pending, too."""
+        """Run a step of a tick; after a failure nothing runs, so every later tick stays pending, too."""
         if self._failure is not None:
             raise self._failure
         try:
@@ -137,8 +137,8 @@ class Engine:
     def _is_superseded(self, time: int) -> bool:
         """Whether this tick and a newer one came due during a batch: the newest of them plans for all.
 
-        So after a slow patch the next batch is larger, and the queue of ticks does not grow. Ticks that come due while
-        the others are skipped are not waited for, so batches go on even where every tick is late.
+        So after slow batches the next one is larger, and the queue of ticks does not grow. Ticks that come due while
+        others are skipped do not count, so batches run even if every tick is late.
         """
         if time <= self._planning_tick:
             return time < self._planning_tick
@@ -149,16 +149,16 @@ class Engine:
         return True
 
     def land(self, name: str, time: int, rdd: RDD[Any]) -> None:
-        """Store what was received in a tick, so that it can be read like any other source."""
+        """Store what was received in a tick, so that it can be replayed like any other source."""
         if not rdd.isEmpty():
             schema = self.graph.received[name][1]
             self._lease.check()
             landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time)
 
     def _drain_sources(self, time: int) -> None:
-        """Process everything there is now; what "now" is stays fixed in the log until it has been processed.
+        """Process everything available now; the log keeps the end offsets until they are reached.
 
-        A stop requested meanwhile leaves the rest to the next drain.
+        After a stop request the next drain processes the rest.
         """
         ends = self.graph.log.begin_drain({name: s.latest_offset(None) for name, s in self.graph.sources.items()})
         while not self.stopping.is_set():
@@ -170,7 +170,7 @@ class Engine:
             self._run(entry)
 
     def _plan(self, tick: int, ends: dict[str, Offset] | None = None) -> Entry | None:
-        """Write the next entry; None if there is nothing to do."""
+        """Write the next entry; None if there is nothing to process."""
         last = self.graph.log.last
         time = max(tick, last.time + 1)
         if tick < last.time and ends is None:
@@ -191,7 +191,7 @@ class Engine:
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available)
 
     def _end_offset(self, name: str, source: Source, start: Offset, latest: Offset, *, draining: bool) -> Offset:
-        """Where a batch ends: at `max_per_batch`; without it a drain takes all, else the rate controller decides."""
+        """Where a batch ends: at `max_per_batch`; without it at the latest offset in a drain, else the rate decides."""
         if self._limit is not None:
             return source.limit(start, latest, self._limit)
         return latest if draining else self._rate.end_offset(name, source, start, latest)
@@ -222,7 +222,7 @@ class Engine:
         log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(facts))
 
     def _write_outputs(self, entry: Entry) -> dict[str, int]:
-        """Run every output until it succeeds; the rows written by those that count them."""
+        """Run every output until it succeeds; returns the rows written by each output that counts them."""
         graph = self.graph
         batch = graph.batch(entry)
         written: dict[str, int] = {}
@@ -287,7 +287,7 @@ def _describe(entry: Entry) -> str:
     return ", ".join(f"{name} {start} to {end}" for name, (start, end) in entry.ranges.items()) or "no data"
 
 
-# --- callbacks: all that Spark's checkpoint knows of a job
+# --- callbacks: the only part of a job in Spark's checkpoint
 
 _live: Engine | None = None
 
@@ -308,17 +308,17 @@ def _engine() -> Engine:
 
 
 def register_callbacks(ssc: StreamingContext, graph: Graph, ticks: str) -> None:
-    """Put the callbacks on a context that is not started: each received stream, then the stream that only ticks."""
+    """Register the callbacks on a new context: for each received stream, then for a stream that ticks without data."""
     for name, (dstream, _) in graph.received.items():
 
         def land(time: datetime, rdd: RDD[Any], name: str = name) -> None:
             _land(name, time, rdd)
 
         dstream.foreachRDD(land)
-    # An always empty directory: the one input that ticks without data and survives a checkpoint.
+    # an empty directory: the only input that ticks without data and survives a checkpoint
     ssc.textFileStream(ticks).foreachRDD(_dispatch)
 
 
 def live() -> Engine | None:
-    """The engine of the job that runs in this process, if it has FrameStreams."""
+    """The engine of the job in this process; None for a job without FrameStreams."""
     return _live

@@ -13,7 +13,7 @@ import pyspark
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming, surgery
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, UsageError
 from ..recovery import storage
 from ..recovery.home import Home
 from .graph import Graph
@@ -44,15 +44,17 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
 
 
 def write_first(ssc: StreamingContext) -> None:
-    """Write a checkpoint before the start of a new context whose receivers keep a write-ahead log.
+    """Write a checkpoint of a new context before its start, if its receivers keep a write-ahead log.
 
-    Spark's own first one comes after the first batch, and a driver killed before then forgets what was received. Raises
+    Spark writes its first one after the first batch, and a driver killed before then loses what was received. Raises
     CheckpointRefused if it cannot be written.
     """
     if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
     try:
         surgery.write_first_checkpoint(ssc)
+    except UsageError as error:  # of an unsupported PySpark
+        raise CheckpointRefused(str(error)) from error
     except Exception as error:
         raise CheckpointRefused(
             f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
@@ -62,11 +64,11 @@ def write_first(ssc: StreamingContext) -> None:
 
 
 def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:
-    """The context of the home's checkpoint, or the fresh one if there is none or it had to be set aside.
+    """The context of the home's checkpoint, or the fresh one if there is no checkpoint or it had to be set aside.
 
     A checkpoint of another Spark, Python, batch interval or set of receivers cannot be resumed. It is renamed, never
     deleted, and the job continues from its offset log. One that may hold unprocessed received records is only set aside
-    with `give_up_received`; without it CheckpointRefused says how many blocks there are.
+    with `give_up_received`; without it CheckpointRefused names the number of blocks.
     """
     path, note = home / "checkpoint", home / "fingerprint.json"
     mine = {
@@ -103,7 +105,7 @@ def retire(home: Home, *, give_up_received: bool = False) -> None:
 
 
 def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
-    """Skip batch times in which nothing can have been received, now and after the next crash."""
+    """Skip the batches in which nothing can have been received, now and after the next crash."""
     note, files = home / "downtime.json", storage.names(home / "checkpoint/receivedBlockMetadata")
     until = _received_until(files)
     if not streaming.is_recovered(ssc) or until is None:
@@ -111,8 +113,9 @@ def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
     before = json.loads(storage.read(note)) if storage.exists(note) else []
     try:
         gaps = surgery.leave_out_downtime(ssc, until, before, silent=1)  # the stream that only ticks
-    except jvm.JavaError as error:  # a Java that lets nobody set final fields
-        log.warning("all batch times of the downtime run first, which may take a while: %s", jvm.reason(error))
+    except (jvm.JavaError, UsageError) as error:  # a Java without access to final fields, an unsupported PySpark
+        why = str(error) if isinstance(error, UsageError) else jvm.reason(error)
+        log.warning("all batches of the downtime run first, which may take a while: %s", why)
         return
     if gaps != before:
         storage.write(note, json.dumps(gaps))
@@ -121,9 +124,9 @@ def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
 
 
 def _received_until(names: list[str]) -> int | None:
-    """The time in ms up to which Spark can have assigned received blocks to batches, from the names of its log files.
+    """The time in ms until which Spark may have assigned received blocks to batches, from the names of its log files.
 
-    None if there are none, as with a log of another class.
+    None without such files, for example with another write-ahead log class.
     """
     return max((int(name.rpartition("-")[2]) for name in names if name.startswith("log-")), default=None)
 
@@ -148,7 +151,7 @@ def _set_aside(home: Home, why: str, give_up_received: bool) -> None:
 
 
 def _received_blocks(checkpoint: str) -> int:
-    """Blocks in the receivers' write-ahead logs: unprocessed ones, and those processed of late."""
+    """Number of blocks in the receivers' write-ahead logs: unprocessed ones and recently processed ones."""
     logs = f"{checkpoint}/receivedData"
     files = (f"{logs}/{stream}/{name}" for stream in storage.names(logs) for name in storage.names(f"{logs}/{stream}"))
     return sum(surgery.count_log_records(file) for file in files if file.rpartition("/")[2].startswith("log-"))

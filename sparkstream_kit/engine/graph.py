@@ -1,8 +1,8 @@
 """The graph that a job builds: its sources, states, windows and outputs, and the batches they are computed for.
 
 A stream is a function from a `BatchContext` (one entry of the offset log) to a DataFrame, or to None in a batch that a
-slide skips. Everything follows from the log: the context of an earlier batch gives the same DataFrame again, so windows
-and states are rebuilt by asking for the batches they need. What is kept in memory only saves time.
+slide skips. Everything follows from the log: the context of an earlier batch returns the same DataFrame again, so
+windows and states are rebuilt from the batches they need. What is kept in memory only saves time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..recovery.offset_log import Entry, OffsetLog
 T = TypeVar("T")
 
 DRY_RUN = Entry(0, 0)
-"""The entry of no batch: with it every step runs once on empty frames, at each start."""
+"""Not a batch: at each start every step runs once on empty frames for this entry."""
 
 
 @dataclass
 class BatchContext:
-    """One entry of the log, with the frames that were computed for it."""
+    """One entry of the log and the frames computed for it."""
 
     entry: Entry
     before: int
-    """Recorded time of the entry before, in ms."""
+    """Recorded time of the previous entry, in ms."""
     frames: dict[Compute, DataFrame | None] = field(default_factory=dict)
     cached: list[DataFrame] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class BatchContext:
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether this is the check of the graph on empty frames and not a batch."""
+        """Whether this is the check of the graph on empty frames rather than a batch."""
         return self.entry.n == 0
 
     def fires(self, slide: int) -> bool:
@@ -70,16 +70,16 @@ class Output:
 
 
 class State(Protocol):
-    """A node that carries a frame from batch to batch."""
+    """A node with a frame that each batch updates."""
 
     def at(self, ctx: BatchContext) -> DataFrame:
-        """The state after a batch, made from the newest snapshot and the entries since."""
+        """The state after a batch, built from the newest snapshot and the entries since."""
 
     def save(self, n: int) -> None:
         """Write a snapshot of the state after batch n."""
 
     def oldest_snapshot(self) -> int:
-        """The batch from which the state could still have to be rebuilt; 0: from the beginning."""
+        """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
 
     def reset(self) -> None:
         """Drop what is in memory."""
@@ -104,15 +104,15 @@ class Graph:
         self.sources: dict[str, Source] = {}
         self.received: dict[str, tuple[DStream[Any], StructType | str | None]] = {}
         self.receivers: dict[str, str] = {}
-        """Address and number of the receivers of a stream, where known; a checkpoint only resumes with the same."""
+        """Address and number of a stream's receivers, if known; a checkpoint can only be resumed with the same ones."""
         self.states: dict[str, State] = {}
         self.windows: list[Window] = []
         self.enrichments: dict[str, object] = {}
         self.outputs: dict[str, Output] = {}
         self.shared: dict[str, Any] = {}
-        """What the outputs of one kind share within the job, such as the screen of a terminal."""
+        """What the outputs of one kind share, such as the screen of a terminal."""
         self.first_start_checks: list[Callable[[], None]] = []
-        """Checks for a first start only: later, batches may be pending whatever has become of the outside world."""
+        """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)
@@ -120,23 +120,23 @@ class Graph:
         self._discarded: list[DataFrame] = []
 
     def bind(self, home: Home, log: OffsetLog) -> None:
-        """Give the graph the home it reads from and writes to."""
+        """Set the home and log that the graph reads and writes."""
         self._home, self._log = home, log
 
     @property
     def home(self) -> Home:
-        """The home; only there once a job is being started."""
+        """The home; set by `bind`."""
         assert self._home is not None
         return self._home
 
     @property
     def log(self) -> OffsetLog:
-        """The offset log; only there once a job is being started."""
+        """The offset log; set by `bind`."""
         assert self._log is not None
         return self._log
 
     def check(self) -> None:
-        """Run every step on empty frames, so that a wrong column fails before the first batch."""
+        """Run every step on empty frames, so that a wrong column raises UsageError before the first batch."""
         if self.log.last.n == 0:
             for check in self.first_start_checks:
                 check()
@@ -154,7 +154,7 @@ class Graph:
         return frame
 
     def batch(self, entry: Entry) -> Batch:
-        """What an output may know of an entry."""
+        """What outputs are passed for an entry."""
         time = datetime.fromtimestamp(entry.time / 1000, timezone.utc)
         return Batch(entry.n, time, self.home.id, entry.ranges, entry.end_offsets)
 
@@ -170,7 +170,7 @@ class Graph:
         return [self.context(e) for e in self.log.since(after) if e.time <= until and e.data]
 
     def window_due(self, time: int) -> bool:
-        """Whether a window has to slide at this time although nothing arrived: it has not been seen empty yet."""
+        """Whether a window must slide at this time even without new data: its last result was not empty."""
         last = self.log.last
         return last.last_data > 0 and any(
             time // w.slide > last.time // w.slide and last.last_data > last.time // w.slide * w.slide - w.length
@@ -178,11 +178,11 @@ class Graph:
         )
 
     def discard(self, frame: DataFrame) -> None:
-        """Free a local checkpoint once the batch is over: until then plans may read it."""
+        """Free a local checkpoint when the batch is over; until then query plans may read it."""
         self._discarded.append(frame)
 
     def drop_contexts(self) -> None:
-        """Drop the frames of all batches: the batch is over, or will be retried."""
+        """Drop the frames of all batches, because the batch is over or will be retried."""
         for ctx in self._contexts.values():
             for frame in ctx.cached:
                 frame.unpersist()
@@ -192,7 +192,7 @@ class Graph:
         self._discarded.clear()
 
     def drop_everything(self) -> None:
-        """Drop states and windows in memory, too: blocks were lost, and all is rebuilt from snapshots and log."""
+        """Drop states and windows in memory, too: blocks were lost, so rebuild everything from snapshots and log."""
         self.drop_contexts()
         for state in self.states.values():
             state.reset()
@@ -200,7 +200,7 @@ class Graph:
             window.reset()
 
     def replayable_from(self) -> int:
-        """The newest batch that nothing will need again: states and windows look back to later ones only."""
+        """The newest batch that will not be needed again: states and windows only look back to later ones."""
         last = self.log.last
         first = min([state.oldest_snapshot() for state in self.states.values()], default=last.n)
         oldest = self.log[first + 1] if first < last.n and first >= self.log.compacted_to.n else last
@@ -213,7 +213,7 @@ class Graph:
 def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
     """Register a node of a kind ("states") by the name that identifies it after a restart; UsageError if it is taken.
 
-    Names are never made up from the order of calls: after an upgrade, another order would exchange what they stand for.
+    Names are never derived from the order of calls: reordering them would exchange what the names stand for.
     """
     if not name or "/" in name or name.startswith((".", "_")):
         raise UsageError(f"got the name {name!r}, expected one without / that starts with neither . nor _")
@@ -224,7 +224,7 @@ def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
 
 @contextlib.contextmanager
 def _usage_errors(what: str) -> Iterator[None]:
-    """Errors as UsageError, in one sentence: Spark would print Java's stack, too."""
+    """Raise errors as UsageError, in one sentence and without the Java stack that Spark would log."""
     loggers = [PySparkLogger.getLogger(f"{kind}QueryContextLogger") for kind in ("DataFrame", "SQL")]
     for logger in loggers:
         logger.disabled = True
@@ -240,7 +240,7 @@ def _usage_errors(what: str) -> Iterator[None]:
 
 
 def graph_of(ssc: StreamingContext) -> Graph:
-    """The graph that is being built on a context, which keeps it as an attribute."""
+    """The graph being built on a context, kept as an attribute of the context."""
     graph = vars(ssc).get("_sparkstream_kit_graph")
     if graph is None:
         graph = vars(ssc)["_sparkstream_kit_graph"] = Graph(ssc)

@@ -1,4 +1,4 @@
-"""How much of a backlog one batch takes, learned from how long earlier batches took."""
+"""The size of a batch while there is a backlog, adjusted to how long earlier batches took."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ the interval and a backlog would never shrink."""
 
 
 class RateController:
-    """Ends batches where they are expected to have taken about one interval.
+    """Limits batches to what is expected to take about one interval.
 
-    What arrives within an interval is taken whole as long as it takes less than that; after a downtime of a week the
-    backlog comes in batches of that size.
+    What arrives within an interval is taken whole as long as it takes less than one; after a week of downtime the
+    backlog is read in batches of about one interval each.
     """
 
     def __init__(self, interval: float):
@@ -23,14 +23,14 @@ class RateController:
         self._limited: set[str] = set()
 
     def end_offset(self, name: str, source: Source, start: Offset, latest: Offset) -> Offset:
-        """Where the next batch should end."""
+        """The end offset of the next batch."""
         end = source.limit(start, latest, self._limits.setdefault(name, source.initial_batch_size))
         if end != latest:
             self._limited.add(name)
         return end
 
     def update(self, seconds: float) -> None:
-        """Adjust the limits of the sources that had more than the batch took, given how long the batch took."""
+        """Adjust the limits of the sources that had more than the batch took; `seconds` is how long it ran."""
         self._shortest = min(self._shortest, seconds)
         wanted = max(self._interval, MIN_FACTOR * self._shortest)
         factor = min(max(wanted / max(seconds, 0.001), 0.25), 2.0)

@@ -1,6 +1,6 @@
-"""State: a frame that goes from batch to batch.
+"""State: a frame that each batch updates.
 
-What is in memory only saves time: a state starts from its newest snapshot and replays the entries since.
+What is in memory only saves time: a state is rebuilt from its newest snapshot and the entries since.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ log = logging.getLogger(__name__)
 def batch_literal(number: float) -> Column:
     """A literal that changes every batch without forcing Spark to recompile.
 
-    Spark writes numeric literals into the code it generates, so each batch would be compiled again, 25 ms a stage; an
-    array it passes to that code as an object (Literal.doGenCode, Spark 4.2.1). The index keeps the optimizer from
-    extracting the number.
+    Spark writes numeric literals into generated code, so each batch would be compiled again, 25 ms per stage; an array
+    is passed to that code as an object (Literal.doGenCode, Spark 4.2.1). The index keeps the optimizer from extracting
+    the number.
     """
     return F.get(F.array(F.lit(number)), F.spark_partition_id() * 0)
 
 
 class StateNode:
-    """A frame that each batch turns into the next, in the memory of the executors and now and then on disk.
+    """A frame that each batch turns into the next, in executor memory and, every few batches, in a snapshot.
 
     `empty(new, time)` returns the rows before the first batch, given its recorded time. `advance(state, new, ctx)`
-    returns the rows after a batch, those that leave with it included; `retain(rows, time)` returns the rows that stay,
-    and must be idempotent. `localCheckpoint` keeps Spark's own binary rows and their partitioning by key, so only the
+    returns the rows after a batch, including those that expire with it; `retain(rows, time)` returns the rows that
+    stay, and must be idempotent. `localCheckpoint` keeps Spark's binary rows and their partitioning by key, so only the
     new rows of a batch are shuffled.
     """
 
@@ -53,17 +53,17 @@ class StateNode:
         self._graph, self._source, self._name, self._keys = graph, source, name, column_names(keys)
         self._empty, self._advance, self._retain = empty, advance, retain
         self._frame: DataFrame | None = None  # checkpointed rows
-        self._rows: DataFrame | None = None  # those of them that exist after batch n
+        self._rows: DataFrame | None = None  # those that exist after batch n
         self._n = 0
         add_named("states", graph.states, name, self)
 
     def at(self, ctx: BatchContext) -> DataFrame:
-        """The rows after a batch, those that leave with it included."""
+        """The rows after a batch, including those that expire with it."""
         if ctx.is_dry_run:
             nothing = self._graph.empty(self._source)
             return self._advance(self._empty(nothing, 0), nothing, ctx)
         if self._rows is None or self._n > ctx.entry.n:
-            self._load(ctx.entry.n - 1)  # rows that leave with the batch are not in its own snapshot
+            self._load(ctx.entry.n - 1)  # rows that expire with a batch are not in its snapshot
         for entry in self._graph.log.after(self._n):
             if entry.n > ctx.entry.n:
                 break
@@ -81,7 +81,7 @@ class StateNode:
         snapshots.save(self.retained(self._graph.context(self._graph.log[n])), self._directory, n)
 
     def oldest_snapshot(self) -> int:
-        """The batch from which the state could still have to be rebuilt; 0: from the beginning."""
+        """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
         numbers = snapshots.numbers(self._directory)
         return numbers[0] if len(numbers) > 1 else 0
 
@@ -132,6 +132,6 @@ class StateNode:
 
 
 def expiring(aggregates: Aggregates) -> Aggregates:
-    """The aggregates with one more: the recorded time of the newest batch in which the key was seen."""
+    """The aggregates plus one: the recorded time of the newest batch in which the key was seen."""
     seen = Part(lambda: F.max("__time"), F.max)
     return {**aggregates, "__seen": Aggregate((seen,), lambda time: time)}

@@ -1,4 +1,4 @@
-"""Windows over batches: their rows read again, or partial aggregates of each batch merged."""
+"""Windows over batches, by reading their rows again or by merging the partial aggregates of each batch."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Window:
 class AggregatedWindow(Window):
     """One row of partial aggregates for each key over the batches in (T - length, T].
 
-    The partial aggregates of each batch stay in memory. Where all of them are invertible, so does the merged window of
-    the last slide: then a slide adds the batches that entered and subtracts those that left, however long the window.
+    The partial aggregates of each batch stay in memory. If all of them are invertible, so does the merged window of the
+    last slide: a slide then adds the batches that entered and subtracts those that left, however long the window is.
     """
 
     keys: Columns
@@ -57,7 +57,7 @@ class AggregatedWindow(Window):
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
 
     def result(self, ctx: BatchContext) -> DataFrame | None:
-        """The results of the window when the slide fires; otherwise only the batch itself is aggregated."""
+        """The result of the window if the slide fires; otherwise None, after aggregating the batch."""
         inside = self.inside(ctx)
         for batch in inside:
             if batch.entry.n not in self._parts:

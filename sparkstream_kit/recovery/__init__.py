@@ -1,1 +1,1 @@
-"""What a job must remember to go on after a crash: its home, offset log, lease and saved state."""
+"""What a job needs to continue after a crash: its home, offset log, lease and snapshots."""

@@ -1,18 +1,18 @@
 """The home of a job: one directory that outlives its processes.
 
 format          version of this layout; a newer one is refused
-id              made once; part of every ledger key, so a new home never meets an old ledger
-checkpoint/     Spark's, only for jobs with receivers or plain DStreams; fingerprint.json and downtime.json beside it
+id              created once; part of every ledger key, so a new home never matches an old ledger
+checkpoint/     Spark's, only for jobs with receivers or plain DStreams; see also fingerprint.json and downtime.json
 offsets/        the offset log
-sources/        what sources must remember: listings of files, the first start of a generator
+sources/        what sources record: listings of files, the first start of a generator
 received/       landed batches of receivers
-enrichment/     versions of the frames that streams are joined with
-rejected/       lines that parsers rejected, for each output of that kind
+enrichment/     versions of the tables that streams are joined with
+rejected/       lines that parsers rejected, by output
 state/          snapshots of states
-lease/          which driver may write
+lease/          which driver runs the job
 ticks/          always empty: the stream on it ticks without data
 RUNNING         delete it to stop the job gracefully
-STOPPED         the last run stopped gracefully; RUNNING missing without it means that a stop is pending
+STOPPED         the last run stopped gracefully; if both are missing, a stop is pending
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DRAINED = "drained\n"
 
 @dataclass(frozen=True)
 class Home:
-    """A home that exists and may be written."""
+    """A home that exists and can be written."""
 
     root: str
     id: str
@@ -65,7 +65,7 @@ class Home:
 
     @classmethod
     def existing(cls, root: str) -> Home:
-        """The home at a qualified path; NewerFormat if a newer version of the kit wrote it."""
+        """The home at a qualified path; HomeDamaged without a format, NewerFormat if a newer version wrote it."""
         try:
             found = storage.read(f"{root}/format").strip()
         except FileNotFoundError:
@@ -82,7 +82,10 @@ class Home:
 
     @classmethod
     def rebuilt(cls, path: str, id: str, entries: dict[int, Entry]) -> tuple[Home, Entry]:
-        """A home with the id of one that was lost, and its log; also the newest entry that cannot be replayed."""
+        """A new home with the id and log of a lost one, and the newest entry that cannot be replayed.
+
+        UsageError if there is a home at the path.
+        """
         root = storage.qualify(path)
         if storage.exists(f"{root}/id"):
             raise UsageError(f"{path!r} is already a home: name a new directory")
@@ -92,31 +95,31 @@ class Home:
         return home, compacted
 
     def _begin(self, id: str) -> None:
-        self.mark_stopped()  # before the id: nobody can have requested a stop of a new home
+        self.mark_stopped()  # before the id: a new home has no pending stop
         with contextlib.suppress(FileExistsError):
             storage.write_new(self / "format", f"{FORMAT}\n")
         with contextlib.suppress(FileExistsError):
-            storage.write_new(self / "id", id)  # last: before it there is no home
+            storage.write_new(self / "id", id)  # last: without an id there is no home
 
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     def stop_pending(self) -> bool:
-        """Whether a stop was requested that no run has carried out: RUNNING is gone, and the last run was cut off."""
+        """Whether a stop was requested and not carried out: RUNNING is gone, and the last run ended in a crash."""
         return self.stop_requested() and not storage.exists(self / "STOPPED")
 
     def mark_running(self) -> None:
-        """Record that the job runs, until RUNNING is deleted; where the last run was cut off, it may be already."""
+        """Record that the job runs, by creating RUNNING; after a crash it stays as it is, even if it was deleted."""
         if storage.exists(self / "STOPPED"):
             storage.write(self / "RUNNING", "Delete this file to stop the job gracefully.\n")
             storage.delete(self / "STOPPED")
 
     def mark_stopped(self, *, drained: bool = False) -> None:
-        """Record that the job stopped gracefully: the next start continues, whatever the marker says."""
+        """Record that the job stopped gracefully: the next start continues, whether or not RUNNING is there."""
         storage.write(self / "STOPPED", _DRAINED if drained else "")
 
     def was_drained(self) -> bool:
-        """Whether the last run stopped gracefully and left nothing that it had received unprocessed."""
+        """Whether the last run stopped gracefully and processed everything it had received."""
         return storage.exists(self / "STOPPED") and storage.read(self / "STOPPED") == _DRAINED
 
     def stop_requested(self) -> bool:
@@ -133,4 +136,4 @@ def _refuse_if_others_can_write(directory: str) -> None:
         open_, mine = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)), found.st_uid in (0, os.geteuid())
     if open_ or not mine:
         whose = "other users can write to" if open_ else "another user owns"
-        raise UsageError(f"{whose} {directory}, and so can run code in the job: chown it to yourself, chmod go-w it")
+        raise UsageError(f"{whose} {directory}, and so can run code in the job: chown it to yourself and chmod go-w it")

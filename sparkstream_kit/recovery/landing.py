@@ -1,8 +1,8 @@
-"""Received batches, landed under the home: from then on they are as replayable as any file.
+"""Received batches, landed under the home, where they can be replayed like any file.
 
     received/<name>/<offset>-<tick>/    Parquet; offsets count up, the tick is the batch time in ms
 
-A batch time is landed once only: Spark runs its last batches again after every restart.
+A batch time is landed only once, as Spark runs its last batches again after every restart.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..errors import HomeDamaged
 from . import snapshots, storage
 
 _RETAINED_TICKS = 20
-"""Landed batches that stay although they are done, since a restarted context may run them again."""
+"""Finished batches whose landed rows are kept, since a restarted context may run them again."""
 
 
 def land(frame: DataFrame, directory: str, tick: int) -> bool:
-    """Store the rows of one batch; False if that batch time has been landed before."""
+    """Store the rows of one batch; False if that batch time was landed before."""
     landed = _landed(directory)
     if tick in landed.values():
         return False
@@ -43,7 +43,7 @@ def read(session: SparkSession, directory: str, start: Offset, end: Offset) -> D
 
 
 def prune(directory: str, end: Offset) -> None:
-    """Remove what was landed up to the offset, except for the last few, and what killed drivers left unfinished."""
+    """Remove what was landed up to the offset, except the newest few, and what killed drivers left unfinished."""
     landed = sorted(_landed(directory).items())
     for offset, tick in landed[:-_RETAINED_TICKS]:
         if offset <= (end or 0):

@@ -1,14 +1,15 @@
-"""One driver for each home: a lease with epochs.
+"""One driver per home: a lease with epochs.
 
-    lease/<epoch>        who took it: host, processes, application; written once, never over another
-    lease/<epoch>.beat   rewritten every few seconds while the holder lives
-    lease/<epoch>.free   the holder ended in order
+    lease/<epoch>        the holder: host, processes, application; written once and never replaced
+    lease/<epoch>.beat   heartbeat, rewritten every few seconds while the holder lives
+    lease/<epoch>.free   the holder ended gracefully
 
-The highest epoch holds the lease. It is free when the holder ended in order, when its processes are gone (seen from the
-same machine; the JVM goes on storing what it receives for a moment after its Python was killed), or when its beat has
-not changed for `TTL` seconds of the observer's own monotonic clock - no two clocks are ever compared. A holder that was
-paused longer than that is killed by the next one where both are on one machine, since its JVM would go on with Spark's
-checkpoint, which knows no lease, before its Python hears of it; elsewhere it finds a higher epoch and is fenced.
+The highest epoch holds the lease. It is free once the holder has ended gracefully, once its processes are gone (as seen
+from the same machine; the JVM keeps storing received data for a moment after its Python is killed), or once its
+heartbeat has not changed for `TTL` seconds on the observer's own monotonic clock; clocks are never compared. A holder
+that was paused longer than that is killed by the next one if both are on the same machine, because its JVM would
+continue to write Spark's checkpoint, which knows no lease, before its Python notices. On another machine it finds a
+higher epoch and is fenced.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from ..errors import Fenced, HomeInUse
 from . import storage
 
 TTL = 30.0
+"""Seconds without a heartbeat after which a lease is free."""
+
 BEAT = 5.0
+"""Seconds between two heartbeats."""
 
 
 class Lease:
-    """A held lease; `epoch` rises with every holder."""
+    """A held lease; `epoch` increases with every holder."""
 
     def __init__(self, root: str, epoch: int):
         self.epoch = epoch
@@ -43,7 +47,7 @@ class Lease:
         self._ended = threading.Event()
 
     def start_renewing(self, lost: Callable[[Fenced], None]) -> None:
-        """Beat in a background thread until released; call `lost` if another driver has taken the lease."""
+        """Renew in a background thread until released; call `lost` if another driver has taken the lease."""
 
         def beating() -> None:
             while not self._ended.wait(BEAT):
@@ -52,18 +56,18 @@ class Lease:
                 except Fenced as error:
                     lost(error)
                     return
-                except Exception:  # a file system that is away for a ctx: `check` decides when it was too long
+                except Exception:  # the file system may be away for a moment: `check` decides when it was too long
                     continue
 
         threading.Thread(target=beating, name="lease", daemon=True).start()
 
     def check(self) -> None:
-        """Raise Fenced unless this driver still holds the lease: asked before everything that others can see."""
+        """Raise Fenced unless this driver still holds the lease: call before every externally visible effect."""
         if time.monotonic() - self._renewed > TTL / 2:
             self.renew()
 
     def renew(self) -> None:
-        """Beat once; raises Fenced if there is a higher epoch."""
+        """Write one heartbeat; raises Fenced if there is a higher epoch."""
         newest = _newest(self._root)
         if newest != self.epoch:
             raise Fenced(
@@ -74,23 +78,23 @@ class Lease:
         self._renewed = time.monotonic()
 
     def release(self) -> None:
-        """End in order: the next driver need not wait."""
+        """Give the lease up, so that the next driver need not wait."""
         self._ended.set()
         with suppress(Exception):
             storage.write(f"{self._root}/{self.epoch}.free", "")
 
 
 def acquire(root: str, application: str = "") -> Lease:
-    """Take the lease, or raise UsageError that names who holds it.
+    """Take the lease, or raise HomeInUse naming the holder.
 
-    Waits as long as it takes to tell a living holder from a dead one: at most `TTL`. The next attempt of the same
-    YARN application waits until the one before has lost it.
+    Waits at most `TTL` seconds, to tell a living holder from a dead one. The next attempt of the same YARN application
+    waits until the previous one has lost the lease.
     """
     while True:
         newest = _newest(root)
         try:
             free = not newest or _is_free(root, newest, application)
-        except FileNotFoundError:  # forgotten since: there is a newer one
+        except FileNotFoundError:  # removed meanwhile: there is a newer one
             continue
         if not free:
             raise HomeInUse(
@@ -114,7 +118,7 @@ def acquire(root: str, application: str = "") -> Lease:
 
 
 def holder(root: str) -> str:
-    """Who holds the lease, as far as a look can tell; empty if it is free. A dead driver elsewhere counts as alive."""
+    """The holder of the lease, without waiting; empty if it is free. A dead driver elsewhere counts as alive."""
     newest = _newest(root)
     if not newest or storage.exists(f"{root}/{newest}.free") or _is_gone(_read(root, newest)):
         return ""
@@ -168,7 +172,7 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
 
 
 def _kill(who: dict[str, Any]) -> None:
-    """kill -9 of a silent holder on this machine: what it would do when it wakes up is the next one's to do."""
+    """kill -9 a silent holder on this machine, so that it cannot write when it wakes up."""
     if who["host"] != _machine():
         return
     for pid, start in who["processes"]:
@@ -179,7 +183,7 @@ def _kill(who: dict[str, Any]) -> None:
 
 
 def _is_gone(who: dict[str, Any]) -> bool:
-    """Whether the processes are known to be gone: they ran on this machine and are not there any more."""
+    """Whether the holder's processes are known to be gone: they ran on this machine and no longer do."""
     return who["host"] == _machine() and all(_process_start(pid) != start for pid, start in who["processes"])
 
 
@@ -191,7 +195,7 @@ def _beat(root: str, epoch: int) -> str:
 
 
 def _machine() -> str:
-    """The host and its boot, so that process ids of an earlier boot mean nothing."""
+    """The host and its boot id, since process ids of an earlier boot mean nothing."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -200,7 +204,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """When the process started, in ticks of its kernel; empty if it is gone. Process ids are used again."""
+    """Start time of a process in kernel ticks, since process ids are reused; empty if it is gone, ? if unknown."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if status[0] in "ZX" else status[19]

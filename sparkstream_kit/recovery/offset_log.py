@@ -6,8 +6,8 @@
     offsets/drain           the end offsets of a drain, from its start until it has reached them
 
 At most the newest entry lacks its done mark. An entry is never overwritten: a second driver that writes n finds it
-there. Where n has been compacted since, the highest compacted entry tells; a driver paused during a compaction cannot
-lower it.
+there, or finds that the log has been compacted beyond it. The highest compacted entry counts, so a driver that was
+paused during a compaction cannot undo a later one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Entry:
     """Latest offsets of the sources that had more than the batch took."""
 
 
-FIELDS = {f.name for f in fields(Entry)}
+FIELDS = frozenset(f.name for f in fields(Entry))
 
 
 class OffsetLog:
@@ -57,7 +57,7 @@ class OffsetLog:
             except HomeDamaged:
                 if _compacted_to(storage.names(root)) == _compacted_to(names):
                     raise
-                # `sparkstream status` reads it while the job's own driver compacts it
+                # another process compacts the log while `sparkstream status` reads it
 
     def _load(self, names: list[str]) -> None:
         self._first = _compacted_to(names)
@@ -67,7 +67,7 @@ class OffsetLog:
         self._done = {first.n} | {int(name.removesuffix(".done")) for name in names if name.endswith(".done")}
 
     def _read(self, name: str) -> Entry:
-        """An entry, without fields that a newer version added; HomeDamaged if it was removed or changed."""
+        """An entry, without fields that a newer version added; HomeDamaged if it is missing or unreadable."""
         path = f"{self._root}/{name}"
         try:
             known = {key: value for key, value in json.loads(storage.read(path)).items() if key in FIELDS}
@@ -134,18 +134,18 @@ class OffsetLog:
         self._done.add(n)
 
     def begin_drain(self, ends: dict[str, Offset]) -> dict[str, Offset]:
-        """The end offsets of a drain: these, or those of an earlier run of the same drain that was cut off."""
+        """The end offsets of a drain: `ends`, or those of an earlier run of the same drain that was interrupted."""
         with contextlib.suppress(FileExistsError):
             storage.write_new(f"{self._root}/drain", json.dumps(ends))
         fixed: dict[str, Offset] = json.loads(storage.read(f"{self._root}/drain"))
         return fixed
 
     def end_drain(self) -> None:
-        """Forget the end offsets of the drain: the next one sets its own."""
+        """Remove the end offsets of the drain: the next one sets its own."""
         storage.delete(f"{self._root}/drain")
 
     def compact(self, n: int) -> None:
-        """Remove the entries up to n, which must be done; the end offsets of their sources stay known."""
+        """Remove the entries up to n if it is done; the end offsets of their sources are kept."""
         if n <= self._first or not self.is_done(n):
             return
         storage.write(f"{self._root}/{n}.compacted", json.dumps(asdict(self._entries[n])))
@@ -158,10 +158,10 @@ class OffsetLog:
 
 
 def rebuild(root: str, entries: dict[int, Entry]) -> Entry:
-    """Write a log from what is known of its entries; returns the newest one that cannot be replayed.
+    """Write a log from known entries; returns the newest entry that cannot be replayed.
 
-    The newest entry is left unfinished: nobody knows which outputs have it. Where an older one is unknown, the log
-    begins with the newest.
+    The newest entry stays unfinished, since it is unknown which outputs have written it. If older ones are missing, the
+    log starts with the newest.
     """
     storage.delete(root)
     last = entries[max(entries)]

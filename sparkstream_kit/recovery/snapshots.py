@@ -1,8 +1,8 @@
-"""Snapshots: frames kept under the home as Parquet, each with a manifest of its files.
+"""Snapshots: frames stored under the home as Parquet, each with a manifest of its files.
 
-Spark silently skips empty or missing part files; the manifest detects that. A snapshot is written beside its name and
-moved there, so one that is there is complete. It outlives code and Spark versions. A state keeps its newest two, in
-directories named by the batch they follow.
+Spark silently skips empty or missing part files; the manifest detects that. A snapshot is written under a temporary
+name and renamed, so it is always complete. It outlives code and Spark versions. A state keeps its newest two, in
+directories named after the batch they follow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MANIFEST = "_manifest"
 
 
 def write(frame: DataFrame, path: str) -> bool:
-    """Write the frame; False if the name is taken."""
+    """Write the frame; False if the path exists."""
     folder, _, name = path.rpartition("/")
     temporary = f"{folder}/.{name}-{uuid.uuid4().hex}"
     frame.write.parquet(temporary)
@@ -33,14 +33,14 @@ def write(frame: DataFrame, path: str) -> bool:
 
 
 def read(session: SparkSession, *paths: str) -> DataFrame:
-    """What was written under these names; HomeDamaged if a file of it is missing or has another size."""
+    """What was written to these paths; HomeDamaged if a file is missing or has another size."""
     for path in paths:
         _check_manifest(path)
     return session.read.parquet(*paths)
 
 
 def numbers(directory: str) -> list[int]:
-    """The batches that a state has snapshots of, oldest first."""
+    """The batches for which a state has a snapshot, oldest first."""
     return sorted(int(name) for name in storage.names(directory) if name.isdigit())
 
 
@@ -54,16 +54,16 @@ def save(frame: DataFrame, directory: str, n: int) -> None:
 
 
 def load(session: SparkSession, directory: str, newest: int, like: DataFrame) -> tuple[int, DataFrame]:
-    """The newest readable snapshot up to batch `newest`, with its n; without one 0 and `like`, an empty frame.
+    """The newest readable snapshot up to batch `newest`, preceded by its n; without one, 0 and the empty `like`.
 
     Columns added since are null. Columns removed or retyped since raise StateRefused. A snapshot that cannot be read is
-    set aside (renamed), and the one before it is used.
+    set aside (renamed), and the previous one is used.
     """
     for n in reversed([n for n in numbers(directory) if n <= newest]):
         path = f"{directory}/{n}"
         try:
             frame = read(session, path)
-            # every column of every row: a damaged file is found here and not in the middle of a batch
+            # reads every column of every row, so that a damaged file is found now and not in the middle of a batch
             frame.write.format("noop").mode("overwrite").save()
         except Exception as error:
             log.warning("the snapshot %s cannot be read and is set aside: %s", path, jvm.reason(error))

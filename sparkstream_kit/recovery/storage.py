@@ -1,7 +1,7 @@
 """Atomic small files: all or nothing, and `write_new` never replaces one.
 
-On local disks this is plain Python with fsync and hard links, on HDFS a rename that refuses to replace. Hadoop's own
-rename on a local disk lets two writers win, so it is not used there; a file system that has neither is refused.
+On local disks this is plain Python with fsync and hard links, on HDFS a rename that does not replace. Hadoop's own
+rename on a local disk lets two writers win, so it is not used there; file systems with neither are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def local(path: str) -> Path | None:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or directory."""
+    """Whether the path exists."""
     here = local(path)
     return here.exists() if here else hadoop.path_exists(path)
 
@@ -51,7 +51,7 @@ def names(path: str) -> list[str]:
 
 
 def sizes(path: str) -> dict[str, int]:
-    """The data files of a directory, with their sizes in bytes."""
+    """The data files in a directory, with their sizes in bytes."""
     here = local(path)
     if here is None:
         return {file.rpartition("/")[2]: size for file, size in hadoop.list_files(f"{path}/*", None)}
@@ -59,12 +59,12 @@ def sizes(path: str) -> dict[str, int]:
 
 
 def hidden(path: str) -> list[str]:
-    """The names of unfinished files; in a directory with one writer, those that killed writers left."""
+    """The names of unfinished files; if there is only one writer, those that killed writers left behind."""
     return [name for name in names(path) if name.startswith(".")]
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and its parents, accessible to this user only; no error if it exists."""
+    """Create a directory and its parents, accessible to this user only; no error if it exists."""
     here = local(path)
     if here is None:
         hadoop.make_directory(path)
@@ -84,13 +84,13 @@ def delete(path: str) -> None:
 
 
 def read(path: str) -> str:
-    """The text of a file; FileNotFoundError if there is none."""
+    """The text of a file; FileNotFoundError if it is missing."""
     here = local(path)
     return here.read_text() if here else hadoop.read_file(path)
 
 
 def write_new(path: str, text: str) -> None:
-    """Create the file with all of its text, or raise FileExistsError: of several writers exactly one wins."""
+    """Create the file with its whole text, or raise FileExistsError: of several writers exactly one wins."""
     here = local(path)
     if here is None:
         hadoop.write_new_file(path, text)
@@ -104,7 +104,7 @@ def write_new(path: str, text: str) -> None:
 
 
 def write(path: str, text: str) -> None:
-    """Create or replace the file; a reader sees the old text or the new one, never a part of it."""
+    """Create or replace the file; a reader sees either the old text or the new one, never part of it."""
     here = local(path)
     if here is None:
         hadoop.replace_file(path, text)
@@ -114,7 +114,7 @@ def write(path: str, text: str) -> None:
 
 
 def publish(temporary: str, target: str) -> bool:
-    """Move a finished directory to its name; False, and the temporary one is removed, if the name is taken.
+    """Rename a finished directory; if the target exists, remove the temporary directory and return False.
 
     A plain Hadoop rename would move the directory *into* the existing one.
     """
@@ -126,7 +126,7 @@ def publish(temporary: str, target: str) -> bool:
         assert there is not None
         sync(here)
         try:
-            os.rename(here, there)  # refuses a directory that is not empty
+            os.rename(here, there)  # fails if there is a directory that is not empty
             sync_directory(there.parent)
             done = True
         except OSError:
@@ -155,7 +155,7 @@ def _write_beside(here: Path, text: str) -> Path:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # a full disk should not be filled further
+    except OSError:  # do not fill a full disk further
         temporary.unlink(missing_ok=True)
         raise
     return temporary

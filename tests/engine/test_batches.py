@@ -1,3 +1,5 @@
+"""Engines without Spark: what each tick plans, runs and records."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from sparkstream_kit.recovery.offset_log import OffsetLog
 
 
 class Job:
-    """Engines one after the other on one log, over a source of numbers that can be read up to `made`."""
+    """Successive engines on one log, over a source of numbers whose latest offset is `made`."""
 
     def __init__(self, root: str):
         self.root, self.made, self.batches = root, 0, []
@@ -46,7 +48,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     return Job(f"file:{tmp_path}")
 
 
-def test_each_tick_claims_what_is_new_and_an_idle_one_writes_nothing(job: Job) -> None:
+def test_each_tick_plans_what_is_new_and_an_idle_tick_records_nothing(job: Job) -> None:
     engine = job.engine()
     for time, job.made in [(1000, 10), (2000, 10), (3000, 25)]:
         engine.tick(time)
@@ -54,7 +56,7 @@ def test_each_tick_claims_what_is_new_and_an_idle_one_writes_nothing(job: Job) -
     assert [e.time for e in engine.graph.log.after(0)] == [1000, 3000]
 
 
-def test_recorded_time_rises_although_the_clock_is_set_back(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+def test_recorded_time_increases_even_if_the_clock_is_set_back(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     engine = job.engine()
     for time, job.made in [(5000, 10), (2000, 20), (6000, 30)]:
         engine.tick(time)
@@ -62,14 +64,14 @@ def test_recorded_time_rises_although_the_clock_is_set_back(job: Job, caplog: py
     assert "the clock went back by 3000 ms" in caplog.text
 
 
-def test_a_batch_is_no_bigger_than_the_limit(job: Job) -> None:
+def test_no_batch_exceeds_the_limit(job: Job) -> None:
     engine, job.made = job.engine(max_per_batch=4), 10
     for time in (1, 2, 3, 4):
         engine.tick(time)
     assert job.batches == [(None, 4), (4, 8), (8, 10)]
 
 
-def test_a_backlog_of_a_week_comes_in_batches_that_take_about_an_interval(
+def test_a_backlog_of_a_week_is_read_in_batches_that_take_about_one_interval(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, fixed, per_record = 0.0, 0.1, 1 / 250_000
@@ -89,7 +91,7 @@ def test_a_backlog_of_a_week_comes_in_batches_that_take_about_an_interval(
     assert all(0.9 < seconds < 1.1 for seconds in taken[5:])
 
 
-def test_batches_that_cost_more_than_an_interval_at_their_least_are_not_made_ever_smaller() -> None:
+def test_batches_stop_shrinking_if_even_the_smallest_takes_longer_than_an_interval() -> None:
     rate, source = (
         RateController(1.0),
         Source(lambda now: None, lambda start, end: None, "n bigint", initial_batch_size=1000),
@@ -97,22 +99,22 @@ def test_batches_that_cost_more_than_an_interval_at_their_least_are_not_made_eve
     for _ in range(50):
         size = rate.end_offset("numbers", source, 0, 10**9)
         rate.update(2 + size / 10_000)
-    assert 2 + size / 10_000 == pytest.approx(4, rel=0.1)  # twice the least
+    assert 2 + size / 10_000 == pytest.approx(4, rel=0.1)  # twice the shortest
 
 
-def test_what_arrives_is_taken_whole_while_it_is_no_backlog() -> None:
+def test_without_a_backlog_a_batch_takes_all_that_has_arrived() -> None:
     rate, source = RateController(1.0), Source(lambda now: None, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
     for second in range(50):
         assert rate.end_offset("numbers", source, 5000 * second, 5000 * (second + 1)) == 5000 * (second + 1)
         rate.update(3.0)
 
 
-def test_the_newest_of_the_ticks_that_came_up_during_a_batch_claims_for_all_of_them(
+def test_the_newest_tick_that_came_due_during_a_batch_plans_for_all_of_them(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, waiting = job.engine(), 1
     monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: waiting)
-    taken = 1000  # ticks that come up while a batch runs; while one is left, another comes up
+    taken = 1000  # ticks that come due while a batch runs; one more comes due for each that is skipped
     for tick in range(1, 5000):
         job.made, done = tick, len(job.batches)
         engine.tick(tick)
@@ -120,7 +122,7 @@ def test_the_newest_of_the_ticks_that_came_up_during_a_batch_claims_for_all_of_t
     assert [end for _, end in job.batches] == [1, 1001, 3000]
 
 
-def test_nothing_is_claimed_once_a_stop_was_asked_for_but_what_is_owed_is_finished(job: Job) -> None:
+def test_after_a_stop_request_the_unfinished_batch_is_finished_and_nothing_is_planned(job: Job) -> None:
     job.engine().graph.log.append(500, {"numbers": (None, 5)}, data=True)
     engine, job.made = job.engine(), 10
     engine.stopping.set()
@@ -129,7 +131,7 @@ def test_nothing_is_claimed_once_a_stop_was_asked_for_but_what_is_owed_is_finish
     assert engine.graph.log.is_done(1)
 
 
-def test_a_drain_goes_to_the_end_that_it_found_first_although_it_was_cut_off(job: Job) -> None:
+def test_an_interrupted_drain_ends_where_it_first_found_the_end(job: Job) -> None:
     job.engine(drain=True).graph.log.begin_drain({"numbers": 10})
     job.made = 99
     engine = job.engine(drain=True, max_per_batch=6)
@@ -137,10 +139,10 @@ def test_a_drain_goes_to_the_end_that_it_found_first_although_it_was_cut_off(job
     assert job.batches == [(None, 6), (6, 10)]
     assert engine.drained.is_set()
     job.engine(drain=True).tick(2000)
-    assert job.batches[2:] == [(10, 99)], "the next drain has an end of its own"
+    assert job.batches[2:] == [(10, 99)], "the next drain finds its own end"
 
 
-def test_a_drain_after_one_that_was_given_up_never_goes_back(job: Job) -> None:
+def test_a_drain_after_an_abandoned_one_does_not_go_back_to_its_end(job: Job) -> None:
     job.engine(drain=True).graph.log.begin_drain({"numbers": 10})
     job.made = 20
     job.engine().tick(1000)
@@ -149,7 +151,7 @@ def test_a_drain_after_one_that_was_given_up_never_goes_back(job: Job) -> None:
     assert job.batches == [(None, 20), (20, 30)]
 
 
-def test_a_failure_is_raised_again_by_everything_that_comes_after_it(job: Job) -> None:
+def test_every_later_step_raises_the_same_failure_again(job: Job) -> None:
     engine = job.engine()
 
     def fail() -> None:

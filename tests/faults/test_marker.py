@@ -38,7 +38,7 @@ def test_a_stop_is_carried_out_whenever_it_is_asked_for_and_the_next_start_goes_
 
     run = job.start(*arguments)
     assert run.end() == 0, run.said()
-    assert "a stop was asked for while the job was down, so it stays stopped" in run.said()
+    assert "a stop was requested while the job was down, so it stays stopped" in run.said()
     assert job.claimed() == claimed
 
     run = job.start(*arguments)
@@ -71,7 +71,7 @@ def test_a_stop_while_an_output_fails_leaves_the_batch_owed_and_holds(new_job: N
 
     run = job.start(*arguments)
     assert run.end() == 0
-    assert "a stop was asked for while the job was down, so it stays stopped" in run.said()
+    assert "a stop was requested while the job was down, so it stays stopped" in run.said()
     assert job.claimed() == 1, "nothing runs past the batch"
 
     away.unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import HomeDamaged, NewerFormat, UsageError
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.home import Home
 
@@ -18,10 +18,10 @@ def _without_spark(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_a_home_keeps_its_id_and_belongs_to_its_user(tmp_path: Path) -> None:
-    founded = Home.open(str(tmp_path / "apps" / "served"))
-    assert Home.open(str(tmp_path / "apps" / "served")) == founded
-    assert Home.open(str(tmp_path / "apps" / "other")).id != founded.id
+def test_a_home_keeps_its_id_and_is_accessible_to_its_user_only(tmp_path: Path) -> None:
+    created = Home.open(str(tmp_path / "apps" / "served"))
+    assert Home.open(str(tmp_path / "apps" / "served")) == created
+    assert Home.open(str(tmp_path / "apps" / "other")).id != created.id
     assert stat.S_IMODE((tmp_path / "apps" / "served").stat().st_mode) == 0o700
 
 
@@ -41,7 +41,7 @@ def test_a_checkpoint_that_others_can_write_to_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_home_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.geteuid() == 0:  # whose files everybody trusts
+    if os.geteuid() == 0:  # files of root are trusted
         os.chown(tmp_path, 4711, -1)
     monkeypatch.setattr(os, "geteuid", lambda: 815)
     with pytest.raises(UsageError, match=f"another user owns .*{tmp_path}"):
@@ -56,42 +56,54 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home whose job runs, or was cut off."""
+    """A home whose job runs, or has crashed."""
     home = Home.open(str(tmp_path / "home"))
     home.mark_running()
     return home
 
 
-def test_a_new_home_runs(tmp_path: Path) -> None:
+def test_a_new_home_has_no_pending_stop_and_runs(tmp_path: Path) -> None:
     home = Home.open(str(tmp_path / "home"))
     assert not home.stop_pending()
     home.mark_running()
     assert not home.stop_requested()
 
 
-def test_a_marker_deleted_while_the_job_is_down_after_a_crash_means_stay_stopped(home: Home) -> None:
+def test_a_marker_deleted_after_a_crash_means_that_a_stop_is_pending(home: Home) -> None:
     assert not home.stop_pending()
     storage.delete(home / "RUNNING")
     assert home.stop_pending()
 
 
-def test_a_marker_deleted_while_a_job_starts_again_after_a_crash_still_means_stop(home: Home) -> None:
+def test_a_marker_deleted_during_a_restart_after_a_crash_still_requests_a_stop(home: Home) -> None:
     storage.delete(home / "RUNNING")
     home.mark_running()
     assert home.stop_requested()
 
 
-def test_a_stop_that_was_carried_out_does_not_hold_for_the_next_start(home: Home) -> None:
+def test_a_stop_that_was_carried_out_does_not_stop_the_next_start(home: Home) -> None:
     storage.delete(home / "RUNNING")
     home.mark_stopped()
     assert not home.stop_pending()
     home.mark_running()
     assert not home.stop_requested()
     storage.delete(home / "RUNNING")
-    assert home.stop_pending(), "the stop of an earlier run is forgotten once the job runs again"
+    assert home.stop_pending(), "the earlier stop no longer counts once the job has run again"
 
 
-def test_a_home_whose_maker_died_while_it_was_founded_runs(tmp_path: Path) -> None:
+def test_a_home_whose_creation_was_interrupted_has_no_pending_stop(tmp_path: Path) -> None:
     Home.open(str(tmp_path / "home"))
     (tmp_path / "home" / "id").unlink()
     assert not Home.open(str(tmp_path / "home")).stop_pending()
+
+
+def test_a_home_without_its_format_is_refused_as_damaged(home: Home) -> None:
+    storage.delete(home / "format")
+    with pytest.raises(HomeDamaged, match=f"{home.root} has no file `format`: restore it from a backup"):
+        Home.existing(home.root)
+
+
+def test_a_home_of_a_newer_version_is_refused(home: Home) -> None:
+    storage.write(home / "format", "2\n")
+    with pytest.raises(NewerFormat, match="has the format 2, and this version of sparkstream_kit reads up to 1: use"):
+        Home.open(home.root.removeprefix("file:"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from sparkstream_kit.errors import HomeDamaged
 from sparkstream_kit.recovery import landing, storage
 
 
@@ -21,7 +22,7 @@ def read(spark: SparkSession, directory: str, start: int | None, end: int) -> li
     return sorted(row.value for row in landing.read(spark, directory, start, end).collect())
 
 
-def test_what_was_landed_is_read_by_position(spark: SparkSession, directory: str) -> None:
+def test_landed_rows_are_read_by_offset_range(spark: SparkSession, directory: str) -> None:
     assert landing.latest_offset(directory) is None
     for tick, value in enumerate("abc"):
         assert landing.land(lines(spark, value), directory, 1000 * tick)
@@ -30,14 +31,24 @@ def test_what_was_landed_is_read_by_position(spark: SparkSession, directory: str
     assert read(spark, directory, 1, 3) == ["b", "c"]
 
 
-def test_a_batch_time_is_landed_once_for_ever(spark: SparkSession, directory: str) -> None:
+def test_a_landed_batch_that_is_missing_is_refused_as_damage(spark: SparkSession, directory: str) -> None:
+    for tick, value in enumerate("abc"):
+        landing.land(lines(spark, value), directory, 1000 * tick)
+    storage.delete(f"{directory}/0000000002-1000")
+    with pytest.raises(
+        HomeDamaged, match=f"{directory} has 2 of the received batches 1 to 3: restore it from a backup"
+    ):
+        landing.read(spark, directory, None, 3)
+
+
+def test_a_batch_time_is_landed_only_once(spark: SparkSession, directory: str) -> None:
     assert landing.land(lines(spark, "a"), directory, 1000)
     assert landing.land(lines(spark, "b"), directory, 2000)
     assert not landing.land(lines(spark, "a", "more"), directory, 1000)
     assert read(spark, directory, None, 2) == ["a", "b"]
 
 
-def test_what_a_driver_was_landing_when_it_died_counts_for_nothing(spark: SparkSession, directory: str) -> None:
+def test_what_a_killed_driver_left_unfinished_is_ignored_and_pruned(spark: SparkSession, directory: str) -> None:
     lines(spark, "half").write.parquet(f"{directory}/.dead")
     assert landing.latest_offset(directory) is None
     landing.land(lines(spark, "a"), directory, 1000)
@@ -46,7 +57,7 @@ def test_what_a_driver_was_landing_when_it_died_counts_for_nothing(spark: SparkS
     assert storage.names(directory) == ["0000000001-1000"]
 
 
-def test_what_is_done_is_removed_but_for_the_ticks_that_spark_may_run_again(directory: str) -> None:
+def test_finished_batches_are_pruned_except_those_that_spark_may_run_again(directory: str) -> None:
     for offset in range(1, 31):
         storage.make_directory(f"{directory}/{offset:010d}-{1000 * offset}")
     landing.prune(directory, 5)

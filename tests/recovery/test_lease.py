@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sparkstream_kit.errors import Fenced, UsageError
+from sparkstream_kit.errors import Fenced, HomeInUse
 from sparkstream_kit.recovery import lease, storage
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ class Holder:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def told(self, word: str) -> str:
+    def ask(self, word: str) -> str:
         assert self.process.stdin is not None
         print(word, file=self.process.stdin, flush=True)
         return self._heard()
@@ -86,12 +86,12 @@ def claim(root: str, ready: Any, results: Any, over: Any) -> None:
         held = lease.acquire(root)
         held.start_renewing(lambda error: None)
         results.put((os.getpid(), "holds"))
-    except UsageError as error:
+    except HomeInUse as error:
         results.put((os.getpid(), str(error)))
     over.wait()
 
 
-def test_of_ten_processes_at_once_one_holds_the_lease_and_the_others_are_told_which(root: str) -> None:
+def test_of_ten_processes_at_once_one_gets_the_lease_and_the_others_are_refused_naming_it(root: str) -> None:
     ready, results, over = SPAWN.Barrier(10), SPAWN.Queue(), SPAWN.Event()
     processes = [SPAWN.Process(target=claim, args=(root, ready, results, over)) for _ in range(10)]
     for process in processes:
@@ -107,21 +107,21 @@ def test_of_ten_processes_at_once_one_holds_the_lease_and_the_others_are_told_wh
     assert len(answers) == 9
 
 
-def test_the_refused_one_is_told_who_holds_it_and_what_to_do(root: str, holder: Holder) -> None:
+def test_the_refusal_names_the_holder_and_what_to_do(root: str, holder: Holder) -> None:
     expected = f"in use by process {holder.process.pid} on .*, application app-1: stop that job first, or give this one"
-    with pytest.raises(UsageError, match=expected):
+    with pytest.raises(HomeInUse, match=expected):
         lease.acquire(root, "app-2")
     assert f"process {holder.process.pid} on " in lease.holder(root)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for a holder to fall silent would take for ever."""
+    """Waiting for a holder to fall silent would never end."""
     monkeypatch.setattr(lease, "TTL", float("inf"))
 
 
 @pytest.mark.usefixtures("patient")
-def test_the_lease_of_a_process_that_died_is_free_at_once(root: str, holder: Holder) -> None:
+def test_the_lease_of_a_dead_process_is_free_at_once(root: str, holder: Holder) -> None:
     holder.process.kill()
     holder.process.wait()
     assert lease.holder(root) == ""
@@ -129,30 +129,28 @@ def test_the_lease_of_a_process_that_died_is_free_at_once(root: str, holder: Hol
 
 
 @pytest.mark.usefixtures("patient")
-def test_the_lease_of_a_process_that_was_killed_and_not_yet_waited_for_is_free_at_once(
-    root: str, holder: Holder
-) -> None:
+def test_the_lease_of_a_zombie_process_is_free_at_once(root: str, holder: Holder) -> None:
     holder.process.kill()
     os.waitid(os.P_PID, holder.process.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
     assert lease.acquire(root).epoch == 2
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_lease_that_was_released_is_free_at_once(root: str, holder: Holder) -> None:
-    assert holder.told("release") == "fine"
+def test_a_released_lease_is_free_at_once(root: str, holder: Holder) -> None:
+    assert holder.ask("release") == "fine"
     assert lease.holder(root) == ""
     assert lease.acquire(root).epoch == 2
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_process_id_that_another_process_has_now_is_not_the_holder(root: str, holder: Holder) -> None:
+def test_a_process_id_reused_by_another_process_is_not_the_holder(root: str, holder: Holder) -> None:
     note = json.loads(storage.read(f"{root}/1"))
     storage.write(f"{root}/1", json.dumps({**note, "processes": [(holder.process.pid, "1")]}))
     assert lease.acquire(root).epoch == 2
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_jvm_that_outlives_its_python_is_waited_for(root: str, holder: Holder) -> None:
+def test_the_next_driver_waits_for_a_jvm_that_outlives_its_python(root: str, holder: Holder) -> None:
     jvm = subprocess.Popen(["sleep", "infinity"])
     note = json.loads(storage.read(f"{root}/1"))
     processes = [*note["processes"], (jvm.pid, lease._process_start(jvm.pid))]
@@ -171,22 +169,22 @@ def test_a_jvm_that_outlives_its_python_is_waited_for(root: str, holder: Holder)
 
 @pytest.fixture
 def foreign(root: str, holder: Holder) -> Holder:
-    """A holder of which nothing is known but its beats, as one on another machine is."""
+    """A holder of which only the heartbeat can be seen, like one on another machine."""
     note = json.loads(storage.read(f"{root}/1"))
     storage.write(f"{root}/1", json.dumps({**note, "host": "elsewhere"}))
     return holder
 
 
-def test_a_holder_on_another_machine_is_refused_by_while_it_beats_and_free_once_it_falls_silent(
+def test_a_lease_held_on_another_machine_is_refused_while_it_is_renewed_and_free_once_it_is_not(
     root: str, foreign: Holder
 ) -> None:
-    with pytest.raises(UsageError, match="in use"):
+    with pytest.raises(HomeInUse, match="in use"):
         lease.acquire(root)
     foreign.process.kill()
     assert lease.acquire(root).epoch == 2
 
 
-def test_the_next_attempt_of_the_same_application_waits_for_the_one_before(root: str, foreign: Holder) -> None:
+def test_the_next_attempt_of_the_same_application_waits_for_the_previous_one(root: str, foreign: Holder) -> None:
     beats = f"{root}/1.beat"
     held: list[lease.Lease] = []
     waiting = threading.Thread(target=lambda: held.append(lease.acquire(root, "app-1")))
@@ -199,7 +197,7 @@ def test_the_next_attempt_of_the_same_application_waits_for_the_one_before(root:
     assert held[0].epoch == 2
 
 
-def test_one_that_was_paused_longer_than_the_lease_never_wakes_up_on_the_machine_of_the_next(
+def test_a_holder_paused_longer_than_the_lease_is_killed_by_the_next_one_on_the_same_machine(
     root: str, holder: Holder
 ) -> None:
     holder.process.send_signal(signal.SIGSTOP)
@@ -207,35 +205,35 @@ def test_one_that_was_paused_longer_than_the_lease_never_wakes_up_on_the_machine
     assert holder.process.wait(60) == -signal.SIGKILL
 
 
-def test_one_that_was_paused_longer_than_the_lease_elsewhere_is_fenced_when_it_wakes_up(
+def test_a_holder_paused_longer_than_the_lease_on_another_machine_is_fenced_when_it_resumes(
     root: str, foreign: Holder
 ) -> None:
-    assert foreign.told("check") == "fine"
+    assert foreign.ask("check") == "fine"
     foreign.process.send_signal(signal.SIGSTOP)
     held = lease.acquire(root)
     assert held.epoch == 2
     foreign.process.send_signal(signal.SIGCONT)
-    answer = foreign.told("check")
+    answer = foreign.ask("check")
     assert answer.startswith(f"Fenced: another driver took the lease: process {os.getpid()} on ")
     held.check()
 
 
-def test_one_that_was_paused_and_not_replaced_goes_on(root: str, holder: Holder) -> None:
+def test_a_holder_that_was_paused_but_not_replaced_continues(root: str, holder: Holder) -> None:
     holder.process.send_signal(signal.SIGSTOP)
     holder.process.send_signal(signal.SIGCONT)
-    assert holder.told("check") == "fine"
+    assert holder.ask("check") == "fine"
 
 
-def test_a_clock_that_is_set_back_changes_nothing(root: str, holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_clock_back_changes_nothing(root: str, holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)
     for file in storage.names(root):
         os.utime(storage.local(f"{root}/{file}") or "", (0, 0))
-    with pytest.raises(UsageError, match="in use"):
+    with pytest.raises(HomeInUse, match="in use"):
         lease.acquire(root)
-    assert holder.told("check") == "fine"
+    assert holder.ask("check") == "fine"
 
 
-def test_who_comes_late_to_an_epoch_that_is_forgotten_is_fenced(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_claim_of_a_removed_epoch_is_fenced(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for epoch in (1, 2, 3):
         taken = lease.acquire(root)
         assert taken.epoch == epoch
@@ -247,7 +245,7 @@ def test_who_comes_late_to_an_epoch_that_is_forgotten_is_fenced(root: str, monke
         lease.acquire(root)
 
 
-def test_a_holder_hears_in_the_background_that_it_was_replaced(root: str) -> None:
+def test_a_replaced_holder_is_notified_in_the_background(root: str) -> None:
     held, errors = lease.acquire(root), threading.Event()
     held.start_renewing(lambda error: errors.set())
     storage.write_new(f"{root}/2", storage.read(f"{root}/1"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparkstream_kit.errors import Fenced, UsageError
+from sparkstream_kit.errors import Fenced, HomeDamaged
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.offset_log import Entry, OffsetLog
 
@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> str:
 
 
 def batches(log: OffsetLog, number: int) -> None:
-    """Claim and finish batches of ten records and one second each."""
+    """Append and finish batches of ten records and one second each."""
     for _ in range(number):
         start = log.last.end_offsets.get("lines")
         entry = log.append(log.last.time + 1000, {"lines": (start, (start or 0) + 10)}, data=True)
@@ -37,14 +37,14 @@ def same(one: OffsetLog, other: OffsetLog) -> bool:
     )
 
 
-def test_a_new_log_starts_at_entry_0_which_is_done(root: str) -> None:
+def test_a_new_log_starts_with_entry_0_which_is_done(root: str) -> None:
     log = OffsetLog(root)
     assert log.last == log.compacted_to == Entry(0, 0, data=False)
     assert log.is_done(0)
     assert log.after(0) == log.since(0) == []
 
 
-def test_an_entry_has_its_ranges_and_how_far_every_source_was_read(root: str) -> None:
+def test_an_entry_has_the_ranges_of_its_batch_and_the_end_offsets_of_all_sources(root: str) -> None:
     log = OffsetLog(root, epoch=3)
     log.append(1000, {"a": (None, 5), "b": (None, {"0": 7})}, data=True)
     log.mark_done(1)
@@ -60,7 +60,7 @@ def test_an_entry_without_data_keeps_the_time_of_the_last_data(root: str) -> Non
     assert log.append(5000, {}, data=False).last_data == 1000
 
 
-def test_entries_are_found_by_number_and_by_time(root: str) -> None:
+def test_entries_are_found_by_number_and_by_recorded_time(root: str) -> None:
     log = OffsetLog(root)
     batches(log, 5)
     assert [e.n for e in log.after(3)] == [4, 5]
@@ -70,18 +70,18 @@ def test_entries_are_found_by_number_and_by_time(root: str) -> None:
     assert [e.n for e in log.since(0)] == [4, 5]
 
 
-STEPS = st.lists(st.sampled_from(("claim", "done", "compact", "reload")), max_size=30)
+STEPS = st.lists(st.sampled_from(("append", "done", "compact", "reload")), max_size=30)
 
 
 @settings(max_examples=25, deadline=None)
 @given(STEPS)
-def test_a_log_read_again_is_the_log_that_was_written(
+def test_a_reloaded_log_equals_the_log_that_was_written(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]
 ) -> None:
     root = f"file:{tmp_path_factory.mktemp('log')}"
     log, written = OffsetLog(root), 0
     for step in steps:
-        if step == "claim" and log.is_done(log.last.n):
+        if step == "append" and log.is_done(log.last.n):
             log.append(log.last.time + 1000, {"lines": (written or None, written + 10)}, data=True)
             written += 10
         elif step == "done":
@@ -113,7 +113,7 @@ def test_a_writer_below_the_compaction_is_fenced_and_leaves_nothing(root: str) -
     assert not storage.exists(f"{root}/1")
 
 
-def test_a_writer_that_was_paused_in_a_compaction_does_not_undo_a_later_one(root: str) -> None:
+def test_a_writer_paused_during_a_compaction_does_not_undo_a_later_one(root: str) -> None:
     paused = OffsetLog(root)
     batches(paused, 4)
     other = OffsetLog(root)
@@ -146,8 +146,8 @@ def test_a_batch_that_is_not_done_is_not_compacted(root: str) -> None:
     assert storage.names(root) == ["1"]
 
 
-def cut_off(root: str, writes: int) -> None:
-    """Compact, and be killed after so many files were written or removed."""
+def compact_until_killed(root: str, writes: int) -> None:
+    """Compact, and be killed after this many files were removed."""
     delete = storage.delete
 
     def counted(path: str) -> None:
@@ -162,13 +162,13 @@ def cut_off(root: str, writes: int) -> None:
 
 
 @pytest.mark.parametrize("writes", [0, 1, 9])
-def test_a_compaction_that_was_cut_off_changes_nothing_and_the_next_one_removes_the_rest(
+def test_an_interrupted_compaction_changes_nothing_and_the_next_one_removes_the_rest(
     tmp_path: Path, writes: int
 ) -> None:
     root = f"file:{tmp_path}"
     log = OffsetLog(root)
     batches(log, 10)
-    killed = multiprocessing.get_context("fork").Process(target=cut_off, args=(root, writes))
+    killed = multiprocessing.get_context("fork").Process(target=compact_until_killed, args=(root, writes))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
@@ -181,10 +181,10 @@ def test_a_compaction_that_was_cut_off_changes_nothing_and_the_next_one_removes_
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"n": 2}', "[]", '{"n": 2, "ranges": {}}'])
-def test_a_damaged_entry_is_named_with_what_to_do(root: str, text: str) -> None:
+def test_a_damaged_entry_is_refused_by_its_path(root: str, text: str) -> None:
     batches(OffsetLog(root), 3)
     storage.write(f"{root}/2", text)
-    with pytest.raises(UsageError, match=r"file:.*/2 of the offset log is damaged .*restore the home"):
+    with pytest.raises(HomeDamaged, match=r"file:.*/2 of the offset log is damaged .*restore the home"):
         OffsetLog(root)
 
 
@@ -195,14 +195,14 @@ def test_fields_that_a_newer_version_added_are_ignored(root: str) -> None:
     assert OffsetLog(root).last == Entry(**{**entry, "ranges": {"lines": (None, 10)}})
 
 
-def test_an_entry_that_somebody_removed_is_named(root: str) -> None:
+def test_a_missing_entry_is_refused_by_its_path(root: str) -> None:
     batches(OffsetLog(root), 3)
     storage.delete(f"{root}/2")
-    with pytest.raises(UsageError, match=r"/2 of the offset log is damaged"):
+    with pytest.raises(HomeDamaged, match=r"/2 of the offset log is damaged"):
         OffsetLog(root)
 
 
-def test_the_ends_of_a_drain_stay_fixed_until_they_are_reached(root: str) -> None:
+def test_the_end_offsets_of_a_drain_stay_fixed_until_they_are_reached(root: str) -> None:
     assert OffsetLog(root).begin_drain({"lines": 100}) == {"lines": 100}
     again = OffsetLog(root)
     assert again.begin_drain({"lines": 200}) == {"lines": 100}
@@ -212,7 +212,7 @@ def test_the_ends_of_a_drain_stay_fixed_until_they_are_reached(root: str) -> Non
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Files in memory instead of on a disk, path by path."""
+    """Files in memory instead of on disk, by path."""
     files: dict[str, str] = {}
     monkeypatch.setattr(storage, "write", files.__setitem__)
     monkeypatch.setattr(storage, "write_new", files.__setitem__)
@@ -223,7 +223,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_what_a_start_has_to_read_is_bounded_after_100_000_batches(memory: dict[str, str]) -> None:
+def test_the_files_that_a_start_reads_are_few_after_100_000_batches(memory: dict[str, str]) -> None:
     log = OffsetLog("root")
     for _ in range(5000):
         batches(log, 20)

@@ -6,7 +6,7 @@ import pytest
 from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import HomeDamaged, StateRefused
 from sparkstream_kit.recovery import snapshots, storage
 
 COLUMNS = "status string, count bigint"
@@ -32,32 +32,32 @@ def part(directory: str, n: int) -> Path:
     return max(folder.glob("part-*"), key=lambda file: file.stat().st_size)
 
 
-def test_the_newest_save_comes_back(spark: SparkSession, directory: str) -> None:
+def test_the_newest_snapshot_is_loaded(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20, 40)
     n, frame = snapshots.load(spark, directory, 45, counts(spark, 0))
     assert n == 40
     assert_df_equality(frame, counts(spark, 40), ignore_row_order=True)
 
 
-def test_a_save_of_a_later_batch_is_passed_over(spark: SparkSession, directory: str) -> None:
+def test_a_snapshot_of_a_later_batch_is_ignored(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20, 40)
     assert snapshots.load(spark, directory, 39, counts(spark, 0))[0] == 20
 
 
-def test_without_a_save_it_is_empty_after_batch_0(spark: SparkSession, directory: str) -> None:
+def test_without_a_snapshot_the_state_is_empty_after_batch_0(spark: SparkSession, directory: str) -> None:
     n, frame = snapshots.load(spark, directory, 39, counts(spark, 0).limit(0))
     assert n == 0
     assert frame.isEmpty()
 
 
-def test_the_two_newest_saves_are_kept_and_nothing_else(spark: SparkSession, directory: str) -> None:
+def test_only_the_two_newest_snapshots_are_kept(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20, 40)
     storage.make_directory(f"{directory}/.40-left-by-a-driver-that-died")
     saved(spark, directory, 60)
     assert storage.names(directory) == ["40", "60"]
 
 
-def test_a_batch_is_saved_once(spark: SparkSession, directory: str) -> None:
+def test_a_batch_is_saved_only_once(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20)
     snapshots.save(counts(spark, 7), directory, 20)
     assert_df_equality(
@@ -66,11 +66,13 @@ def test_a_batch_is_saved_once(spark: SparkSession, directory: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut short", "a byte in the middle", "empty", "one of its files gone", "all gone"])
-def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(spark: SparkSession, directory: str, how: str) -> None:
+def test_a_damaged_snapshot_is_set_aside_and_the_previous_one_is_used(
+    spark: SparkSession, directory: str, how: str
+) -> None:
     saved(spark, directory, 20, 40)
     file = part(directory, 40)
     content = bytearray(file.read_bytes())
-    storage.delete(f"{directory}/40/.{file.name}.crc")  # as where the file system keeps no sums
+    storage.delete(f"{directory}/40/.{file.name}.crc")  # as on file systems without checksums
     if how == "one of its files gone":
         file.unlink()
     elif how == "all gone":
@@ -90,7 +92,17 @@ def test_a_damaged_save_is_set_aside_and_the_one_before_is_used(spark: SparkSess
     assert [name.rpartition("-")[0] for name in storage.names(directory)] == ["", "damaged-40"]
 
 
-def test_a_column_that_was_added_is_null_in_what_was_saved(spark: SparkSession, directory: str) -> None:
+def test_a_missing_or_changed_file_is_refused_as_damage(spark: SparkSession, directory: str) -> None:
+    saved(spark, directory, 20, 40)
+    storage.delete(f"{directory}/20/_manifest")
+    with pytest.raises(HomeDamaged, match=f"{directory}/20 has no manifest .*: restore the home from a backup"):
+        snapshots.read(spark, f"{directory}/20")
+    part(directory, 40).unlink()
+    with pytest.raises(HomeDamaged, match=f"{directory}/40 is damaged: part-.* has no bytes and was written with"):
+        snapshots.read(spark, f"{directory}/40")
+
+
+def test_an_added_column_is_null_in_an_older_snapshot(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20)
     like = spark.createDataFrame([], "status string, bytes bigint, count bigint")
     _, frame = snapshots.load(spark, directory, 20, like)
@@ -106,10 +118,10 @@ def test_a_column_that_was_added_is_null_in_what_was_saved(spark: SparkSession, 
         ("status string, count double, hits bigint", "count was bigint and is now double"),
     ],
 )
-def test_a_column_that_was_removed_or_has_another_type_is_refused(
+def test_a_removed_or_retyped_column_is_refused_and_the_snapshot_stays(
     spark: SparkSession, directory: str, columns: str, complaint: str
 ) -> None:
     saved(spark, directory, 20)
-    with pytest.raises(UsageError, match=rf"no longer fits the job \({complaint}\): give the changed state"):
+    with pytest.raises(StateRefused, match=rf"no longer fits the job \({complaint}\): give the changed state"):
         snapshots.load(spark, directory, 20, spark.createDataFrame([], columns))
-    assert snapshots.numbers(directory) == [20], "it is whole, and stays"
+    assert snapshots.numbers(directory) == [20], "it is undamaged and stays"

@@ -13,7 +13,7 @@ ROUNDS, WRITERS = 40, 4
 
 
 def race(root: str, me: int, ready: object, won: object) -> None:
-    """Try to be first in every round, all writers at once."""
+    """Try to create the file of every round first, all writers at once."""
     for number in range(ROUNDS):
         ready.wait()  # type: ignore[attr-defined]
         try:
@@ -23,7 +23,7 @@ def race(root: str, me: int, ready: object, won: object) -> None:
         won.put((number, me))  # type: ignore[attr-defined]
 
 
-def test_of_many_processes_that_create_a_file_exactly_one_wins_and_its_text_is_there(tmp_path: Path) -> None:
+def test_of_many_processes_that_create_a_file_exactly_one_wins_and_the_file_has_its_text(tmp_path: Path) -> None:
     ready, won = SPAWN.Barrier(WRITERS), SPAWN.Queue()
     writers = [SPAWN.Process(target=race, args=(f"file:{tmp_path}", me, ready, won)) for me in range(WRITERS)]
     for writer in writers:
@@ -38,17 +38,17 @@ def test_of_many_processes_that_create_a_file_exactly_one_wins_and_its_text_is_t
     assert storage.hidden(f"file:{tmp_path}") == []
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = f"file:{tmp_path}/note"
     storage.write(path, "old")
     with (tmp_path / "note").open() as reader:
         storage.write(path, "new text")
-        assert reader.read() == "old", "who reads goes on with the file that was there"
+        assert reader.read() == "old", "a reader keeps the old file"
     assert storage.read(path) == "new text"
     assert storage.names(f"file:{tmp_path}") == ["note"]
 
 
-def test_what_could_not_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -65,7 +65,7 @@ def directory(path: Path, content: str) -> str:
     return f"file:{path}"
 
 
-def test_a_directory_is_moved_to_its_name_and_a_second_one_for_it_is_thrown_away(tmp_path: Path) -> None:
+def test_the_first_directory_published_under_a_name_wins_and_the_second_is_removed(tmp_path: Path) -> None:
     target = f"file:{tmp_path}/batch=7"
     assert storage.publish(directory(tmp_path / ".one", "first"), target)
     assert not storage.publish(directory(tmp_path / ".two", "second"), target)
@@ -73,14 +73,14 @@ def test_a_directory_is_moved_to_its_name_and_a_second_one_for_it_is_thrown_away
     assert storage.read(f"{target}/part") == "first"
 
 
-def test_a_directory_that_cannot_be_moved_is_an_error_and_stays(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_renamed_raises_and_stays(tmp_path: Path) -> None:
     temporary = directory(tmp_path / ".one", "first")
     with pytest.raises(OSError):
         storage.publish(temporary, f"file:{tmp_path}/missing/batch=7")
     assert storage.read(f"{temporary}/part") == "first"
 
 
-def test_what_is_not_there_has_no_names_and_can_be_deleted(tmp_path: Path) -> None:
+def test_a_missing_path_has_no_names_and_can_be_deleted(tmp_path: Path) -> None:
     missing = f"file:{tmp_path}/missing"
     storage.delete(missing)
     assert storage.names(missing) == []
@@ -89,7 +89,7 @@ def test_what_is_not_there_has_no_names_and_can_be_deleted(tmp_path: Path) -> No
         storage.read(missing)
 
 
-def test_a_file_system_that_overwrites_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_always_overwrites_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.hadoop, "qualified", lambda path: path)
     with pytest.raises(
         UsageError, match="'s3a://bucket/home' is on a s3a file system.*put the home on HDFS or a local"
