@@ -30,6 +30,10 @@ def free(frame: DataFrame) -> None:
 
 
 def silence_expected_warnings() -> None:
-    """Silence a warning for every local checkpoint that `free` drops: the kit means it (log4j2's Configurator)."""
+    """Silence warnings about what the kit means to do (log4j2's Configurator).
+
+    One comes for every local checkpoint that `free` drops, the other for rtrim with two arguments, which Column offers.
+    """
     log4j = view().org.apache.logging.log4j
-    log4j.core.config.Configurator.setLevel("org.apache.spark.rdd.MapPartitionsRDD", log4j.Level.ERROR)
+    for logger in ("rdd.MapPartitionsRDD", "sql.catalyst.analysis.FunctionResolution"):
+        log4j.core.config.Configurator.setLevel(f"org.apache.spark.{logger}", log4j.Level.ERROR)

@@ -12,6 +12,8 @@ from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext
 
+from .log4j import quiet_launch
+
 __all__ = ["JavaError"]
 
 
@@ -33,7 +35,8 @@ def is_running() -> bool:
 
 def start_jvm(conf: SparkConf | None = None) -> None:
     """Start the JVM, or find the one spark-submit started: from then on SparkConf() holds its settings."""
-    SparkContext._ensure_initialized(conf=conf)
+    with quiet_launch():
+        SparkContext._ensure_initialized(conf=conf)
 
 
 def jvm_process() -> int | None:
