@@ -1,4 +1,4 @@
-"""Tables on the terminal: live where it is one, one after the other where it is not."""
+"""Each batch as a table: live on a terminal, one below the other anywhere else."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Screen:
         self._live: Live | None = None
 
     def add(self, name: str) -> None:
-        """Make room for an output: tables stay where they are, whichever comes first."""
+        """Reserve the place of an output, so that tables keep theirs whichever has a batch first."""
         self._tables[name] = None
 
     def show(self, shown: _Shown) -> None:
@@ -94,9 +94,9 @@ class _Screen:
 
 
 def _start_live(console: Console) -> Live:
-    """A live display that may end at any moment, also by a kill: the cursor stays visible, on a line of its own.
+    """A live display that needs no end, since a job may be killed: the cursor stays visible, on a line of its own.
 
-    What Python prints and logs meanwhile appears above the tables and stays there.
+    Whatever Python prints or logs from now on appears above the tables and stays there.
     """
     live = Live(console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
     before = sys.stderr
@@ -124,7 +124,7 @@ def _picture(tables: dict[str, _Shown | None], width: int, height: int) -> Rende
 
 
 def _stack(tables: dict[str, _Shown | None], width: int, height: int) -> Group:
-    """Tables one below the other; where they are too high, the longest lose rows first."""
+    """Tables one below the other; if they are too high, the longest lose rows first."""
     found = [shown for shown in tables.values() if shown is not None]
     room = height - (len(tables) - 1) - len(tables) - 2 * len(found)  # without empty lines, titles and headers
     rows = iter(_cut([len(shown.rows) for shown in found], [1] * len(found), room))

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+import os
+import pty
+import re
+import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pytest
@@ -172,6 +179,44 @@ def test_a_time_of_another_day_has_its_date_and_is_in_utc(spark: SparkSession) -
     frame = spark.sql("select explode(array(timestamp'2026-01-31T12:00:00Z', timestamp'2026-01-30T23:59:59Z')) as at")
     lines = on_screen(_console._Shown("hits", 1, NOON, frame.schema, frame.collect()))
     assert [line.strip() for line in lines[3:]] == ["12:00:00", "2026-01-30 23:59:59"]
+
+
+@contextlib.contextmanager
+def live_screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[_console._Screen, io.StringIO]]:
+    """A screen on a terminal, and what is written there; stderr is one, too, and logging goes to it."""
+    main, its = pty.openpty()
+    written = io.StringIO()
+    with os.fdopen(main), os.fdopen(its, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        handler = logging.StreamHandler(stderr)
+        logging.getLogger().addHandler(handler)
+        screen = _console._Screen()
+        screen._console = Console(file=written, force_terminal=True, width=80, height=24)
+        try:
+            yield screen, written
+        finally:
+            logging.getLogger().removeHandler(handler)
+            if screen._live is not None:
+                screen._live.stop()
+
+
+def test_the_cursor_is_visible_after_each_batch_as_a_killed_job_cannot_bring_it_back(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with live_screen(monkeypatch) as (screen, written):
+        screen.show(batch(spark, [(1,)], "n int"))
+        text = written.getvalue()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split("\n")[-1].strip() == ""
+
+
+def test_warnings_are_printed_above_the_live_tables(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live_screen(monkeypatch) as (screen, written):
+        screen.show(batch(spark, [(1,)], "n int"))
+        before = len(written.getvalue())
+        logging.getLogger("test").warning("the database cannot be reached")
+        after = written.getvalue()[before:]
+    assert after.index("the database cannot be reached") < after.index("batch 1 at 12:00:00")
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
