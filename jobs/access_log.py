@@ -6,9 +6,10 @@
 Outputs:
     totals     lines, bytes, rejected: bigint           of each batch
     statuses   status: int, count: bigint               since the first start
+    alerts     those of ss.transforms.threshold         batches with more than 25 answers 404
     paths      path: string, hits: bigint               the 10 most requested in the last minute, every 10 s
     clients    client_ip: string, hits, bytes: bigint   the 10 busiest in the last minute, every 10 s
-    rejected   line, reason: string                     what is no log line
+    rejected   line, reason: string                     lines that are not in the log format
 """
 
 import sys
@@ -25,7 +26,7 @@ TRAFFIC = {"hits": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
 
 
 def served(requests: DataFrame) -> DataFrame:
-    """How many requests there were, and how many bytes went out."""
+    """Number of requests, and bytes sent in answer to them."""
     return requests.agg(F.count("*").alias("requests"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"))
 
 
@@ -35,20 +36,21 @@ def totals(both: DataFrame) -> DataFrame:
 
 
 def top10(frame: DataFrame) -> DataFrame:
-    """The ten rows with the most hits; equal ones in the order of their first column."""
+    """The ten rows with the most hits; ties are sorted by the first column."""
     return frame.orderBy(F.desc("hits"), frame.columns[0]).limit(10)
 
 
 def by_status(frame: DataFrame) -> DataFrame:
-    """In the order of the statuses."""
+    """Sorted by status."""
     return frame.orderBy("status")
 
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
-    """Everything from one read of the log lines."""
+    """All outputs from one read of the log lines."""
     requests, rejected = ss.transforms.access_log.split(source(ssc).cache())
     output(requests.transform(served).join(rejected.count()).transform(totals), name="totals")
     output(requests.update_state_by_key("status", COUNT).transform(by_status), name="statuses")
+    output(ss.transforms.threshold(requests.filter("status = 404"), [], ss.aggregates.count(), above=25), name="alerts")
     output(requests.reduce_by_key_and_window("path", HITS, "1min", "10s").transform(top10), name="paths")
     output(requests.reduce_by_key_and_window("client_ip", TRAFFIC, "1min", "10s").transform(top10), name="clients")
     output(rejected, name="rejected")

@@ -14,6 +14,7 @@ from pyspark import SparkConf, StorageLevel
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import settings
+from sparkstream_kit.bridge import log4j
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -56,6 +57,82 @@ def test_every_property_appears_once_in_its_preset_and_has_a_reason(preset: sett
 def test_the_files_for_spark_submit_equal_the_presets(file: str, presets: list[settings.Preset]) -> None:
     expected = settings.properties_file(*presets)
     assert (CONF / file).read_text() == expected, f"conf/{file} must be:\n{expected}"
+
+
+def settings_of(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_a_job_that_python_launches_logs_like_one_with_the_file_for_spark_submit() -> None:
+    assert settings_of(log4j.SETTINGS) == settings_of(CONF / "log4j2.properties")
+
+
+@pytest.fixture
+def no_logging_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Spark's configuration directory, which is empty."""
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    monkeypatch.delenv(log4j.VARIABLE, raising=False)
+    return tmp_path
+
+
+def test_a_jvm_is_launched_with_quiet_logging_and_other_processes_are_not(no_logging_configured: Path) -> None:
+    with log4j.quiet_launch():
+        assert os.environ[log4j.VARIABLE] == str(log4j.SETTINGS)
+    assert log4j.VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize("file", ["log4j2.properties", "log4j2.xml", "log4j2-test.yaml"])
+def test_a_log4j_file_in_sparks_configuration_directory_is_used(no_logging_configured: Path, file: str) -> None:
+    (no_logging_configured / file).touch()
+    with log4j.quiet_launch():
+        assert log4j.VARIABLE not in os.environ
+
+
+def test_the_template_that_comes_with_spark_configures_nothing(no_logging_configured: Path) -> None:
+    (no_logging_configured / "log4j2.properties.template").touch()
+    with log4j.quiet_launch():
+        assert log4j.VARIABLE in os.environ
+
+
+def test_the_log4j_file_of_the_environment_is_used(
+    no_logging_configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(log4j.VARIABLE, "mine.xml")
+    with log4j.quiet_launch():
+        assert os.environ[log4j.VARIABLE] == "mine.xml"
+    assert os.environ[log4j.VARIABLE] == "mine.xml"
+
+
+LAUNCHED = """
+from sparkstream_kit.bridge import jvm
+from sparkstream_kit.context import live_session
+
+live_session()
+log = jvm.view().org.apache.logging.log4j.LogManager.getLogger("org.apache.spark.util.Utils")
+for level in ("info", "warn", "error"):
+    getattr(log, level)(f"a real {level}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", "-Dlog4j2.configurationFile={mine}", "-Dlog4j.configurationFile={mine}"])
+def test_a_launched_jvm_reports_warnings_and_errors_and_nothing_else(tmp_path: Path, options: str) -> None:
+    mine = tmp_path / "mine.properties"
+    mine.write_text(log4j.SETTINGS.read_text().replace("%m%n", "%m, as I like it%n"))
+    given = f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} {options.format(mine=mine)}"
+    run = subprocess.run(
+        [sys.executable, "-c", LAUNCHED],
+        env={**os.environ, "PYTHONPATH": str(CONF.parent), "SPARK_SUBMIT_OPTS": given},
+        capture_output=True,
+        text=True,
+    )
+    module, *lines = run.stderr.splitlines()
+    assert (run.returncode, module) == (0, "WARNING: Using incubator modules: jdk.incubator.vector"), run.stderr
+    end = ", as I like it" if options else ""
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        f"WARN Utils: a real warn{end}",
+        f"ERROR Utils: a real error{end}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,10 @@ def free(frame: DataFrame) -> None:
 
 
 def silence_expected_warnings() -> None:
-    """Silence the warning for each local checkpoint that `free` drops on purpose (log4j2's Configurator.setLevel)."""
+    """Silence warnings about what the kit does on purpose (log4j2's Configurator.setLevel).
+
+    One comes for each local checkpoint that `free` drops, the other for rtrim with two arguments, which Column offers.
+    """
     log4j = view().org.apache.logging.log4j
-    log4j.core.config.Configurator.setLevel("org.apache.spark.rdd.MapPartitionsRDD", log4j.Level.ERROR)
+    for logger in ("rdd.MapPartitionsRDD", "sql.catalyst.analysis.FunctionResolution"):
+        log4j.core.config.Configurator.setLevel(f"org.apache.spark.{logger}", log4j.Level.ERROR)

@@ -16,6 +16,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
 
 from ..errors import UsageError
+from .log4j import quiet_launch
 
 __all__ = ["JavaError"]
 
@@ -51,7 +52,8 @@ def start_jvm(conf: SparkConf | None = None) -> None:
 
     From then on SparkConf() holds the JVM's settings.
     """
-    SparkContext._ensure_initialized(conf=conf)
+    with quiet_launch():
+        SparkContext._ensure_initialized(conf=conf)
 
 
 def jvm_process() -> int | None:

@@ -87,3 +87,20 @@ def test_the_feed_writes_every_line_once_and_never_shows_half_a_file(
     assert "".join(file.read_text() for file in files).splitlines() == LINES
     assert len(files) == 7
     assert not any(name.startswith(".") for names in shown for name in names)
+
+
+def test_a_scanner_is_in_the_files_of_the_middle_fifth_beside_the_lines_of_the_sample() -> None:
+    files = list(feed.files(100, 30))
+    scans = [sum("203.0.113.9 " in line for line in lines) for lines in files]
+    assert scans == [0] * 8 + [30] * 4 + [0] * 8
+    assert [line for lines in files for line in lines if "203.0.113.9 " not in line] == [f"{line}\n" for line in LINES]
+    assert files == list(feed.files(100, 30))
+    assert all(read([line])[0][2] == 404 for line in files[8][100:])
+
+
+def test_the_main_job_raises_an_alert_for_a_scanner_and_for_nothing_before_and_after_it(spark: object) -> None:
+    files = list(feed.files(100, 30))
+    alerts = run_job(access_log.build, [[line.rstrip("\n") for line in files[n]] for n in (7, 8, 12)])["alerts"]
+    assert [len(rows) for rows in alerts] == [0, 1, 0]
+    missing = sum(status == 404 for _, _, status, _ in read(files[8]))
+    assert [value for value in alerts[1][0] if isinstance(value, float)] == [25.0, float(missing)]
