@@ -31,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.context import live_session
 from sparkstream_kit.contracts import Batch
-from sparkstream_kit.outputs._sql import _url, sql_table
+from sparkstream_kit.outputs._sql import parse_url, sql_table
 from tests.servers.conftest import Postgres
 
 HEAP = "1g"
@@ -99,7 +99,7 @@ def check(url: str, mode: str, count: int, batches: int) -> None:
     ids = [i for n in range(1, batches + 1) for i in range(n * count // 2, n * count // 2 + count)]
     expected = ids if mode == "append" else set(ids)
     query = sa.text(f"select count(*), sum(id), sum(bytes) from {mode}_{count}")
-    with sa.create_engine(_url(url), poolclass=sa.NullPool).connect() as connection:
+    with sa.create_engine(parse_url(url), poolclass=sa.NullPool).connect() as connection:
         found = tuple(int(value) for value in connection.execute(query).one())
     assert found == (len(expected), sum(expected), sum(i * 7 % 65536 for i in expected)), (url, mode, count)
 
@@ -117,7 +117,7 @@ def databases() -> Iterator[dict[str, str]]:
 
 
 def versions(spark: SparkSession, urls: dict[str, str]) -> str:
-    with sa.create_engine(_url(urls["PostgreSQL"])).connect() as connection:
+    with sa.create_engine(parse_url(urls["PostgreSQL"])).connect() as connection:
         server = str(connection.scalar(sa.text("show server_version"))).split()[0]
     with sa.create_engine(urls["SQLite"]).connect() as connection:
         lite = connection.scalar(sa.text("select sqlite_version()"))

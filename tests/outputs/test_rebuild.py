@@ -15,7 +15,7 @@ from sparkstream_kit import aggregates as agg
 from sparkstream_kit import cli
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import _sql
+from sparkstream_kit.outputs import _sql, _sql_ledger
 from sparkstream_kit.sources._files import files
 from tests.outputs.test_sql import rows_of
 from tests.support.ticks import Build, Seen, given, job
@@ -53,7 +53,7 @@ def rebuild(work: Path, *arguments: str) -> int:
 def test_a_lost_home_goes_on_from_the_ledger(
     spark: SparkSession, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_sql, "KEPT_BATCHES", kept)
+    monkeypatch.setattr(_sql_ledger, "KEPT_BATCHES", kept)
     run(tmp_path, range(1, 6))
     identity = (tmp_path / "home" / "id").read_text()
     shutil.rmtree(tmp_path / "home")

@@ -25,7 +25,7 @@ from sparkstream_kit.contracts import Batch
 from sparkstream_kit.dstreams import each_batch
 from sparkstream_kit.errors import BatchFailed, UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import _sql
+from sparkstream_kit.outputs import _sql, _sql_ledger
 from sparkstream_kit.outputs._sql import sql_table
 from sparkstream_kit.testing import run_batches
 
@@ -66,7 +66,7 @@ def batch(n: int, home: str = "home-a") -> Batch:
 
 
 def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
-    engine = sa.create_engine(_sql._url(url), poolclass=sa.NullPool)
+    engine = sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool)
     found = sa.Table(table, sa.MetaData(), autoload_with=engine)
     chosen = [found.c[name] for name in columns or found.c.keys()]
     with engine.connect() as connection:
@@ -74,11 +74,11 @@ def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def tables_of(url: str) -> set[str]:
-    return set(sa.inspect(sa.create_engine(_sql._url(url), poolclass=sa.NullPool)).get_table_names())
+    return set(sa.inspect(sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool)).get_table_names())
 
 
 def execute(url: str, *statements: str) -> None:
-    with sa.create_engine(_sql._url(url), poolclass=sa.NullPool).begin() as connection:
+    with sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool).begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
 
@@ -168,7 +168,7 @@ def test_two_drivers_that_write_one_batch_at_once_write_it_once(url: str, frame:
 def test_the_ledger_keeps_the_newest_batches_of_each_output(
     url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sql, "KEPT_BATCHES", 2)
+    monkeypatch.setattr(_sql_ledger, "KEPT_BATCHES", 2)
     for name in ("one", "two"):
         for n in range(1, 5):
             sql_table(url, "hits", name=name).write(frame(), batch(n))
@@ -419,7 +419,7 @@ def run():
         sql.sql_table(url, mode, mode=mode, key=key, name=mode).write(Frame([Row(*row) for row in rows]), batch)
 
 def found():
-    engine = sa.create_engine(sql._url(url), poolclass=sa.NullPool)
+    engine = sa.create_engine(sql.parse_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         tables = {}
         for name in sorted(sa.inspect(connection).get_table_names()):

@@ -27,7 +27,7 @@ Act = Callable[[], object]
 @pytest.fixture
 def url(postgres: Any) -> Iterator[str]:
     yield postgres.create_database()
-    _sql._engine.cache_clear()
+    _sql.engine_of.cache_clear()
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_server_that_is_killed_and_comes_back_has_each_batch_once(
     monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
     on_retry.append(postgres.start)
     dies = once(postgres.kill, lambda statement: statement.strip().startswith(point))
-    sa.event.listen(_sql._engine(url), "before_cursor_execute", dies)
+    sa.event.listen(_sql.engine_of(url), "before_cursor_execute", dies)
     count_hosts(url)
     assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]
     assert tables_of(url) == {"hits", "sparkstream_ledger"}
@@ -99,7 +99,7 @@ def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
     driver_rows: int, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
-    dialect = _sql._engine(url).dialect
+    dialect = _sql.engine_of(url).dialect
     commit, ledger_rows = dialect.do_commit, [0]
 
     def commit_and_die(connection: Any) -> None:
@@ -179,7 +179,7 @@ def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
     with pytest.raises(sa.exc.OperationalError) as failed:
         away.write(frame(("a", 1)), batch(8))
     assert "the output 'sql' waits for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
-    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(_sql._engine(away.url))])
+    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(_sql.engine_of(away.url))])
     assert "s3cret" not in shown
 
 
