@@ -1,11 +1,11 @@
-"""Rows in a table of a SQL database, committed in one transaction with a note of the batch they belong to.
+"""Write rows into a SQL table, in one transaction with a ledger row for the batch.
 
-The note is a row of `sparkstream_ledger` in the same database: home, output, batch, its recorded time in ms since 1970,
-table, ranges of the sources and how far they were read by then, number of rows, time of the commit. A batch that is run
-again finds its row there and is skipped, and a home that was lost is made anew from them (`ledger`).
+The ledger is the table `sparkstream_ledger` of the same database. A batch that runs again finds its row there and is
+skipped, and `sparkstream rebuild` recreates a lost home from these rows.
 
-Up to `DRIVER_ROWS` rows go through the driver. More are copied by the executors into a staging table of PostgreSQL,
-and moved from there in the one transaction; SQLite, which only one process can write, gets them partition by partition.
+The driver inserts batches of up to `DRIVER_ROWS` rows itself. Executors copy larger ones into a staging table of
+PostgreSQL, from which the transaction moves them. SQLite allows only one writing process: there the driver inserts
+larger batches partition by partition.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..columns import column_names, quoted
+from ..columns import Columns, column_names, quoted
 from ..contracts import Batch
 from ..errors import BatchFailed, OutputRefused, UsageError
 from ..frames import FrameStream
@@ -36,10 +36,10 @@ from ._sql_types import NUMBERS, check_fits, converter, table_for
 log = logging.getLogger(__name__)
 
 DRIVER_ROWS = 10_000
-"""Results up to so many rows are collected by the driver, which is the quickest way for them."""
+"""Batches of up to this many rows are collected by the driver, which is fastest at this size."""
 
 CHUNK = 1_000
-"""Rows sent to the database at once."""
+"""Rows per statement sent to the database."""
 
 
 Mode = Literal["append", "upsert", "accumulate"]
@@ -51,49 +51,77 @@ def sql(
     *,
     table: str | None = None,
     mode: Mode = "append",
-    key: str | Sequence[str] = (),
+    key: Columns = (),
     name: str = "sql",
 ) -> None:
-    """Write each batch into a table of SQLite (`sqlite:///file.db`) or PostgreSQL (`postgresql://user@host/database`).
+    """Write each batch into a table of SQLite (`sqlite:///FILE`) or PostgreSQL (`postgresql://USER@HOST/DATABASE`).
 
-        sql(totals, "sqlite:///served.db", mode="upsert", key="host", name="totals")
+    >>> import sqlite3, tempfile
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> def build(hits):
+    ...     totals = ss.FrameStream.of(hits, "host string, n bigint")
+    ...     ss.outputs.sql(totals, f"sqlite:///{folder.name}/hits.db", mode="accumulate", key="host", name="totals")
+    >>> _ = run_batches(build, [[("a", 1), ("b", 2)], [("a", 10)]])
+    >>> sqlite3.connect(f"{folder.name}/hits.db").execute("select host, n from totals order by host").fetchall()
+    [('a', 11), ('b', 2)]
 
-    The table bears the output's name unless `table` names another. One that is missing is created with the columns of
-    the frame; one that is there must have them, and `key` must be unique in it. Modes:
+    Columns: any, except arrays, maps and structs. The table is called `table`, or like the output. If it is missing, it
+    is created with the columns of the frame; an existing one must have them, and `key` must be unique in it.
 
-    append      insert the rows
-    upsert      insert them, or replace those with the same key (names, or one text with commas between them)
-    accumulate  insert them, or add their numbers to those of the row with the same key: set n = n + new n
+    mode="append"      insert the rows
+    mode="upsert"      insert them, or replace the row with the same `key`
+    mode="accumulate"  insert them, or add their numbers to the row with the same `key`: n = n + new n
 
-    A batch has one row for each key; where it has two, accumulate adds both and upsert fails. A null key fails.
-    Timestamps are written as UTC, in the years 1 to 9999; arrays, maps and structs are refused. SQLite holds decimals
-    as 64-bit floats and NaN as null; PostgreSQL cannot hold the character NUL, which becomes U+FFFD. A password in the
-    URL is seen by whoever sees the command lines of processes; libpq finds one in the file that PGPASSFILE names.
+    `key` names one or more columns, "host, path" or ["host", "path"]. If a batch has two rows for one key, accumulate
+    adds both and upsert fails. A null key fails. Timestamps are stored in UTC, for the years 1 to 9999. SQLite stores
+    decimals as 64-bit floats and NaN as null. PostgreSQL cannot store the character NUL, which becomes U+FFFD. A
+    password in the URL is visible to everyone who can list processes: put it into the file that PGPASSFILE names.
 
     Guarantee: exactly once, in every mode: rows and ledger row are committed in one transaction under (home, output,
-    batch). The name must stay the same while the job changes, since it is part of that key.
+    batch). Keep the name when you change the job: it is part of that key.
 
-    Raises UsageError at the start for a database that cannot be reached, a table that does not fit (naming the
-    columns), or one that another home writes to; BatchFailed for rows that the database refuses, naming its reason.
-    A lost connection is tried again like any failure of an output.
+    Raises OutputRefused at the start for a table that does not fit (naming the columns) or that another home writes to,
+    NewerFormat for a ledger of a newer version, and UsageError for wrong arguments or a database that cannot be
+    reached. Raises BatchFailed for rows that the database rejects, with its reason. A lost connection is retried, like
+    any failure of an output.
+
+    Cost: grows with the rows of the batch. The ledger keeps 1,000 rows per output.
+
+    URI: sql:URL?table=...&mode=append|upsert|accumulate&key=...
     """
     target = sql_table(url, table or name, mode=mode, key=key, name=name)
     stream.for_each_batch(target.write, name=f"sql:{name}", check=target.check)
 
 
-def sql_table(
-    url: str, table: str, *, mode: Mode = "append", key: str | Sequence[str] = (), name: str = "sql"
-) -> SqlTable:
-    """The same for a bare DStream, through `each_batch`; its guarantee is the one that is said there.
+def sql_table(url: str, table: str, *, mode: Mode = "append", key: Columns = (), name: str = "sql") -> SqlTable:
+    """The output `sql` for a bare DStream: give its `write` to `each_batch`.
 
-    >>> table = sql_table("postgresql://kit:secret@db/logs", "hits", mode="upsert", key="host")
-    >>> table
-    SqlTable(table='hits', mode='upsert', key=('host',), name='sql')
-    >>> sql_table("mysql://kit:secret@db/logs", "hits")
+    >>> import sqlite3, tempfile
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> def build(hosts):
+    ...     table = ss.outputs.sql_table(f"sqlite:///{folder.name}/hits.db", "hits", mode="accumulate", key="host")
+    ...     hosts.countByValue().foreachRDD(ss.each_batch(table.write, "hit counts", "host string, n bigint"))
+    >>> _ = run_batches(build, [["a", "b"], ["a"]])
+    >>> sqlite3.connect(f"{folder.name}/hits.db").execute("select host, n from hits order by host").fetchall()
+    [('a', 2), ('b', 1)]
+
+    Columns and modes are those of `sql`.
+
+    Guarantee: once per batch time, as `each_batch` explains.
+
+    Raises the errors of `sql`, those about the table in the first batch. Wrong arguments are refused at once:
+
+    >>> ss.outputs.sql_table("mysql://kit:secret@db/logs", "hits")
     Traceback (most recent call last):
     ...
     sparkstream_kit.errors.UsageError: got the database mysql://kit:***@db/logs, expected sqlite:///FILE or \
 postgresql://USER@HOST/DATABASE
+
+    Cost: grows with the rows of the batch.
     """
     keys = tuple(column_names(key))
     kind = parse_url(url).get_backend_name()
@@ -104,14 +132,14 @@ postgresql://USER@HOST/DATABASE
     if mode not in get_args(Mode):
         raise UsageError(f"got the mode {mode!r} for the table {table!r}, expected append, upsert or accumulate")
     if bool(keys) == (mode == "append"):
-        wants = "takes no key" if keys else "needs key= with the columns that name a row"
+        wants = "takes no key" if keys else "needs key= with the columns that identify a row"
         raise UsageError(f"the mode {mode} of the table {table!r} {wants}")
     return SqlTable(url, table, mode, keys, name)
 
 
 @dataclass(frozen=True)
 class SqlTable:
-    """A table as an output, made by `sql_table`: `write(frame, batch)` commits a batch once."""
+    """A table as an output, created by `sql_table`: `write(frame, batch)` commits a batch once."""
 
     url: str = field(repr=False)
     table: str
@@ -120,20 +148,22 @@ class SqlTable:
     name: str
 
     def check(self, frame: DataFrame, before: Batch) -> None:
-        """Create the table, or refuse it; a database that is away at a later start is left to the batches."""
+        """Create the table, or refuse it. If the database is down at a later start, the batches retry."""
         try:
             _prepare_table(self, frame.schema, before.home_id)
         except sa.exc.DBAPIError as error:
             if before.n and isinstance(error, sa.exc.OperationalError):
-                log.warning("the output %r waits for %s (%s)", self.name, redact_url(self.url), database_message(error))
+                log.warning(
+                    "the output %r is waiting for %s (%s)", self.name, redact_url(self.url), database_message(error)
+                )
                 return
             raise UsageError(
                 f"the output {self.name!r} cannot use {redact_url(self.url)} ({database_message(error)}): "
-                "correct the address, or grant the user its rights"
+                "correct the URL, or grant the user the missing privileges"
             ) from None
 
     def write(self, frame: DataFrame, batch: Batch) -> int:
-        """Commit the rows of a batch, unless they are there; the number of rows written."""
+        """Commit a batch, unless it was committed before; returns the number of rows written."""
         try:
             table = _prepare_table(self, frame.schema, batch.home_id)
             with engine_of(self.url).begin() as connection:
@@ -147,39 +177,39 @@ class SqlTable:
                 connection.execute(LEDGER.update().where(*entry_of(self, batch)).values(rows=rows))
                 prune(connection, self, batch)
             return rows
-        except _Ambiguous:
+        except _DuplicateKeys:
             raise BatchFailed(
-                f"batch {batch.n} of the output {self.name!r} has several rows for one key of {self.table!r}, and "
-                "which of them should stay is not said: aggregate them by the key"
+                f"batch {batch.n} of the output {self.name!r} has duplicate keys for the table {self.table!r}; upsert "
+                "needs one row per key: aggregate by key first"
             ) from None
-        except ValueError as error:  # of Python: it would be raised by every further try, too
+        except ValueError as error:  # raised by Python: every retry would raise it, too
             raise BatchFailed(
                 f"batch {batch.n} of the output {self.name!r} has a value that cannot be written to {self.table!r} "
-                f"({error}): filter such rows"
+                f"({error}): filter out such rows"
             ) from None
         except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError) as error:
             raise BatchFailed(
-                f"the database refuses batch {batch.n} of the output {self.name!r} for the table {self.table!r}: "
+                f"the database rejects batch {batch.n} of the output {self.name!r} for the table {self.table!r}: "
                 f"{database_message(error)}"
             ) from None
 
     def _prepare_rows(self, frame: DataFrame, batch: Batch, table: sa.Table) -> Callable[[sa.Connection], int]:
-        """How the rows come into the table; all that takes long is done before the transaction."""
+        """Returns a function that inserts the rows; whatever takes long is done here, before the transaction."""
         dialect = engine_of(self.url).dialect.name
         convert = converter(frame.schema, dialect)
-        # one job over all partitions, unlike take(); a batch that is larger is only begun
+        # one job over all partitions, unlike take(); of a larger batch only the first rows are computed
         few = frame.limit(DRIVER_ROWS + 1).coalesce(1).collect()
         if len(few) <= DRIVER_ROWS:
             rows = [convert(row) for row in few]
             places = [i for i, column in enumerate(table.c) if column.primary_key]
             if self.mode == "upsert" and len({tuple(row[i] for i in places) for row in rows}) < len(rows):
-                raise _Ambiguous
+                raise _DuplicateKeys
             return lambda connection: self._insert(connection, table, iter(rows))
         if dialect == "postgresql":
             staging = stage(frame, self, batch, table, convert)
             return lambda connection: self._move(connection, table, *staging)
-        if self.mode == "upsert" and _has_twins(frame, self.key):  # PostgreSQL says so itself
-            raise _Ambiguous
+        if self.mode == "upsert" and _has_duplicate_keys(frame, self.key):  # PostgreSQL reports it itself
+            raise _DuplicateKeys
         return lambda connection: self._insert(connection, table, map(convert, frame.toLocalIterator()))
 
     def _insert(self, connection: sa.Connection, table: sa.Table, rows: Iterator[tuple[Any, ...]]) -> int:
@@ -191,11 +221,11 @@ class SqlTable:
         return count
 
     def _move(self, connection: sa.Connection, table: sa.Table, staging: sa.Table, attempts: dict[str, int]) -> int:
-        """Move what successful task attempts have staged; rows of others, lost or repeated, stay behind."""
+        """Move the rows of successful task attempts; those of failed or duplicate attempts stay behind."""
         counted = staging.c.attempt.in_([attempt for attempt, rows in attempts.items() if rows])
         found = connection.scalar(sa.select(sa.func.count()).select_from(staging).where(counted))
         if found != sum(attempts.values()):
-            raise ConnectionError(f"{found} of {sum(attempts.values())} staged rows are there: the server has crashed")
+            raise ConnectionError(f"found {found} of {sum(attempts.values())} staged rows: the server has crashed")
         staged = {c: staging.c[c.key] for c in table.c}
         if self.mode == "accumulate":
             sums = [staged[c] if c.primary_key else sa.func.sum(staged[c]) for c in table.c]
@@ -205,12 +235,12 @@ class SqlTable:
         try:
             connection.execute(self._statement(table, rows))
         except sa.exc.ProgrammingError as error:
-            raise _Ambiguous if isinstance(error.orig, psycopg.errors.CardinalityViolation) else error from None
+            raise _DuplicateKeys if isinstance(error.orig, psycopg.errors.CardinalityViolation) else error from None
         drop(connection, staging)
         return sum(attempts.values())
 
     def _statement(self, table: sa.Table, rows: sa.Select[Any] | None = None) -> Any:
-        """The INSERT of the mode, of rows that are given with it or of those of a query."""
+        """The INSERT statement of the mode, for bound rows or for those of a query."""
         insert = INSERT[engine_of(self.url).dialect.name](table)
         if rows is not None:
             insert = insert.from_select(list(table.c), rows)
@@ -225,12 +255,12 @@ class SqlTable:
         return insert.on_conflict_do_update(index_elements=keys, set_=new)
 
 
-class _Ambiguous(Exception):
-    """A batch has several rows for one key."""
+class _DuplicateKeys(Exception):
+    """A batch has duplicate keys."""
 
 
-def _has_twins(frame: DataFrame, key: Sequence[str]) -> bool:
-    """Whether several rows have one key; Spark finds out, as a set of all keys would fill the driver."""
+def _has_duplicate_keys(frame: DataFrame, key: Sequence[str]) -> bool:
+    """Whether keys are duplicated. Spark counts: a set of all keys could fill the driver's memory."""
     columns = [F.col(quoted(name)).alias(f"c{i}") for i, name in enumerate(key)]
     keys = frame.select(*columns)
     return not keys.groupBy(*keys.columns).count().where("count > 1").isEmpty()
@@ -238,21 +268,23 @@ def _has_twins(frame: DataFrame, key: Sequence[str]) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _prepare_table(target: SqlTable, schema: T.StructType, home_id: str) -> sa.Table:
-    """The table as statements need it, after it was created or found to fit."""
+    """The table for statements, created if missing; OutputRefused if it does not fit."""
     table = table_for(target.table, schema, target.key)
     for column in table.c:
         if target.mode == "accumulate" and not column.primary_key and column.type.python_type not in NUMBERS:
             raise OutputRefused(
-                f"the column {column.name!r} for the table {target.table!r} is {column.type}, and accumulate adds "
-                "numbers: make it part of the key, or leave it out"
+                f"the column {column.name!r} for the table {target.table!r} is {column.type}, but accumulate only adds "
+                "numbers: make it part of the key, or drop it"
             )
     engine = engine_of(target.url)
     limit = engine.dialect.max_identifier_length
     for name in (target.table, *schema.names):
         if len(name.encode()) > limit:
-            raise UsageError(f"the name {name!r} is longer than the {limit} bytes of {engine.dialect.name}: shorten it")
+            raise OutputRefused(
+                f"the name {name!r} is longer than the {limit} bytes that {engine.dialect.name} allows: shorten it"
+            )
         if "%(" in name:
-            raise UsageError(f"the name {name!r} holds %(, which SQLAlchemy takes for a parameter: leave that out")
+            raise OutputRefused(f"the name {name!r} contains %(, which SQLAlchemy takes for a parameter: rename it")
     with engine.begin() as connection:
         LEDGER.create(connection, checkfirst=True)
         check_format(connection)
@@ -260,8 +292,8 @@ def _prepare_table(target: SqlTable, schema: T.StructType, home_id: str) -> sa.T
         other = connection.scalar(others.limit(1))
         if other is not None:
             raise OutputRefused(
-                f"the table {target.table!r} holds rows of the home {other}, and this is the home {home_id}: go on "
-                "with that home, or write into another table"
+                f"the table {target.table!r} holds rows of the home {other}, and this is the home {home_id}: use "
+                "that home, or write to another table"
             )
         inspector = sa.inspect(connection)
         if inspector.has_table(target.table):

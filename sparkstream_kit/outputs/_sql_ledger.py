@@ -1,4 +1,13 @@
-"""The ledger of the SQL output: one row for each batch that a database holds."""
+"""The ledger of the SQL output: one row per committed batch, in the table `sparkstream_ledger`.
+
+home, output, batch     the key: home id, name of the output, number of the batch
+time                    recorded time of the batch, in ms since 1970
+table                   the table that the rows went to
+ranges, end_offsets     JSON: offset range of each source with data, and how far each source had been read
+format                  version of this row
+rows                    number of rows written
+committed_at            time of the transaction, by the database's clock
+"""
 
 from __future__ import annotations
 
@@ -17,8 +26,8 @@ if TYPE_CHECKING:
     from ._sql import SqlTable
 
 KEPT_BATCHES = 1_000
-"""Ledger rows kept for each output. The newest alone would do, as at most one batch is ever undone; a bare DStream
-runs the few again that were owed. The others tell people what was written when."""
+"""Ledger rows kept for each output. The newest would suffice, since at most one batch is ever unfinished (a bare
+DStream re-runs its few pending ones). The others let `rebuild` restore states, and show what was written when."""
 
 LEDGER = sa.Table(
     "sparkstream_ledger",
@@ -36,16 +45,17 @@ LEDGER = sa.Table(
 )
 
 FORMAT = 1
-"""Version of the ledger's rows; rows of a newer one are refused, and columns that it added are ignored."""
+"""Version of the ledger's rows. Rows of a newer version are refused, unknown columns are ignored."""
 
 
 def entry_of(target: SqlTable, batch: Batch) -> tuple[sa.ColumnElement[bool], ...]:
+    """The conditions that select the row of a batch: home, output, batch."""
     c = LEDGER.c
     return c.home == batch.home_id, c.output == target.name, c.batch == batch.n
 
 
 def record(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
-    """Enter the batch; False if it is there. Of two drivers, the second waits until the first has committed."""
+    """Insert the row of a batch; False if it exists. Of two drivers, the second waits until the first has committed."""
     entry = {
         "home": batch.home_id,
         "output": target.name,
@@ -62,22 +72,24 @@ def record(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
 
 
 def is_there(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
-    """Whether the batch is committed; UsageError if what bears its number was made of other input."""
+    """Whether the batch is committed; OutputRefused if another batch with its number is."""
     known = connection.scalar(sa.select(LEDGER.c.ranges).where(*entry_of(target, batch)))
     if known is not None and known != _ranges(batch):
         raise OutputRefused(
-            f"the table {target.table!r} holds batch {batch.n} of the output {target.name!r} made of {known}, and this "
-            f"is {_ranges(batch)}: the home is an older copy of itself; use a new home and a new table"
+            f"the table {target.table!r} already holds batch {batch.n} of the output {target.name!r} with the offset "
+            f"ranges {known}, but this one has {_ranges(batch)}: the home is an outdated copy; use a new home and a "
+            "new table"
         )
     return known is not None
 
 
 def check_format(connection: sa.Connection) -> None:
+    """NewerFormat if a newer version of the kit wrote to the ledger."""
     newest = connection.scalar(sa.select(sa.func.max(LEDGER.c.format))) or FORMAT
     if newest > FORMAT:
         raise NewerFormat(
-            f"the table {LEDGER.name} has rows of the format {newest}, and this version of sparkstream_kit reads up "
-            f"to {FORMAT}: use the version that wrote them, or a newer one"
+            f"the table {LEDGER.name} has rows of format {newest}, and this version of sparkstream_kit reads up to "
+            f"format {FORMAT}: use the version that wrote them, or a newer one"
         )
 
 
@@ -86,7 +98,7 @@ def _ranges(batch: Batch) -> str:
 
 
 def ledger(url: str) -> dict[str, dict[int, Entry]]:
-    """The entries of the offset logs of all homes that have committed batches to a database, by home id and batch."""
+    """The offset log entries of all homes that committed batches to a database, by home id and batch."""
     c, homes = LEDGER.c, dict[str, dict[int, Entry]]()
     try:
         with engine_of(url).connect() as connection:
@@ -103,6 +115,7 @@ def ledger(url: str) -> dict[str, dict[int, Entry]]:
 
 
 def prune(connection: sa.Connection, target: SqlTable, batch: Batch) -> None:
+    """Delete the oldest rows of an output."""
     mine = entry_of(target, batch)[:2]
     newest_first = sa.select(LEDGER.c.batch).where(*mine).order_by(LEDGER.c.batch.desc())
     oldest = connection.scalar(newest_first.offset(KEPT_BATCHES).limit(1))

@@ -1,4 +1,4 @@
-"""Large batches on their way into PostgreSQL: executors copy them into a staging table."""
+"""Staging tables: executors copy large batches into PostgreSQL, for one transaction to move."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def stage(
     frame: DataFrame, target: SqlTable, batch: Batch, table: sa.Table, convert: Callable[[Row], tuple[Any, ...]]
 ) -> tuple[sa.Table, dict[str, int]]:
-    """Copy the rows into a staging table from the executors; gives the attempts Spark counts, with their rows.
+    """Copy the rows into a staging table from the executors; returns the successful task attempts with their rows.
 
-    Each attempt at a partition marks its rows with a name that no other has ever had, so those of an attempt that
-    failed, lost a race or belongs to a driver that is gone are never counted.
+    Each task attempt marks its rows with a unique name, so rows of attempts that failed, lost a race under speculation
+    or belong to an earlier driver never count.
     """
     engine = engine_of(target.url)
     digest = sha256(json.dumps([batch.home_id, target.name]).encode()).hexdigest()[:16]
@@ -35,7 +35,7 @@ def stage(
         sa.MetaData(),
         sa.Column("attempt", sa.Text),
         *columns,
-        prefixes=["UNLOGGED"],  # after a crash it is empty, which _move notices
+        prefixes=["UNLOGGED"],  # empty after a crash of the server, which _move notices
     )
     with engine.begin() as connection:
         drop(connection, staging)
@@ -56,6 +56,7 @@ def stage(
 
 
 def drop(connection: sa.Connection, staging: sa.Table) -> None:
-    # a copy that nobody waits for may still hold the table: better to try again than to wait for it
+    """Drop the table; fails after 10 seconds if it is in use."""
+    # a copy of an abandoned task may still hold a lock: retry the batch rather than wait for it
     connection.execute(sa.text("SET LOCAL lock_timeout = '10s'"))
     staging.drop(connection, checkfirst=True)

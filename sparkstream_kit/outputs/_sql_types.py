@@ -1,4 +1,4 @@
-"""The columns and values of a frame as SQL has them, and whether an existing table takes them."""
+"""Columns and values of a frame in SQL, and whether an existing table fits them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def table_for(name: str, schema: T.StructType, key: Sequence[str]) -> sa.Table:
-    """The table of a frame. Columns have the keys c0, c1, ..., which no odd name can break."""
+    """The table of a frame. Statements refer to columns as c0, c1, ..., so no column name can break them."""
     doubled = {a for i, a in enumerate(schema.names) if a.lower() in map(str.lower, schema.names[:i])}
     missing = [k for k in key if k not in schema.names]
     if doubled or missing:
-        wrong = f"several columns named {doubled.pop()!r}" if doubled else f"no column {missing[0]!r}, which is its key"
+        wrong = f"several columns named {doubled.pop()!r}" if doubled else f"no column {missing[0]!r} for its key"
         raise OutputRefused(f"the frame for the table {name!r} has {wrong}: its columns are {', '.join(schema.names)}")
     columns = [
         sa.Column(f.name, _sql_type(name, f), key=f"c{i}", primary_key=f.name in key, autoincrement=False)
@@ -37,8 +37,8 @@ def _sql_type(table: str, column: T.StructField) -> sa.types.TypeEngine[Any]:
         return sa.Numeric(kind.precision, kind.scale)
     if type(kind) not in _TYPES:
         raise OutputRefused(
-            f"the column {column.name!r} for the table {table!r} is {kind.simpleString()}, which is no type of SQL: "
-            "leave it out, or make it a string (to_json)"
+            f"the column {column.name!r} for the table {table!r} is {kind.simpleString()}, which SQL tables "
+            "cannot hold: drop it, or convert it to a string (to_json)"
         )
     return _TYPES[type(kind)]
 
@@ -47,7 +47,7 @@ _TYPES: dict[type[T.DataType], sa.types.TypeEngine[Any]] = {
     T.BooleanType: sa.Boolean(),
     T.ByteType: sa.SmallInteger(),
     T.ShortType: sa.SmallInteger(),
-    # an INTEGER key of SQLite is the number of its row, which it makes up where the key is null; BIGINT is not
+    # an INTEGER key of SQLite is the row's number, which SQLite invents where the key is null; BIGINT is not
     T.IntegerType: sa.Integer().with_variant(sa.BigInteger(), "sqlite"),
     T.LongType: sa.BigInteger(),
     T.FloatType: sa.REAL(),
@@ -62,25 +62,27 @@ _TYPES: dict[type[T.DataType], sa.types.TypeEngine[Any]] = {
 NUMBERS = (int, float, Decimal)
 
 _WIDER: dict[type, tuple[type, ...]] = {int: (float, Decimal), float: (Decimal,), Decimal: (float,)}
-"""What a column may hold besides its own Python type."""
+"""Python types that a column may have instead of the one of the frame."""
 
 
 def check_fits(inspector: sa.Inspector, target: SqlTable, table: sa.Table) -> None:
-    """UsageError unless a table that is there takes the rows of the frame, by name, type and key."""
+    """OutputRefused unless an existing table has the columns, types and key of the frame."""
     there = {c["name"]: c for c in inspector.get_columns(target.table)}
     wrong = [f"it has no column {c.name!r}" for c in table.c if c.name not in there]
     for column in table.c:
         if column.name in there and not _accepts(there[column.name]["type"], column.type, inspector.dialect.name):
-            wrong.append(f"its column {column.name!r} is {there[column.name]['type']}, the frame's {column.type}")
+            wrong.append(
+                f"its column {column.name!r} is {there[column.name]['type']}, but the frame's is {column.type}"
+            )
     for name, c in there.items():
         filled = c["nullable"] or c.get("default") or c.get("identity") or c.get("autoincrement") is True
         if name not in [column.name for column in table.c] and not filled:
-            wrong.append(f"its column {name!r} must not be null, and the frame has none")
+            wrong.append(f"its column {name!r} must not be null, but the frame does not have it")
     if target.key and sorted(target.key) not in map(sorted, _unique(inspector, target.table)):
         wrong.append(f"it has no unique key ({', '.join(target.key)})")
     if wrong:
         raise OutputRefused(
-            f"the table {target.table!r} does not fit: {'; '.join(wrong)}; change it, or name another one"
+            f"the table {target.table!r} does not fit: {'; '.join(wrong)}; alter it, or name another table"
         )
 
 
@@ -104,10 +106,10 @@ def _unique(inspector: sa.Inspector, table: str) -> Iterator[Sequence[Any]]:
 
 
 def converter(schema: T.StructType, database: str) -> Callable[[Row], tuple[Any, ...]]:
-    """Spark's values as the drivers of databases take them."""
+    """A function that converts a row of Spark to the values that database drivers take."""
     changes: list[tuple[int, Callable[[Any], Any]]] = []
     for i, column in enumerate(schema):
-        if isinstance(column.dataType, T.TimestampType):  # local and without a zone; it knows its fold
+        if isinstance(column.dataType, T.TimestampType):  # naive local time whose fold is set
             changes.append((i, lambda time: time.astimezone(timezone.utc)))
         elif isinstance(column.dataType, T.BinaryType):
             changes.append((i, bytes))
