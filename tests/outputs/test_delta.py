@@ -45,7 +45,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=str)
 
 
-def test_every_type_and_odd_partitions_come_back_from_an_odd_folder_as_they_were(
+def test_every_type_and_odd_partitions_in_an_odd_folder_read_back_unchanged(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     tmp_path /= "ü #1? a b"

@@ -217,7 +217,7 @@ def test_a_column_that_a_newer_version_added_to_the_ledger_is_ignored(url: str, 
 # --- what a column holds
 
 
-def test_every_simple_type_comes_back_as_it_was_and_fits_the_table_at_the_next_start(
+def test_every_simple_type_reads_back_unchanged_and_fits_the_table_at_the_next_start(
     url: str, spark: SparkSession, either_size: None
 ) -> None:
     given = spark.sql(
