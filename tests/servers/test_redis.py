@@ -201,7 +201,7 @@ def test_a_server_that_is_away_fails_the_first_start_and_is_awaited_later(
     with pytest.raises(UsageError, match=r"'it' cannot use redis://kit:\*\*\*@127.0.0.1:1/0 .*refused") as refused:
         away.check(frame(), batch(0))
     away.check(frame(), batch(7))
-    assert "the output 'it' is waiting for redis://127.0.0.1:1/0" in caplog.text
+    assert "the output 'it' is waiting for redis://kit:***@127.0.0.1:1/0" in caplog.text
     assert "s3cret" not in f"{refused.value} {caplog.text} {away}"
 
 
