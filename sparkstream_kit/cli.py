@@ -185,7 +185,7 @@ def _rebuild(options: argparse.Namespace) -> None:
     )
 
 
-LEDGER = {"ledger": "_sql"}
+LEDGER = {"ledger": "_sql_ledger"}
 """Not public, and loaded only where it is needed: it needs the extra sql."""
 
 

@@ -117,7 +117,7 @@ def test_a_folder_of_batches_is_compacted_and_another_one_is_told(
     for n in (1, 2, 3):
         spark.range(n).write.parquet(f"{tmp_path}/batch={n}")
     assert cli.main(["compact", str(tmp_path)]) == 2
-    assert "is no folder of Parquet batches" in capsys.readouterr().err
+    assert "is not the folder of a Parquet output" in capsys.readouterr().err
     (tmp_path / "_home").touch()
     assert cli.main(["compact", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "2 batches merged\n"

@@ -43,6 +43,10 @@ EXTRAS = {
     "sparkstream_kit.outputs._delta": "deltalake",
     "sparkstream_kit.outputs._redis": "redis",
     "sparkstream_kit.outputs._sql": "sqlalchemy psycopg",
+    "sparkstream_kit.outputs._sql_database": "sqlalchemy",
+    "sparkstream_kit.outputs._sql_ledger": "sqlalchemy",
+    "sparkstream_kit.outputs._sql_staging": "sqlalchemy psycopg",
+    "sparkstream_kit.outputs._sql_types": "sqlalchemy",
     "sparkstream_kit.pytest_plugin": "pytest",
 }
 

@@ -1,4 +1,4 @@
-"""Where results go. Each output is a function that takes the stream first; its URI is `name:...` on a command line.
+"""Where results go. An output is a function that takes the stream first; on a command line it is a URI.
 
 Write your own with `FrameStream.for_each_batch`; the contract is in `sparkstream_kit.contracts`.
 """
@@ -34,7 +34,7 @@ URIS = {
     "text": "_files",
     "webhook": "_webhook",
 }
-"""The outputs of a command line, and the modules that define them."""
+"""Outputs that the command line knows, and the modules that define them."""
 
 PUBLIC = {**URIS, "sql_table": "_sql"}
 

@@ -1,4 +1,4 @@
-"""Few large files instead of the many small ones that `files.parquet` leaves, batch after batch."""
+"""Merge the small files that the Parquet output leaves with every batch into few large ones."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from ..errors import HomeInUse, UsageError
 from ..recovery import lease, storage
 
 FILE_BYTES = 128 * 1024 * 1024
-"""Size of a compacted file before it is compressed anew: what one task of Spark reads at once."""
+"""Size of a compacted file, measured on the files merged into it: what one Spark task reads at once."""
 
 
 def compact(folder: str) -> int:
-    """Make few large files of what `files.parquet` wrote into a folder; gives the number of batches merged.
+    """Merge the batches of a Parquet output, all but the newest, into few large files; returns how many it merged.
 
-    All batches but the newest become one, whose rows then have the number of the last of them. The job may run
-    meanwhile: it writes newer batches only. A reader that runs during the exchange misses rows or files, so
-    readers that never rest need a Delta table. Twice the room of the folder is needed for a while.
+    Merged rows get the number of the newest batch merged. The job may keep running, since it only adds newer batches. A
+    reader that runs during the exchange misses rows or fails: where readers never pause, use a Delta table. The folder
+    needs twice its space meanwhile.
 
-    Guarantee: no row is lost or doubled. What is exchanged for what is noted before the first batch is removed, so a
-    compaction that is killed is finished by the next one; of two at once the second is refused.
+    Guarantee: no row is lost or doubled. The exchange is recorded before the first batch is deleted, so the next
+    compaction finishes one that was killed. Of two at once, the second is refused.
 
-    Raises UsageError for a folder that `files.parquet` did not write.
+    Raises UsageError for a folder that no Parquet output wrote, and while another compaction runs.
+
+    Cost: grows with the bytes of the folder.
     """
     root = hadoop.qualified(folder)
     if not storage.exists(f"{root}/_home") or any(_kinds(root, n) - {"parquet", "folder"} for n in _batches(root)):
         raise UsageError(
-            f"{folder!r} is no folder of Parquet batches: name the one that the output writes to, DIRECTORY/NAME of "
+            f"{folder!r} is not the folder of a Parquet output: name the one it writes to, DIRECTORY/NAME for "
             "parquet:DIRECTORY"
         )
     with _alone(root) as held:
@@ -41,10 +43,10 @@ def compact(folder: str) -> int:
         if storage.exists(note):
             _exchange(root, held, **json.loads(storage.read(note)))
         for name in storage.hidden(root):
-            if name.startswith(".compacted-"):  # by one that was killed before it took the place of anything
+            if name.startswith(".compacted-"):  # of a compaction killed before its exchange began
                 storage.delete(f"{root}/{name}")
         merged = _batches(root)[:-1]
-        full = [f"{root}/batch={n}" for n in merged if _kinds(root, n)]  # Spark cannot read nothing
+        full = [f"{root}/batch={n}" for n in merged if _kinds(root, n)]  # Spark cannot read zero files
         if len(merged) < 2 or not full:
             return 0
         temporary = f".compacted-{uuid.uuid4().hex}"
@@ -60,21 +62,21 @@ def _batches(root: str) -> list[int]:
 
 
 def _kinds(root: str, n: int) -> set[str]:
-    """What the folder of a batch holds: folders of partitions, and files by the ends of their names."""
+    """What the folder of a batch holds: "folder" for folders of partitions, and the extensions of its files."""
     shown = [name for name in storage.names(f"{root}/batch={n}") if not name.startswith((".", "_"))]
     return {"folder" if "=" in name else name.rpartition(".")[2] for name in shown}
 
 
 @contextmanager
 def _alone(root: str) -> Iterator[lease.Lease]:
-    """Hold the folder: two compactions at once would remove what the other one has just put in its place."""
+    """Lock the folder: each of two compactions at once would delete the other's result."""
     place = f"{root}/_compaction"
     storage.make_directory(place)
     try:
         held = lease.acquire(place)
     except HomeInUse:
-        raise UsageError(f"{root} is being compacted by {lease.holder(place)}: wait until that has ended") from None
-    held.start_renewing(lambda _: None)  # `check` says so before the next step
+        raise UsageError(f"{root} is being compacted by {lease.holder(place)}: wait until it has finished") from None
+    held.start_renewing(lambda _: None)  # a lost lease is noticed by `check`, before the next step
     try:
         yield held
     finally:
@@ -85,12 +87,12 @@ def _merge(root: str, batches: list[str], target: str) -> None:
     session = SparkSession.builder.getOrCreate()
     inference = "spark.sql.sources.partitionColumnTypeInference.enabled"
     before = session.conf.get(inference)
-    session.conf.set(inference, "false")  # or a folder day=01 would come back as day=1
+    session.conf.set(inference, "false")  # or the folder day=01 would become day=1
     try:
         frame = session.read.option("basePath", root).option("mergeSchema", "true").parquet(*batches).drop("batch")
     finally:
         session.conf.set(inference, before or "true")
-    files = [unquote(file) for file in frame.inputFiles()]  # they come as URIs
+    files = [unquote(file) for file in frame.inputFiles()]  # these are URIs
     size = sum(hadoop.file_size(file) or 0 for file in files)
     below = [folder for file in files for folder in file.rpartition("/batch=")[2].split("/")[1:-1]]
     folders = list(dict.fromkeys(unquote(folder.partition("=")[0]) for folder in below))
@@ -98,12 +100,12 @@ def _merge(root: str, batches: list[str], target: str) -> None:
 
 
 def _exchange(root: str, held: lease.Lease, batches: list[int], temporary: str) -> None:
-    """Put what was merged in the place of its batches; whatever part of that was done before a crash."""
+    """Replace the batches by what they were merged into; continues an exchange that a crash interrupted."""
     if storage.exists(f"{root}/{temporary}"):
         for n in batches:
             held.check()
             storage.delete(f"{root}/batch={n}")
-            if storage.exists(f"{root}/batch={n}"):  # its rows would be there twice
+            if storage.exists(f"{root}/batch={n}"):  # its rows would be doubled
                 raise OSError(f"cannot remove {root}/batch={n}")
         storage.publish(f"{root}/{temporary}", f"{root}/batch={batches[-1]}")
     storage.delete(f"{root}/_compacting")

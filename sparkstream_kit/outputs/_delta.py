@@ -1,4 +1,4 @@
-"""Delta tables: files of Parquet with a log that says which of them count."""
+"""Write rows into Delta tables: Parquet files, and a log of which ones belong to the table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,7 +15,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop
-from ..columns import column_names
+from ..columns import Columns, column_names
 from ..contracts import Batch
 from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
@@ -24,24 +23,40 @@ from ..recovery import storage
 from ._files import claim
 
 
-def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[str] = (), name: str = "delta") -> None:
-    """Append each batch to the Delta table `<directory>/<name>`, made with the columns of the frame if missing.
+def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), name: str = "delta") -> None:
+    """Append each batch to the Delta table `<directory>/<name>`, which is created if missing.
 
-        delta(requests, "/data/tables", partition_by="day", name="requests")
+    >>> import tempfile
+    >>> from deltalake import DeltaTable
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> def build(hits):
+    ...     ss.outputs.delta(ss.FrameStream.of(hits, "host string, n int"), folder.name, name="hits")
+    >>> _ = run_batches(build, [[("a", 1)], [("b", 2)]])
+    >>> sorted(DeltaTable(f"{folder.name}/hits").to_pyarrow_dataset().to_table().to_pylist(), key=lambda row: row["n"])
+    [{'host': 'a', 'n': 1}, {'host': 'b', 'n': 2}]
 
-    Executors write the files, the driver adds them to the table's log: on a disk that all of them see. What a crash
-    leaves of a batch belongs to no version of the table, and goes when the batch is written again.
+    Columns: any that Delta has a type for; those of an existing table, in its order. `partition_by` names one or more
+    columns that become folders. Executors write the files and the driver adds them to the table's log, so the directory
+    must be on a disk that all of them share. Files that a crash leaves behind belong to no version of the table, and
+    are deleted when the batch is written again.
 
-    Guarantee: exactly once. The commit carries the application transaction (home and name, batch): a batch that is run
-    again finds it there and is skipped, and of two drivers that commit one batch Delta refuses the second.
+    Guarantee: exactly once. The commit carries Delta's application transaction (home and name, batch): a batch that
+    runs again finds it and is skipped, and if two drivers commit the same batch, Delta refuses the second.
 
-    Raises UsageError at the start for columns that are not the table's, and for a table that belongs to another home.
+    Raises OutputRefused at the start for columns or partitions that differ from the table's, and for a table that
+    another home writes to; UsageError for a directory that is not on a disk or contains a %.
+
+    Cost: grows with the rows of the batch, and with the files of the table, whose log is read in every batch.
+
+    URI: delta:DIRECTORY?partition_by=...
     """
 
     def folder() -> Path:
         here = storage.local(hadoop.qualified(f"{directory}/{name}"))
-        if here is None or "%" in str(here):  # which deltalake decodes
-            raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk, without a %")
+        if here is None or "%" in str(here):  # deltalake would decode it
+            raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk and without %")
         return here
 
     def check(frame: DataFrame, before: Batch) -> None:
@@ -53,7 +68,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
         if (table.transaction_version(application) or 0) >= batch.n:
             return
         part, known = folder() / f"batch-{batch.n}" / uuid.uuid4().hex, table.version()
-        frame.write.partitionBy(*columns).parquet(f"file:{part}")  # no URI: Hadoop would take %20 for a name
+        frame.write.partitionBy(*columns).parquet(f"file:{part}")  # not quoted: Hadoop would keep the %20
         done = CommitProperties(
             custom_metadata={"ranges": json.dumps(batch.ranges, sort_keys=True)},
             app_transactions=[Transaction(application, batch.n)],
@@ -65,7 +80,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
         table.create_write_transaction(added, "append", table.schema(), columns, commit_properties=done)
         _sync_log(folder(), known)
         for left in part.parent.iterdir():
-            if left != part:  # by drivers that died; now that the batch is there, Delta refuses it to them
+            if left != part:  # of dead drivers; Delta refuses them the batch now that it is committed
                 storage.delete(f"file:{left}")
 
     columns = column_names(partition_by)
@@ -73,7 +88,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: str | Sequence[s
 
 
 def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str) -> DeltaTable:
-    """The table, made if missing, or UsageError if it is not one for this frame and this home."""
+    """The table, created if missing; OutputRefused if it does not fit the frame or belongs to another home."""
     try:
         wanted = Schema.from_json(json.dumps(_nullable(frame.schema.jsonValue())))
         table = DeltaTable(folder)
@@ -87,19 +102,19 @@ def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str
     if there != mine:
         wrong = ", ".join(f"{name} {kind}" for name, kind in sorted(set(there) ^ set(mine)))
         raise OutputRefused(
-            f"the columns of the Delta table {folder} are not those of the frame ({wrong or 'in another order'}): "
+            f"the columns of the Delta table {folder} differ from those of the frame ({wrong or 'in their order'}): "
             "change the frame, or give the output another name="
         )
     if table.metadata().partition_columns != partition_by:
         raise OutputRefused(
             f"the Delta table {folder} is partitioned by {table.metadata().partition_columns}, not by {partition_by}: "
-            "keep that, or give the output another name="
+            "keep its partitioning, or give the output another name="
         )
     return table
 
 
 def _nullable(schema: dict[str, object]) -> dict[str, object]:
-    """The schema without NOT NULL, which says something of one frame and not of the table."""
+    """The schema without NOT NULL, which holds for one frame and not for the table."""
     fields = schema["fields"]
     assert isinstance(fields, list)
     return {**schema, "fields": [{**field, "nullable": True, "metadata": {}} for field in fields]}
@@ -110,7 +125,7 @@ def _columns(schema: Schema) -> list[tuple[str, str]]:
 
 
 def _sync_log(folder: Path, known: int) -> None:
-    """Bring the commits after a known one to the disk, as the batch counts as done from here on; deltalake does not."""
+    """fsync the commits after a known one, which deltalake does not do: from here on the batch counts as done."""
     for version in itertools.count(known + 1):
         try:
             with open(folder / "_delta_log" / f"{version:020}.json", "rb") as commit:

@@ -1,8 +1,11 @@
-"""Results in Redis, for those who look one up: hashes, rankings and counters.
+"""Write results into Redis, for applications that look them up: hashes, rankings and counters.
 
-A batch is written in one transaction with its number, which is kept in `sparkstream:ledger:<home>:<kind>:<name>`, so
-that a batch that is run again is skipped. Results go through the driver: at most `MOST_ROWS` a batch. One Redis server,
-not a cluster, whose transactions do not reach over all keys.
+Each batch is one transaction with a ledger entry in the sorted set `sparkstream:ledger:<home>:<kind>:<name>`, so that a
+batch that runs again is skipped. The driver collects the rows, at most `MOST_ROWS` per batch. Use a single Redis
+server: transactions of a cluster do not span all keys.
+
+Ledger and owner keys carry no version. A release that changes them raises the format of the home, too, and that is what
+makes an older kit refuse the job.
 """
 
 from __future__ import annotations
@@ -29,28 +32,35 @@ from ..redaction import redact_url
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 100_000
-"""Rows of one transaction, during which Redis serves nobody else: about a second."""
+"""Rows per transaction, which blocks Redis for about a second."""
 
 KEPT_BATCHES = 1_000
-"""Numbers of batches kept for each output; the newest alone would do, as at most one batch is ever undone."""
+"""Ledger entries kept for each output. The newest would suffice, since at most one batch is ever unfinished."""
 
 Values = list[list[Any]]
 Kind = Literal["redis-hash", "redis-ranking", "redis-counter"]
 
 
 def redis_hash(stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "redis-hash") -> None:
-    """Keep each row as a Redis hash `<name>:<first column>`, whose fields are the other columns.
+    """Write each row as a Redis hash `<name>:<first column>`, whose fields are the other columns.
 
-        redis_hash(totals, "redis://localhost", expire="1h", name="host")    # HGETALL host:10.0.0.7
+        ss.outputs.redis_hash(totals, "redis://localhost", expire="1h", name="host")
+        # HGETALL host:10.0.0.7
 
-    A hash that is there is replaced, and a null is a field that is missing. With `expire` a hash is gone when no batch
-    has brought it for so long. Values are written as Spark casts them to strings, timestamps in the session's zone.
+    Columns: the key, and one or more fields; arrays, maps and structs are refused. A row replaces the whole hash, and a
+    null is a missing field. Values are cast to strings by Spark, timestamps in the time zone of its session. A hash
+    expires when no batch has written it for `expire`.
 
-    Guarantee: exactly once, as far as Redis keeps what it has acknowledged (appendfsync always) and never evicts keys
-    without a time to live.
+    Guarantee: exactly once, provided that Redis keeps what it has acknowledged (appendfsync always) and does not evict
+    keys without a time to live.
 
-    Raises UsageError at the start for a server that cannot be reached, columns that are no simple values, or a name
-    that another home writes to; BatchFailed for more than `MOST_ROWS` rows, and for keys that hold something else.
+    Raises OutputRefused at the start for columns that do not fit or a name that another home writes to, and UsageError
+    for a server that cannot be reached. Raises BatchFailed for more than 100,000 rows in a batch, and for existing keys
+    of another type.
+
+    Cost: grows with the rows of the batch, which the driver collects.
+
+    URI: redis-hash:URL?expire=...
     """
     _to(stream, Redis(url, "redis-hash", expire, name))
 
@@ -58,12 +68,21 @@ def redis_hash(stream: FrameStream, url: str, *, expire: Duration | None = None,
 def redis_ranking(
     stream: FrameStream, url: str, *, keep: int = 100, expire: Duration | None = None, name: str = "redis-ranking"
 ) -> None:
-    """Keep the rows of the newest batch as a Redis sorted set `<name>`: the first column by its score, the second.
+    """Write the newest batch as a Redis sorted set `<name>`: the first column, ranked by the second.
 
-        redis_ranking(hits, "redis://localhost", keep=10, name="top")    # ZRANGE top 0 9 REV WITHSCORES
+        ss.outputs.redis_ranking(hits, "redis://localhost", keep=10, name="top")
+        # ZRANGE top 0 9 REV WITHSCORES
 
-    Only the `keep` highest scores stay. Scores are 64-bit floats; a row without one is left out. Guarantee and errors:
-    those of `redis_hash`.
+    Columns: the member, and its score, a number. Each batch replaces the set, which holds the `keep` highest scores and
+    expires when no batch has written it for `expire`. Scores are 64-bit floats; rows with null or NaN are dropped.
+
+    Guarantee: exactly once, as for `redis_hash`.
+
+    Raises the errors of `redis_hash`.
+
+    Cost: grows with the rows of the batch, which the driver collects.
+
+    URI: redis-ranking:URL?keep=...&expire=...
     """
     _to(stream, Redis(url, "redis-ranking", expire, name, keep))
 
@@ -71,11 +90,22 @@ def redis_ranking(
 def redis_counter(
     stream: FrameStream, url: str, *, expire: Duration | None = None, name: str = "redis-counter"
 ) -> None:
-    """Add each row to a Redis hash `<name>:<first column>`: its other columns, integers, to the fields of their names.
+    """Add each row to a Redis hash `<name>:<first column>`: every other column to the field of its name.
 
-        redis_counter(hits, "redis://localhost", name="hits")    # HGET hits:10.0.0.7 n
+        ss.outputs.redis_counter(hits, "redis://localhost", name="hits")
+        # HGET hits:10.0.0.7 n
 
-    Guarantee and errors: those of `redis_hash`; a counter beyond 64 bits fails its batch, of which nothing is added.
+    Columns: the key, and one or more integers; a null adds nothing. A hash expires when no batch has written it for
+    `expire`.
+
+    Guarantee: exactly once, as for `redis_hash`.
+
+    Raises the errors of `redis_hash`, and BatchFailed for a counter that would exceed 64 bits: nothing of that batch is
+    added.
+
+    Cost: grows with the rows of the batch, which the driver collects.
+
+    URI: redis-counter:URL?expire=...
     """
     _to(stream, Redis(url, "redis-counter", expire, name))
 
@@ -86,7 +116,7 @@ def _to(stream: FrameStream, target: Redis) -> None:
 
 @dataclass(frozen=True)
 class Redis:
-    """One of the three as an output: `write(frame, batch)` commits a batch once, also for `each_batch`."""
+    """One of the three outputs: `write(frame, batch)` commits a batch once, also under `each_batch`."""
 
     url: str = field(repr=False)
     kind: Kind
@@ -95,19 +125,19 @@ class Redis:
     keep: int = 100
 
     def check(self, frame: DataFrame, before: Batch) -> None:
-        """Refuse columns that do not fit; a server that is away at a later start is left to the batches."""
+        """Refuse columns that do not fit. If the server is down at a later start, the batches retry."""
         self._check_columns(frame.schema)
         try:
             self._claim(before.home_id)
         except redis.RedisError as error:
             if not before.n:
                 raise UsageError(
-                    f"the output {self.name!r} cannot use {redact_url(self.url)} ({error}): correct the address"
+                    f"the output {self.name!r} cannot use {redact_url(self.url)} ({error}): correct the URL"
                 ) from None
-            log.warning("the output %r waits for %s (%s)", self.name, redact_url(self.url), error)
+            log.warning("the output %r is waiting for %s (%s)", self.name, redact_url(self.url), error)
 
     def write(self, frame: DataFrame, batch: Batch) -> int:
-        """Commit the rows of a batch, unless they are there; the number of rows written."""
+        """Commit a batch, unless it was committed before; returns the number of rows written."""
         self._check_columns(frame.schema)
         self._claim(batch.home_id)
         if self._is_there(batch):
@@ -115,7 +145,7 @@ class Redis:
         rows = [list(row) for row in _strings(frame).limit(MOST_ROWS + 1).coalesce(1).collect()]
         if len(rows) > MOST_ROWS:
             raise BatchFailed(
-                f"batch {batch.n} of the output {self.name!r} has more than {MOST_ROWS} rows: aggregate it"
+                f"batch {batch.n} of the output {self.name!r} has more than {MOST_ROWS} rows: aggregate them first"
             )
         put = {"redis-hash": self._hash, "redis-ranking": self._ranking, "redis-counter": self._counter}[self.kind]
         put(frame.columns[1:], rows, batch)
@@ -164,14 +194,14 @@ class Redis:
                 _ADD, 1, self._ledger(batch), batch.n, _member(batch), KEPT_BATCHES, expire, *arguments
             )
         except redis.ResponseError as error:
-            if type(error) is not redis.ResponseError:  # out of memory, read-only: may pass
+            if type(error) is not redis.ResponseError:  # out of memory, read-only: may be temporary
                 raise
-            raise BatchFailed(f"Redis refuses batch {batch.n} of the output {self.name!r}: {error}") from None
+            raise BatchFailed(f"Redis rejects batch {batch.n} of the output {self.name!r}: {error}") from None
 
     def _in_transaction(self, batch: Batch, keys: list[str], kind: str, put: Callable[[Any], None]) -> None:
-        """Queue and execute; what EXEC cannot undo, a command on a key of another type, is looked for before.
+        """Queue and execute. EXEC cannot undo a command on a key of the wrong type, so types are checked first.
 
-        All keys are watched from before that look, so nothing can come in between.
+        All keys are watched from before that check, so no other client can interfere.
         """
         client, ledger = _client(self.url), self._ledger(batch)
         with client.pipeline() as pipe:
@@ -184,8 +214,8 @@ class Redis:
             for key, found in zip(keys, types.execute(), strict=True):
                 if found not in (kind, "none"):
                     raise BatchFailed(
-                        f"the key {key!r} holds a {found}, and the output {self.name!r} writes a {kind}: "
-                        "remove it, or give the output another name="
+                        f"the key {key!r} holds a {found}, but the output {self.name!r} writes a {kind}: "
+                        "delete the key, or give the output another name="
                     )
             pipe.multi()
             put(pipe)
@@ -197,8 +227,8 @@ class Redis:
         known = _client(self.url).zrangebyscore(self._ledger(batch), batch.n, batch.n)
         if known and known != [_member(batch)]:
             raise OutputRefused(
-                f"Redis holds batch {batch.n} of the output {self.name!r} made of {known[0]}, and this is "
-                f"{_member(batch)}: the home is an older copy of itself; use a new home and another name="
+                f"Redis already holds batch {batch.n} of the output {self.name!r} as {known[0]}, but this one is "
+                f"{_member(batch)}: the home is an outdated copy; use a new home and another name="
             )
         return bool(known)
 
@@ -206,12 +236,12 @@ class Redis:
         return f"sparkstream:ledger:{batch.home_id}:{self.kind}:{self.name}"
 
     def _claim(self, home_id: str) -> None:
-        """Make the name this home's, or refuse what would be mixed with another's."""
+        """Claim the name for a home; OutputRefused if another home writes under it."""
         owner = _client(self.url).set(f"sparkstream:owner:{self.name}", home_id, nx=True, get=True)
         if owner is not None and owner != home_id:
             raise OutputRefused(
                 f"the name {self.name!r} holds results of the home {owner}, and this is the home {home_id}: "
-                "go on with that home, or give the output another name="
+                "use that home, or give the output another name="
             )
 
     def _check_columns(self, schema: T.StructType) -> None:
@@ -230,11 +260,11 @@ class Redis:
             column = wrong[0] if wrong else schema[0]
             raise OutputRefused(
                 f"the column {column.name!r} for the output {self.name!r} is {column.dataType.simpleString()}, which "
-                f"{self.kind} cannot hold: cast it, or leave it out"
+                f"{self.kind} cannot hold: cast or drop it"
             )
 
 
-# A failing command of a script stays alone: what was added before it is taken back.
+# Redis does not roll back a script whose command fails, so it subtracts again what it has added.
 _ADD = """
 local ledger, n, member, kept, expire = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if #redis.call('ZRANGEBYSCORE', ledger, n, n) > 0 then return 0 end
@@ -262,19 +292,19 @@ def _member(batch: Batch) -> str:
 
 
 def _strings(frame: DataFrame) -> DataFrame:
-    """All values as Spark casts them to strings, which are all that Redis has; a key that is null is the word null."""
+    """All values as Spark casts them to strings, the only type of Redis; a null key becomes the word null."""
     columns = [F.col(quoted(name)).cast("string") for name in frame.columns]
     return frame.select(F.coalesce(columns[0], F.lit("null")), *columns[1:])
 
 
 @functools.cache
-def _client(url: str) -> Any:  # redis-py's own types leave open what an answer is
+def _client(url: str) -> Any:  # redis-py leaves the types of replies open
     try:
         client = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=10, decode_responses=True)
-        client.connection_pool.make_connection()  # which does not connect, but reads the options
+        client.connection_pool.make_connection()  # reads the options without connecting
         redact_url(url)
-    except (ValueError, TypeError):  # it quotes what may be a part of a password
+    except (ValueError, TypeError):  # its message may quote part of a password
         raise UsageError(
-            "the address of Redis is no URL: redis://HOST:PORT/DATABASE, with %2F and %40 for / and @ in a password"
+            "got an invalid Redis URL, expected redis://HOST:PORT/DATABASE: write %2F and %40 for / and @ in a password"
         ) from None
     return client

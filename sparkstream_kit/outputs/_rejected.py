@@ -1,8 +1,8 @@
-"""What could not be parsed, kept under the home until somebody has looked at it.
+"""Keep rows that could not be parsed under the home, until somebody replays them.
 
     rejected/<name>/<n>/    Parquet: the rejected rows of batch n
 
-Hostile senders can make any number of such lines, so there are bounds: of a batch, and of all batches.
+Anybody who can send lines can make them invalid, so both the rows of a batch and all batches together are bounded.
 """
 
 from __future__ import annotations
@@ -22,24 +22,33 @@ from ..recovery.offset_log import OffsetLog
 log = logging.getLogger(__name__)
 
 ROWS = 10_000
-"""Rows kept of a batch."""
+"""Rows kept per batch."""
 
 BATCHES, BYTES = 1_000, 256 * 1024 * 1024
-"""Batches and bytes kept of an output; the oldest batches go first."""
+"""Batches and bytes kept per output; the oldest batches are dropped first."""
 
 
 def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
-    """Keep the rejected lines of each batch under the home, for `sparkstream replay-rejected`. Column: line: string.
+    """Keep the rejected lines of each batch under the home, for `sparkstream replay-rejected`.
 
-    Other columns, such as the reason, are kept with it. Of a batch the first 10,000 rows are kept, and of all batches
-    the newest 256 MiB; what is left out is told in the log.
+        requests, failed = ss.transforms.access_log.split(lines)
+        ss.outputs.rejected(failed)
 
-    Guarantee: exactly once. Raises UsageError at the start where the frame has no column line.
+    Columns: line: string. Others, such as the reason, are kept with it. The output keeps the first 10,000 rows of a
+    batch, and the newest 1,000 batches or 256 MiB. A warning says what was dropped.
+
+    Guarantee: exactly once.
+
+    Raises OutputRefused at the start if there is no column line.
+
+    Cost: grows with the rejected rows of the batch, at most 10,000, and with the batches kept.
+
+    URI: rejected:
     """
 
     def check(frame: DataFrame, before: Batch) -> None:
         if "line" not in frame.columns:
-            raise OutputRefused(f"the rejected rows have no column line, only {', '.join(frame.columns)}: select it")
+            raise OutputRefused(f"the output {name!r} needs a column line, got {', '.join(frame.columns)}: select it")
 
     def write(frame: DataFrame, batch: Batch) -> int:
         directory = _directory(stream.graph.home, name)
@@ -47,7 +56,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         if found == 0 or storage.exists(f"{directory}/{batch.n}"):
             return found
         if found > ROWS:
-            log.warning("batch %d has more than %d rejected rows: the others are not kept", batch.n, ROWS)
+            log.warning("batch %d has more than %d rejected rows: dropped the others", batch.n, ROWS)
         snapshots.write(frame.limit(ROWS), f"{directory}/{batch.n}")
         _remove_old(directory)
         return min(found, ROWS)
@@ -56,14 +65,15 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
 
 
 def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int]:
-    """Write the lines of each batch as a new file into a directory that a job reads; how many lines, in how many files.
+    """Write the lines of each batch as a new file into a directory that a job reads; returns the numbers of both.
 
-    What was written is kept no more. Each line is given back once: the file of a batch that a killed replay has
-    written is not written again, and a batch that the job may still run again is left to a later replay. UsageError
-    where there is no such directory.
+    Written rows are removed from the home. Each line is replayed once: a file that a killed replay has written is not
+    written again, and a batch that the job may still re-run is left to a later replay.
+
+    Raises UsageError if the directory does not exist.
     """
     if not hadoop.is_directory(directory):
-        raise UsageError(f"{directory!r} is no directory: name the one that a job reads as files:DIRECTORY")
+        raise UsageError(f"{directory!r} is not a directory: name the one that a job reads as files:DIRECTORY")
     kept_in, log_ = _directory(home, name), OffsetLog(home / "offsets")
     lines = files = 0
     for n in _batches(kept_in):
@@ -94,6 +104,6 @@ def _remove_old(directory: str) -> None:
             storage.delete(f"{directory}/{n}")
             removed.append(n)
     if removed:
-        log.warning("the rejected rows of batches %d to %d are not kept any more", removed[-1], removed[0])
+        log.warning("dropped the rejected rows of the oldest batches, %d to %d", removed[-1], removed[0])
     for unfinished in storage.hidden(directory):
         storage.delete(f"{directory}/{unfinished}")

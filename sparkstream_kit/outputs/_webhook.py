@@ -1,4 +1,4 @@
-"""Rows as HTTP requests, for alerts."""
+"""Send rows as HTTP requests, for alerts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ..frames import FrameStream
 from ..redaction import redact_url
 
 MOST_ROWS = 1_000
-"""Rows of one batch: each is a request of its own, one after the other."""
+"""Rows per batch: each is a request of its own, one after the other."""
 
 TRIES = 4
-"""Tries of one request before the output counts as failed, and is tried again like any other."""
+"""Attempts at one request before the output fails, and is retried like any other."""
 
 _PASSING = {408, 425, 429}
 
@@ -33,24 +33,31 @@ _PASSING = {408, 425, 429}
 def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str = "webhook") -> None:
     """POST each row as a JSON object to an http or https URL.
 
-        webhook(alerts, "https://example.org/hooks/alerts", name="alerts")
+        ss.outputs.webhook(alerts, "https://example.org/hooks/alerts", name="alerts")
 
-    Every request has the headers `Idempotency-Key`, the same for the same row of the same batch whenever it is sent,
-    and `Batch`, the number. Any answer of 200 to 299 within `timeout` seconds is a success. Time-outs, lost connections
-    and the answers 408, 425, 429 and 5xx are tried again, after pauses of random length; redirections are not followed.
+    Columns: any; nulls are sent. Each request has two headers: `Idempotency-Key`, which is the same whenever the same
+    row of the same batch is sent, and `Batch`, the batch number. A status from 200 to 299 within `timeout` seconds is a
+    success. Timeouts, lost connections and the statuses 408, 425, 429 and 5xx are retried after random pauses.
+    Redirects are not followed.
 
-    Guarantee: at least once. A row is sent again if the answer was lost, or if the job was killed before its batch was
-    done: a receiver that remembers keys sees it once.
+    Guarantee: at least once. A row is sent again if the response was lost, or if the job was killed before its batch
+    was done. A receiver that remembers the keys handles each row once.
 
-    Raises UsageError for another kind of URL; BatchFailed for more than `MOST_ROWS` rows in a batch.
+    Raises UsageError for any other URL, and BatchFailed for more than 1,000 rows in a batch.
+
+    Cost: grows with the rows of the batch: one request each, one after the other.
+
+    URI: webhook:URL?timeout=...
     """
     _check(url)
-    sent: set[str] = set()  # so that a retry of the batch goes on where it failed
+    sent: set[str] = set()  # so that a retry of the batch continues where it failed
 
     def write(frame: DataFrame, batch: Batch) -> int:
         rows = _bodies(frame)
         if len(rows) > MOST_ROWS:
-            raise BatchFailed(f"batch {batch.n} of the output {name!r} has more than {MOST_ROWS} rows: filter them")
+            raise BatchFailed(
+                f"batch {batch.n} of the output {name!r} has more than {MOST_ROWS} rows: filter them first"
+            )
         keys = dict(_keyed(rows, [batch.home_id, name, batch.n]))
         sent.intersection_update(keys)
         for key, body in keys.items():
@@ -64,14 +71,17 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
 
 
 def _check(url: str) -> None:
-    """Refuse what urllib would refuse in a batch, quoting a part of the URL that may be the secret."""
+    """Refuse now what urllib would refuse in a batch, quoting parts of the URL that may be secret."""
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and parts.hostname and parts.username is None and parts.port != 0
     except ValueError:
         fits = False
     if not fits or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError("the address of the webhook is none: expected http://HOST/PATH or https://HOST/PATH")
+        raise UsageError(
+            "got an invalid webhook URL, expected http://HOST/PATH or https://HOST/PATH in ASCII, without spaces, user "
+            "or password"
+        )
 
 
 def _bodies(frame: DataFrame) -> list[str]:
@@ -80,7 +90,7 @@ def _bodies(frame: DataFrame) -> list[str]:
 
 
 def _keyed(bodies: list[str], batch: list[Any]) -> Iterator[tuple[str, str]]:
-    """A key for each row, which does not depend on the order Spark gives them in; equal rows are counted.
+    """Each row with its key, which does not depend on the order of rows; equal rows are numbered.
 
     >>> first, second = _keyed(['{"a":1}', '{"a":1}'], ["home", "alerts", 7])
     >>> first[0] != second[0]
@@ -97,20 +107,20 @@ def _post(request: urllib.request.Request, timeout: float) -> None:
         try:
             _opener.open(request, timeout=timeout).close()
             return
-        except OSError as error:  # URLError and time-outs are among them
+        except OSError as error:  # includes URLError and timeouts
             answer = error.code if isinstance(error, urllib.error.HTTPError) else None
             passing = answer is None or answer in _PASSING or answer >= 500
             if not passing or attempt == TRIES - 1:
-                # of the URL only the host: the rest of it is often the secret
+                # only the host of the URL: the rest is often secret
                 raise ConnectionError(f"{redact_url(request.full_url, path=False)}: {error}") from None
         time.sleep(random.uniform(0, 0.5 * 2**attempt))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would repeat a POST as a GET, and call that a success."""
+    """urllib would repeat a POST as a GET and report success."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Leave the answer as it is: an error."""
+        """Do not follow: the response is an error."""
 
 
 _opener = urllib.request.build_opener(_NoRedirect)

@@ -1,4 +1,4 @@
-"""Where records come from. Each source is a function of a StreamingContext; its URI is `name:...` on a command line.
+"""Where records come from. A source is a function of a StreamingContext; on a command line it is a URI.
 
 Write your own with `FrameStream.from_source`; the contract is in `sparkstream_kit.contracts`.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._socket import socket as socket
 
 URIS = {"files": "_files", "generator": "_generator", "socket": "_socket"}
-"""The sources of a command line, and the modules that define them."""
+"""Sources that the command line knows, and the modules that define them."""
 
 PUBLIC = URIS
 

@@ -1,7 +1,7 @@
-"""Files that arrive in a directory of any Hadoop file system, read as lines.
+"""Read the lines of files that arrive in a directory, on any Hadoop file system.
 
-A offset is the number of files read and a digest of their names and sizes, "3:1f0c2a9b7d3e4f50": it says which files
-they were, also to a home that was lost and has to list the directory anew.
+An offset is the number of files read and a digest of their names and sizes, "3:1f0c2a9b7d3e4f50". The digest identifies
+the files even for a home that was lost and has to list the directory again.
 """
 
 from __future__ import annotations
@@ -31,21 +31,38 @@ Listed = tuple[str, int]
 """A file's path and size."""
 
 PARTS, FULL = 64, 10_000
-"""Parts behind the last full one are merged when there are more than so many; a full one holds at least so many."""
+"""More than this many parts after the last full one are merged; a full part lists at least this many files."""
 
 
 def files(
     ssc: StreamingContext, path: str, glob: str = "*", *, min_age: Duration | None = None, name: str = "files"
 ) -> FrameStream:
-    """Lines of the files in a directory, each file once. Column: value: string.
+    """Read the lines of the files that arrive in a directory, each file once.
 
-    A file is taken when a listing shows it for the first time, whatever its date, so files moved in late are not
-    missed. Move files in when they are whole; where writers cannot, `min_age` leaves a file alone until it has not
-    changed for that long. Names that start with `.` or `_` or end with `.tmp` or `._COPYING_` are passed over.
+    >>> import pathlib, tempfile
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = pathlib.Path(folder.name, "web.log").write_text("a line")
+    >>> def build(ticks):
+    ...     return ss.sources.files(ticks.context(), folder.name, "*.log", name="logs")
+    >>> run_batches(build, [[]])
+    [[Row(value='a line')]]
 
-    Guarantee: replayable, exactly once. What was listed is written down under the home before it is used, with each
-    file's size; one that has since vanished or changed is an error that names it. Raises UsageError for a path that
-    is no directory. `max_per_batch` counts files.
+    Columns: value: string. A file is read when a listing first shows it, whatever its date, so late ones are not
+    missed. Move complete files into the directory. Where writers cannot do that, `min_age` waits until a file has not
+    changed for that long. Names that start with `.` or `_` or end with `.tmp` or `._COPYING_` are ignored.
+    `max_per_batch` counts files.
+
+    Guarantee: replayable, exactly once. Names and sizes of new files are recorded under the home before a batch uses
+    them.
+
+    Raises UsageError for a path that is not a directory. Raises InputLost, naming the file, if a file that is still
+    needed is gone or has another size.
+
+    Cost: grows with the files in the directory, which is listed in every batch, and with the bytes of new ones.
+
+    URI: files:PATH?glob=...&min_age=...
     """
     check_directory(path)
     graph = graph_of(ssc)
@@ -60,7 +77,7 @@ def files(
         chosen = listing.files(start, end)
         for file, size in chosen:
             _check_unchanged(file, size)
-        # names are taken literally: a bracket in one is no pattern
+        # a bracket in a name is not a pattern
         return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
 
     source = Source(lambda now: listing.latest_offset(), read, "value string", listing.limit, initial_batch_size=32)
@@ -68,11 +85,11 @@ def files(
 
 
 class _Listing:
-    """All files ever seen, in the order they were seen, in parts: `sources/<name>/<offset of the first file>`.
+    """All files ever seen, in that order, stored in parts: `sources/<name>/<index of the first file>`.
 
-    Small parts are merged into `<offset>-<offset behind the last file>`. No part is ever overwritten: of those that
-    begin at one offset the longest counts, whoever wrote it, and what it covers is removed after. `taken` is the
-    offset up to which files were given to batches.
+    Small parts are merged into `<index of the first file>-<index after the last>`. No part is ever overwritten: of
+    those with the same first file the longest counts, whoever wrote it, and the parts it covers are deleted afterwards.
+    `taken` returns the offset up to which batches have taken files.
     """
 
     def __init__(
@@ -84,18 +101,18 @@ class _Listing:
         self._digests: list[str] = []
         self._seen: set[str] = set()
         self._small: list[int] = []
-        """Positions of the parts behind the last full one."""
+        """Index of the first file of each part after the last full one."""
 
     def files(self, start: Offset, end: Offset) -> list[Listed]:
-        """The files between two end_offsets."""
+        """The files of an offset range."""
         return self._checked(end)[_count(start) : _count(end)]
 
     def limit(self, start: Offset, end: Offset, most: int) -> Offset:
-        """The offset at most so many files beyond start."""
-        return self._position(min(_count(end), _count(start) + most))
+        """The offset at most this many files after start."""
+        return self._offset(min(_count(end), _count(start) + most))
 
     def latest_offset(self) -> Offset:
-        """List the directory, write down what is new, give the offset behind all files seen so far."""
+        """List the directory and record new files; returns the offset after all files seen so far."""
         known = self._checked(self._taken())
         oldest = None if self._min_age is None else round(time.time() * 1000) - self._min_age
         new = [f for f in hadoop.list_files(self._pattern, oldest) if f[0] not in self._seen]
@@ -103,19 +120,19 @@ class _Listing:
             self._write(new)
             if len(self._small) > PARTS:
                 self._merge()
-        return self._position(len(known))
+        return self._offset(len(known))
 
-    def _position(self, count: int) -> Offset:
+    def _offset(self, count: int) -> Offset:
         return f"{count}:{self._digests[count - 1]}" if count else None
 
     def _checked(self, offset: Offset) -> list[Listed]:
-        """All files known, of which the first are those that the offset counts."""
+        """All known files; InputLost if the first of them are not those that the offset counts."""
         known, count = self._known(), _count(offset)
-        if len(known) < count or self._position(count) != offset:
+        if len(known) < count or self._offset(count) != offset:
             raise InputLost(
-                f"the {count} files that were read are not those listed in {self._directory()}, nor can that list be "
-                f"made again: {self._pattern} gives others, or gives them with other sizes or in another order of "
-                "time; restore the list from a copy, or start with a new home"
+                f"the {count} files read so far do not match the list in {self._directory()}, and {self._pattern} "
+                "cannot replace it: files are missing, changed in size or changed in order of modification time. "
+                "Restore the list from a backup, or start with a new home"
             )
         return known
 
@@ -127,24 +144,24 @@ class _Listing:
             while (part := longest.get(len(self._files))) is not None:
                 self._append([(file, size) for file, size in json.loads(storage.read(part))])
             if not self._files and self._taken() is not None:
-                self._make_again(self._taken())
+                self._recreate(self._taken())
         return self._files
 
-    def _make_again(self, taken: Offset) -> None:
-        """List the files anew that a lost list had, if the directory still gives them as it did."""
+    def _recreate(self, taken: Offset) -> None:
+        """Recreate a lost list, if the directory still lists the files that were taken first and unchanged."""
         found = hadoop.list_files(self._pattern, None)[: _count(taken)]
         if _digests(found)[-1:] == [taken.partition(":")[2]]:
             self._write(found)
-            log.warning("the list of the %d files that were read was lost; made again from the directory", len(found))
+            log.warning("the list of the %d files read so far was lost; recreated it from the directory", len(found))
 
     def _write(self, files: list[Listed]) -> None:
-        """Make these the next part."""
+        """Store these as the next part."""
         assert self._files is not None
         storage.write_new(f"{self._directory()}/{len(self._files):012d}", json.dumps(files))
         self._append(files)
 
     def _append(self, files: list[Listed]) -> None:
-        """The next part holds these."""
+        """Remember these as the next part."""
         assert self._files is not None
         self._small = [] if len(files) >= FULL else [*self._small, len(self._files)]
         self._files += files
@@ -152,7 +169,7 @@ class _Listing:
         self._seen.update(file for file, _ in files)
 
     def _merge(self) -> None:
-        """Make one part of all that came since the last full one."""
+        """Merge all parts after the last full one."""
         first, directory, known = self._small[0], self._directory(), self._known()
         parts = _parts(directory)
         storage.write_new(f"{directory}/{first:012d}-{len(known):012d}", json.dumps(known[first:]))
@@ -167,7 +184,7 @@ def _count(offset: Offset) -> int:
 
 
 def _digests(files: list[Listed], before: str = "") -> list[str]:
-    """For each file a digest of all up to it."""
+    """For each file, a digest of all files up to and including it."""
     found = []
     for file in files:
         before = sha256(f"{before}{json.dumps(file)}".encode()).hexdigest()[:16]
@@ -176,7 +193,7 @@ def _digests(files: list[Listed], before: str = "") -> list[str]:
 
 
 def _parts(directory: str) -> list[tuple[int, int, str]]:
-    """Where each part begins, where it ends if its name tells (else 0), and its path."""
+    """For each part: the index of its first file, the index after its last one (0 if not in its name), its path."""
     found = (re.fullmatch(r"(\d+)(?:-(\d+))?", name) for name in storage.names(directory))
     return [(int(m[1]), int(m[2] or 0), f"{directory}/{m[0]}") for m in found if m]
 
@@ -186,6 +203,6 @@ def _check_unchanged(file: str, size: int) -> None:
     if found != size:
         now = "is gone" if found is None else f"has {found} bytes now"
         raise InputLost(
-            f"the input file {file} was planned with {size} bytes and {now}: put it back as it was, so that the batch "
-            "it belongs to can be read"
+            f"input file {file} {now}, but an unfinished batch, a state or a window still needs its {size} bytes: "
+            "restore it unchanged"
         )

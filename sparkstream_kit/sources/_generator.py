@@ -1,12 +1,11 @@
-"""Made-up access-log lines: any number of them, the same ones each time.
+"""Generate synthetic access-log lines: as many as needed, and reproducible.
 
-A line is a function of (seed, offset) alone, so any range can be made again, anywhere, in any order. It is
-written twice, in Python and as a Spark expression, over the same tables and in integer arithmetic both have.
+A line is a function of (seed, offset) alone, so any range can be generated again, anywhere, in any order. The function
+exists twice, in Python and as a Spark expression, over the same tables and in integer arithmetic that both share.
 
-Each line takes h = crc32("seed:offset"), and each field draws h * factor % (2**31 - 1) with a factor of
-its own. Hashing the field's name along with the offset would not do: CRC is linear, so the numbers of two
-fields whose names have one length differ in the same bits at every offset, and would depend on each
-other.
+Each line computes h = crc32("seed:offset"), and each field draws h * factor % (2**31 - 1) with its own factor. Hashing
+the field's name along with the offset would not do: CRC is linear, so the numbers of two fields whose names have the
+same length would differ in the same bits at every offset, and so be correlated.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ def _spread(weights: dict[str, int]) -> tuple[str, ...]:
     return tuple(value for value, weight in weights.items() for _ in range(weight))
 
 
-# Each value stands as often as its weight says, so that a draw is one look-up. Spark's plan carries every
-# entry, which is why the weights have small sums.
+# Each value is repeated by its weight, so that a draw is one look-up. Spark's plan carries every entry, which is why
+# the sums of the weights are small.
 METHODS = _spread({"GET": 95, "POST": 4, "HEAD": 1})
 STATUSES = _spread({"200": 168, "304": 12, "404": 8, "302": 4, "301": 3, "206": 2, "403": 1, "500": 1, "503": 1})
 PATHS = _spread(
@@ -104,21 +103,33 @@ def _factor(field: str) -> int:
 def generator(
     ssc: StreamingContext, *, rate: int = 100, seed: int = 0, count: int | None = None, name: str = "generator"
 ) -> FrameStream:
-    """Made-up combined access-log lines, computed inside the JVM. Column: value: string.
+    """Generate synthetic access-log lines in the combined format, inside the JVM.
 
-    Live it has made `rate` lines a second since its first start under this home, up to `count`; a drain takes the
-    rest of `count` at once, and needs one.
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> run_batches(lambda ticks: ss.sources.generator(ticks.context(), rate=100, count=150).count(), [[], []])
+    [[Row(count=100)], [Row(count=50)]]
+
+    Columns: value: string. It generates `rate` lines per second since the first start of this home, up to `count`. A
+    drain takes the rest of `count` at once, and requires it. 4 % of the lines have the status 404 and 1 % a 5xx; of
+    1,000 clients the busiest sends a tenth.
 
     Guarantee: replayable, exactly once; the same lines for the same seed and offsets.
+
+    Raises UsageError for a rate or count below 1.
+
+    Cost: grows with the lines of the batch.
+
+    URI: generator:?rate=...&seed=...&count=...
     """
     if rate < 1 or (count is not None and count < 1):
         raise UsageError(f"got rate={rate} and count={count} for the generator, expected at least 1")
     graph = graph_of(ssc)
-    lines_of = functools.cache(lambda: line_column(seed, F.col("id")).alias("value"))  # its columns are built once
+    lines_of = functools.cache(lambda: line_column(seed, F.col("id")).alias("value"))  # built once, for all batches
 
     def latest_offset(now: int | None) -> Offset:
         made = count or 0 if now is None else rate * (now - first_start(now)) // 1000
-        read = graph.log.last.end_offsets.get(name) or 0  # with a lower rate or count than before: wait, never go back
+        read = graph.log.last.end_offsets.get(name) or 0  # after a lower rate or count: wait, never go back
         return max(read, made if count is None else min(made, count)) or None
 
     def first_start(now: int) -> int:
@@ -135,15 +146,14 @@ def generator(
 
 
 def line(seed: int, offset: int) -> str:
-    """Return the line at a offset, counted from 0, without a line end.
+    """The line at an offset, counted from 0, without a line end.
 
     >>> line(seed=7, offset=0)[:75]
     '198.18.9.6 - - [17/May/2015:10:05:00 +0000] "GET /robots.txt HTTP/1.1" 304 '
 
-    The format is Apache's combined one. Time starts at 17/May/2015:10:05:00 +0000 and goes on by a second
-    every 10 lines; 1 % of the lines have a status of 5xx and 4 % 404; of 1,000 clients the busiest sends a
-    tenth. A line has 159 bytes on average (74 to 211 seen). Four-digit years last for 2.5 * 10**12
-    offsets; beyond them this raises OverflowError.
+    The format is Apache's combined one. Time starts at 17/May/2015:10:05:00 +0000 and advances by a second every 10
+    lines. 1 % of the lines have a 5xx status and 4 % a 404; of 1,000 clients the busiest sends a tenth. A line has 159
+    bytes on average (74 to 211 seen). After 2.5 * 10**12 offsets the year would need five digits: OverflowError.
     """
     hashed = zlib.crc32(f"{seed}:{offset}".encode())
 
@@ -173,7 +183,7 @@ def line(seed: int, offset: int) -> str:
 
 
 def lines(seed: int, start: int, stop: int) -> list[str]:
-    """Return the lines at the offsets from `start` up to, not including, `stop`.
+    """The lines at the offsets from `start` up to, but not including, `stop`.
 
     >>> lines(7, 0, 4)[2:] == lines(7, 2, 4)
     True
@@ -182,14 +192,14 @@ def lines(seed: int, start: int, stop: int) -> list[str]:
 
 
 def line_column(seed: int, offset: Column) -> Column:
-    """Return the expression of `line` over a column of offsets, for Spark to compute without Python.
+    """The expression of `line` over a column of offsets, which Spark computes without Python.
 
     >>> spark = getfixture("spark")
     >>> generated = spark.range(5, 7).select(line_column(7, F.col("id")).alias("value"))
     >>> [row.value for row in generated.collect()] == lines(7, 5, 7)
     True
 
-    The session's time zone plays no part. Build it once and use it for every batch.
+    It does not depend on the session's time zone. Build it once and use it for every batch.
     """
     offset = offset.cast("bigint")
     hashed = F.crc32(F.concat(F.lit(f"{seed}:"), offset.cast("string")).cast("binary"))
@@ -235,7 +245,7 @@ def line_column(seed: int, offset: Column) -> Column:
 
 
 def _timestamp(offset: Column) -> Column:
-    # From whole days and seconds: date_format would be slower, and would follow the session's time zone.
+    # Built from days and seconds: date_format would be slower, and would follow the session's time zone.
     midnight = START.replace(hour=0, minute=0)
     seconds = _div(offset, LINES_PER_SECOND) + int((START - midnight).total_seconds())
     date = F.date_add(F.lit(midnight.date()), _div(seconds, 86400).cast("int"))
@@ -256,7 +266,7 @@ def _timestamp(offset: Column) -> Column:
 
 
 def _look_up(table: Sequence[str], index: Column) -> Column:
-    # Catalyst splits the one literal while it optimizes; an array of literals takes a py4j call for each.
+    # Catalyst folds the split of one literal; an array of literals would take a py4j call for each.
     return F.get(F.split(F.lit("\n".join(table)), "\n"), index)
 
 

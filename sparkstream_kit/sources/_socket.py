@@ -1,4 +1,4 @@
-"""Lines from a TCP server, by Spark's own receivers."""
+"""Read lines from a TCP server, with Spark's own receivers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from ..settings import RECEIVER_STORAGE
 
 
 def socket(ssc: StreamingContext, host: str, port: int, receivers: int = 1, *, name: str = "socket") -> FrameStream:
-    """Lines that a server sends to every client that connects. Column: value: string.
+    """Read the lines that a TCP server sends to each client that connects.
 
-    Each receiver connects on its own, takes one core, and connects again when the server went away. What the server
-    sends while nobody is connected is lost to it, as TCP has it.
+        lines = ss.sources.socket(ssc, "localhost", 9999)
 
-    Guarantee: what a receiver has stored in the write-ahead log comes out once; what it had not stored when it was
-    killed is gone. Raises UsageError where nobody listens at the first start, or for fewer than one receiver.
+    Columns: value: string. Each receiver opens a connection of its own, occupies one core, and reconnects when the
+    server goes away. Data sent while no receiver is connected is lost.
+
+    Guarantee: exactly once from the write-ahead log on; data not yet logged when the receiver dies is lost.
+
+    Raises UsageError if nobody listens at the first start, or for fewer than one receiver.
+
+    Cost: grows with the lines received.
+
+    URI: socket:HOST:PORT?receivers=...
     """
     if receivers < 1:
         raise UsageError(f"got {receivers} receivers, expected at least 1")

@@ -1,10 +1,9 @@
-"""How many rows a second the SQL outputs take, and what memory the driver needs for a batch: scripts/bench
+"""Rows per second of the SQL outputs, and the driver's memory per batch: scripts/bench
 
-Each figure is of whole batches, from the frame to the commit, into a table that the batches before have filled; half
-of the keys of an upsert are there, but for the first. The databases and modes take turns, and what the tables hold in
-the end is compared with what was given before anything is printed. Python's peak is VmHWM, which the kernel counts anew
-for each batch; the heap's is the sum of the peaks of its pools, garbage included, in a JVM that may not have more than
-`HEAP`.
+Each figure is for whole batches, from the frame to the commit, into a table that earlier batches have filled; half of
+the keys of an upsert exist already, except in the first batch. Databases and modes take turns. Before anything is
+printed, the contents of the tables are compared with the input. Python's peak is VmHWM, which is reset for each batch;
+the peak of the heap is the sum over its pools, garbage included, in a JVM limited to `HEAP`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.context import live_session
 from sparkstream_kit.contracts import Batch
-from sparkstream_kit.outputs._sql import _url, sql_table
+from sparkstream_kit.outputs._sql import parse_url, sql_table
 from tests.servers.conftest import Postgres
 
 HEAP = "1g"
@@ -39,12 +38,11 @@ WARM_UP = 1_000
 RESULTS = Path(__file__).with_name("results.md")
 
 NOT_MEASURED = """\
-One batch, or a load of more than the cores, makes a figure a hint and no measurement.
+A figure from a single batch, or under a load above the number of cores, is an indication and not a measurement.
 
-Not measured yet: batches of a running job (these are single calls of the output), batches whose frame is costly to
-compute, rows wider than these six columns of about 60 bytes, accumulate, indexes beside the key, a server on another
-machine or on a disk that waits for its writes (fsync is off here), executors on other machines, and Redis, files, Delta
-and webhooks.
+Not measured yet: batches of a running job (these are single calls of the output), batches whose frame is expensive to
+compute, rows wider than these six columns of about 60 bytes, accumulate, more indexes than the key, a server on another
+machine or with durable writes (fsync is off here), executors on other machines, and Redis, files, Delta and webhooks.
 """
 
 
@@ -70,7 +68,7 @@ def requests(spark: SparkSession, first: int, count: int) -> DataFrame:
 
 
 def measured(spark: SparkSession, url: str, mode: str, count: int, n: int) -> Measured:
-    """Write the n-th batch of so many rows; half of its ids were in the one before."""
+    """Write the n-th batch of `count` rows; half of its ids were in the batch before."""
     table = sql_table(url, f"{mode}_{count}", mode=mode, key="id" if mode == "upsert" else (), name=f"{mode} {count}")
     frame = requests(spark, n * count // 2, count)
     jvm: Any = spark._jvm
@@ -95,11 +93,11 @@ def _resident(name: str) -> int:
 
 
 def check(url: str, mode: str, count: int, batches: int) -> None:
-    """The table holds what was given: ids that overlap by half, each as often as the mode says."""
+    """The table holds the input: ids that overlap by half, each as often as the mode says."""
     ids = [i for n in range(1, batches + 1) for i in range(n * count // 2, n * count // 2 + count)]
     expected = ids if mode == "append" else set(ids)
     query = sa.text(f"select count(*), sum(id), sum(bytes) from {mode}_{count}")
-    with sa.create_engine(_url(url), poolclass=sa.NullPool).connect() as connection:
+    with sa.create_engine(parse_url(url), poolclass=sa.NullPool).connect() as connection:
         found = tuple(int(value) for value in connection.execute(query).one())
     assert found == (len(expected), sum(expected), sum(i * 7 % 65536 for i in expected)), (url, mode, count)
 
@@ -117,7 +115,7 @@ def databases() -> Iterator[dict[str, str]]:
 
 
 def versions(spark: SparkSession, urls: dict[str, str]) -> str:
-    with sa.create_engine(_url(urls["PostgreSQL"])).connect() as connection:
+    with sa.create_engine(parse_url(urls["PostgreSQL"])).connect() as connection:
         server = str(connection.scalar(sa.text("show server_version"))).split()[0]
     with sa.create_engine(urls["SQLite"]).connect() as connection:
         lite = connection.scalar(sa.text("select sqlite_version()"))
@@ -156,8 +154,8 @@ def main() -> None:
         f"`scripts/bench` on {datetime.now(timezone.utc):%Y-%m-%d}, {cores} cores (load of the last 15 minutes "
         f"{load:.1f}), JVM heap of {HEAP}; {made_with}.\n",
         "## SQL outputs\n",
-        "Medians of so many batches (smallest to largest). Memory in MiB: the driver's Python before the "
-        "batch and at its peak, the peak of the heap.\n",
+        "Medians over the batches (minimum to maximum). Memory in MiB: the driver's Python before the batch and at its "
+        "peak, and the peak of the heap.\n",
         "| rows | batches | database | mode | rows/s | seconds | Python before | Python peak | heap peak |",
         "|---:|---:|---|---|---:|---:|---:|---:|---:|",
         *(_line(*kind, batches) for kind, batches in found.items()),

@@ -1,4 +1,4 @@
-"""Compaction keeps every row, in fewer files. tests/faults kills it."""
+"""Compaction keeps every row in fewer files. tests/faults kills it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparkstream_kit.recovery import lease
 
 
 class Stream:
-    """Takes the function that an output gives to for_each_batch."""
+    """Keeps the function that an output passes to for_each_batch."""
 
     write: Callable[[DataFrame, Batch], object]
 
@@ -27,7 +27,7 @@ class Stream:
 
 
 def written(output: Callable[..., None], folder: Path, numbers: range, rows: DataFrame, **options: Any) -> Path:
-    """A folder of batches, in each the same rows but for `n`, which is the batch's number."""
+    """A folder of batches with the same rows, except for `n`, which is the batch number."""
     stream = Stream()
     output(stream, str(folder), name="hits", **options)
     for n in numbers:
@@ -38,12 +38,12 @@ def written(output: Callable[..., None], folder: Path, numbers: range, rows: Dat
 
 
 def days(spark: SparkSession) -> DataFrame:
-    """Two rows in two files, one of them without a day."""
+    """Two rows in two files; the second has no day."""
     return spark.range(0, 2, 1, 2).selectExpr("id", "if(id = 0, '01', null) as `the day`")
 
 
 def read(spark: SparkSession, folder: Path) -> list[tuple[Any, ...]]:
-    """What every reader sees, with days as the text they are."""
+    """The rows that a reader sees, with days as strings."""
     schema = "id bigint, n int, `the day` string, batch int"
     return sorted(map(tuple, spark.read.schema(schema).parquet(str(folder)).drop("batch").collect()), key=str)
 
@@ -54,7 +54,7 @@ def parts(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"partition_by": "the day"}], ids=["flat", "partitions"])
-def test_every_row_stays_in_fewer_files_and_the_job_goes_on(
+def test_every_row_stays_in_fewer_files_and_the_job_continues(
     spark: SparkSession, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     folder = written(_files.parquet, tmp_path, range(1, 5), days(spark), **options)
@@ -65,7 +65,7 @@ def test_every_row_stays_in_fewer_files_and_the_job_goes_on(
     assert sorted(path.name for path in folder.glob("batch=*")) == ["batch=3", "batch=4"]
     assert compact(str(folder)) == 0
     written(_files.parquet, tmp_path, range(4, 6), days(spark), **options)
-    assert len(read(spark, folder)) == len(before) + 2, "batch 4 is not written again"
+    assert len(read(spark, folder)) == len(before) + 2, "batch 4 is not written twice"
     assert compact(str(folder)) == 2
 
 
@@ -84,9 +84,9 @@ def test_of_two_compactions_at_once_the_second_is_refused(
     assert compact(str(tmp_path)) == 0
 
 
-def test_what_is_no_folder_of_parquet_batches_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_folder_that_no_parquet_output_wrote_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     folder = written(_files.json, tmp_path, range(1, 4), spark.range(1))
     for wrong in (folder, tmp_path, tmp_path / "missing"):
-        with pytest.raises(UsageError, match="is no folder of Parquet batches: name the one"):
+        with pytest.raises(UsageError, match="is not the folder of a Parquet output: name the one"):
             compact(str(wrong))
     assert len(list(folder.glob("batch=*"))) == 3

@@ -1,4 +1,4 @@
-"""Delta tables hold each batch once, and are refused to what would not fit them."""
+"""Delta tables hold each batch once, and refuse frames and homes that are not theirs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.contracts import Batch
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import OutputRefused, UsageError
 from sparkstream_kit.outputs import _delta
 
 Write = Callable[[DataFrame, Batch], object]
 
 
 class Stream:
-    """Takes the functions that an output gives to for_each_batch."""
+    """Keeps the functions that an output passes to for_each_batch."""
 
     write: Write
     check: Write
@@ -45,7 +45,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=str)
 
 
-def test_every_type_and_odd_partitions_come_back_from_an_odd_folder_as_they_were(
+def test_every_type_and_odd_partitions_in_an_odd_folder_read_back_unchanged(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     tmp_path /= "ü #1? a b"
@@ -66,7 +66,7 @@ def test_every_type_and_odd_partitions_come_back_from_an_odd_folder_as_they_were
     )
 
 
-def test_a_batch_is_on_the_disk_when_it_counts_as_written(
+def test_a_written_batch_has_reached_the_disk(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -77,7 +77,7 @@ def test_a_batch_is_on_the_disk_when_it_counts_as_written(
     assert synced[-3:] == [folder / "_delta_log/00000000000000000001.json", folder / "_delta_log", folder]
 
 
-def test_a_batch_that_is_run_again_is_in_the_table_once(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_batch_that_runs_again_is_in_the_table_once(spark: SparkSession, tmp_path: Path) -> None:
     for n in (1, 1, 2, 2, 1):
         delta(tmp_path).write(spark.range(n), batch(n))
     assert [row["id"] for row in rows_of(tmp_path)] == [0, 0, 1]
@@ -105,26 +105,26 @@ def test_of_two_drivers_that_commit_one_batch_the_second_is_refused(
 @pytest.mark.parametrize(
     ("columns", "options", "why"),
     [
-        ("cast(id as int) as id", {}, r'not those of the frame \(id "integer", id "long"\)'),
-        ("id, 1 as more", {}, r'not those of the frame \(more "integer"\)'),
+        ("cast(id as int) as id", {}, r'differ from those of the frame \(id "integer", id "long"\)'),
+        ("id, 1 as more", {}, r'differ from those of the frame \(more "integer"\)'),
         ("id", {"partition_by": "id"}, r"is partitioned by \[\], not by \['id'\]"),
-        ("id, interval '1' day as more", {}, r'not those of the frame \(more "interval day to second"\)'),
+        ("id, interval '1' day as more", {}, r'differ from those of the frame \(more "interval day to second"\)'),
     ],
 )
-def test_a_table_of_other_columns_is_refused_at_the_start(
+def test_a_table_with_other_columns_is_refused_at_the_start(
     columns: str, options: dict[str, Any], why: str, spark: SparkSession, tmp_path: Path
 ) -> None:
     delta(tmp_path).check(spark.range(0), batch(0))
-    with pytest.raises(UsageError, match=why):
+    with pytest.raises(OutputRefused, match=why):
         delta(tmp_path, **options).check(spark.range(0).selectExpr(*columns.split(", ")), batch(0))
 
 
-def test_a_folder_that_deltalake_takes_for_another_one_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected one on a disk, without a %"):
+def test_a_directory_whose_name_deltalake_would_decode_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected one on a disk and without %"):
         delta(tmp_path / "50%20").check(spark.range(0), batch(0))
 
 
 def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
     delta(tmp_path).check(spark.range(0), batch(0))
-    with pytest.raises(UsageError, match="holds the batches of the home home-a, this is the home home-b"):
+    with pytest.raises(OutputRefused, match="holds the batches of the home home-a, and this is the home home-b"):
         delta(tmp_path).check(spark.range(0), batch(0, "home-b"))

@@ -1,3 +1,5 @@
+"""Directories of files hold each batch once, whatever fails or runs again."""
+
 from __future__ import annotations
 
 import json
@@ -11,31 +13,34 @@ from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.contracts import Batch
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import OutputRefused
 from sparkstream_kit.outputs import _files
+
+Write = Callable[[DataFrame, Batch], object]
 
 
 class Stream:
-    """Takes the function that an output gives to for_each_batch."""
+    """Keeps the functions that an output passes to for_each_batch."""
 
-    write: Callable[[DataFrame, Batch], object]
+    write: Write
+    check: Write
 
-    def for_each_batch(self, write: Callable[[DataFrame, Batch], object], **_: Any) -> None:
-        self.write = write
+    def for_each_batch(self, write: Write, *, check: Write, **_: Any) -> None:
+        self.write, self.check = write, check
 
 
 def batch(n: int, home_id: str = "home-a") -> Batch:
     return Batch(n, datetime(2015, 5, 17, tzinfo=timezone.utc), home_id)
 
 
-def writer(output: Callable[..., None], folder: Path) -> Callable[[DataFrame, Batch], object]:
+def writer(output: Callable[..., None], folder: Path) -> Write:
     stream = Stream()
     output(stream, str(folder), name="hits")
     return stream.write
 
 
 @pytest.mark.parametrize("output", [_files.json, _files.parquet])
-def test_batches_read_back_as_they_were_with_their_number(
+def test_batches_read_back_unchanged_with_their_number(
     spark: SparkSession, tmp_path: Path, output: Callable[..., None]
 ) -> None:
     write = writer(output, tmp_path)
@@ -51,7 +56,7 @@ def test_text_writes_lines(spark: SparkSession, tmp_path: Path) -> None:
     assert "".join(part.read_text() for part in (tmp_path / "hits" / "batch=7").glob("part-*")) == "a line\n"
 
 
-def test_a_batch_that_is_there_is_not_written_again(spark: SparkSession, tmp_path: Path) -> None:
+def test_an_existing_batch_is_not_written_again(spark: SparkSession, tmp_path: Path) -> None:
     write = writer(_files.json, tmp_path)
     write(spark.range(3), batch(1))
     write(spark.range(5), batch(1))
@@ -60,7 +65,7 @@ def test_a_batch_that_is_there_is_not_written_again(spark: SparkSession, tmp_pat
     assert list((tmp_path / "hits" / ".attempts").iterdir()) == []
 
 
-def test_a_batch_that_fails_half_way_leaves_nothing_under_its_name(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_batch_that_fails_midway_leaves_nothing_under_its_name(spark: SparkSession, tmp_path: Path) -> None:
     write = writer(_files.json, tmp_path)
     with pytest.raises(Exception, match=r"DIVIDE_BY_ZERO|Division by zero"):
         write(spark.range(10).selectExpr("1 / (id - 5) as x"), batch(1))
@@ -75,5 +80,26 @@ def test_a_batch_that_fails_half_way_leaves_nothing_under_its_name(spark: SparkS
 def test_the_directory_of_another_home_is_refused_with_both_names(spark: SparkSession, tmp_path: Path) -> None:
     write = writer(_files.json, tmp_path)
     write(spark.range(1), batch(1, "home-a"))
-    with pytest.raises(UsageError, match="holds the batches of the home home-a, this is the home home-b"):
+    with pytest.raises(OutputRefused, match="holds the batches of the home home-a, and this is the home home-b"):
         write(spark.range(1), batch(1, "home-b"))
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "why"),
+    [
+        (_files.text, {}, "'hits' writes text, which takes one column of strings, but the columns are path string, n"),
+        (
+            _files.parquet,
+            {"partition_by": "day"},
+            "cannot partition the output 'hits' by day: its columns are path str",
+        ),
+        (_files.parquet, {"partition_by": ["path", "n"]}, "cannot partition the output 'hits' by path, n: its columns"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused_at_the_start(
+    output: Callable[..., None], options: dict[str, Any], why: str, spark: SparkSession, tmp_path: Path
+) -> None:
+    stream = Stream()
+    output(stream, str(tmp_path), name="hits", **options)
+    with pytest.raises(OutputRefused, match=why):
+        stream.check(spark.createDataFrame([], "path string, n int"), batch(0))

@@ -1,4 +1,4 @@
-"""A home that is lost is made anew from the ledger: the job goes on, and its sums are those of an untroubled run."""
+"""A lost home is rebuilt from the ledger: the job continues, and its sums are those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates as agg
 from sparkstream_kit import cli
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import InputLost
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import _sql
+from sparkstream_kit.outputs import _sql, _sql_ledger
 from sparkstream_kit.sources._files import files
-from tests.outputs.test_sql import rows_of
+from tests.outputs.test_sql import NEWER, execute, rows_of
 from tests.support.ticks import Build, Seen, given, job
 
 NUMBERS = [[(n % 3, n)] * n for n in range(1, 9)]
 
 
 def run(work: Path, ticks: range) -> dict[int, list[tuple[int, int]]]:
-    """Sums into the table `sums`, once more through a running state; the state of each second."""
+    """Add sums to the table `sums` and keep them in a running state, too; returns the state of each second."""
     seen: dict[str, dict[int, list[tuple[int, int]]]] = {}
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
@@ -50,10 +50,10 @@ def rebuild(work: Path, *arguments: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [1000, 2], ids=["of all batches", "of the last two"])
-def test_a_lost_home_goes_on_from_the_ledger(
+def test_a_lost_home_continues_from_the_ledger(
     spark: SparkSession, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_sql, "KEPT_BATCHES", kept)
+    monkeypatch.setattr(_sql_ledger, "KEPT_BATCHES", kept)
     run(tmp_path, range(1, 6))
     identity = (tmp_path / "home" / "id").read_text()
     shutil.rmtree(tmp_path / "home")
@@ -63,10 +63,10 @@ def test_a_lost_home_goes_on_from_the_ledger(
     running = run(tmp_path, range(6, 9))
     assert sorted(rows_of(f"sqlite:///{tmp_path}/out.db", "sums", "k", "v")) == expected(8)
     replayed = running[8] == expected(8)
-    assert replayed == (kept == 1000), "states are made again where every batch is known"
+    assert replayed == (kept == 1000), "states are rebuilt if the ledger has every batch"
 
 
-def test_what_cannot_be_rebuilt_is_told(
+def test_what_cannot_be_rebuilt_is_refused(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rebuild(tmp_path) == 2
@@ -78,8 +78,19 @@ def test_what_cannot_be_rebuilt_is_told(
     assert "choose one with --id" in capsys.readouterr().err
 
 
+def test_a_home_is_not_rebuilt_from_a_ledger_of_a_newer_format(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, range(1, 2))
+    shutil.rmtree(tmp_path / "home")
+    execute(f"sqlite:///{tmp_path}/out.db", "update sparkstream_ledger set format = 2")
+    assert rebuild(tmp_path) == 2
+    assert capsys.readouterr().err == f"error: {NEWER}\n"
+    assert not (tmp_path / "home").exists()
+
+
 def count_lines(work: Path, *, state_first: bool = False) -> Build:
-    """Lines of files, counted for each first letter into a table, and by a running state."""
+    """Lines of files, counted per first letter into a table and in a running state."""
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
         letters = files(ssc, str(work / "logs")).select(F.substring("value", 1, 1).alias("k"))
@@ -95,7 +106,7 @@ def count_lines(work: Path, *, state_first: bool = False) -> Build:
 
 def write(work: Path, second: int) -> None:
     """A file that arrives at that second."""
-    file = work / "logs" / f"{9 - second}"  # the names do not tell the order
+    file = work / "logs" / f"{9 - second}"  # the order of the names is not that of the times
     file.write_text("a\nb\n"[: 2 * second])
     os.utime(file, (second, second))
 
@@ -115,7 +126,7 @@ def lost(spark: SparkSession, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state_first", [False, True])
-def test_files_go_on_where_the_directory_still_has_those_that_were_read(lost: Path, state_first: bool) -> None:
+def test_files_continue_if_the_directory_still_has_those_that_were_read(lost: Path, state_first: bool) -> None:
     seen: Seen = {}
     write(lost, 3)
     with job(count_lines(lost, state_first=state_first), lost / "home", seen) as engine:
@@ -126,7 +137,7 @@ def test_files_go_on_where_the_directory_still_has_those_that_were_read(lost: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["gone", "longer", "older"])
-def test_files_do_not_go_on_where_it_has_others(lost: Path, what: str) -> None:
+def test_files_are_refused_if_those_that_were_read_have_changed(lost: Path, what: str) -> None:
     first, second = sorted((lost / "logs").iterdir(), reverse=True)
     if what == "gone":
         first.unlink()
@@ -139,7 +150,7 @@ def test_files_do_not_go_on_where_it_has_others(lost: Path, what: str) -> None:
     with (
         job(count_lines(lost), lost / "home") as engine,
         pytest.raises(
-            UsageError, match=r"the 2 files that were read are not those listed in .* in another order of time"
+            InputLost, match=r"the 2 files read so far do not match the list in .*: files are missing, changed in size"
         ),
     ):
         engine.tick(3000)

@@ -1,4 +1,4 @@
-"""Rejected lines stay under the home, bounded, until they are given back, once."""
+"""Rejected lines stay under the home, within bounds, until they are replayed, once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import cli
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import OutputRefused, UsageError
 from sparkstream_kit.outputs import _rejected
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.home import Home
@@ -44,34 +44,34 @@ def replay(home: Path) -> int:
     return cli.main(["replay-rejected", str(home), str(home.parent / "logs")])
 
 
-def given_back(home: Path) -> list[str]:
+def replayed(home: Path) -> list[str]:
     return sorted(line for file in (home.parent / "logs").iterdir() for line in file.read_text().splitlines())
 
 
-def test_each_batch_is_kept_and_given_back_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_batch_is_kept_and_replayed_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert kept(home) == {"1": ["a", "b"], "3": ["c"], "4": ["d", "d"]}
     assert replay(home) == 0
     assert capsys.readouterr().out == f"5 lines written to 3 files in {home.parent / 'logs'}\n"
-    assert given_back(home) == ["a", "b", "c", "d", "d"]
+    assert replayed(home) == ["a", "b", "c", "d", "d"]
     assert kept(home) == {}
     assert replay(home) == 0
     assert capsys.readouterr().out == "no rejected lines to replay\n"
-    assert given_back(home) == ["a", "b", "c", "d", "d"]
+    assert replayed(home) == ["a", "b", "c", "d", "d"]
 
 
 def test_a_batch_that_the_job_may_run_again_is_left_to_a_later_replay(home: Path) -> None:
     (home / "offsets/4.done").unlink()
     assert replay(home) == 0
-    assert given_back(home) == ["a", "b", "c"]
+    assert replayed(home) == ["a", "b", "c"]
     run(home, LINES, range(5, 6))
     assert replay(home) == 0
-    assert given_back(home) == ["a", "b", "c", "d", "d"]
+    assert replayed(home) == ["a", "b", "c", "d", "d"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_new", "delete"])
 @pytest.mark.parametrize("call", [1, 2])
-def test_a_replay_that_is_killed_is_finished_by_the_next_and_gives_back_each_line_once(
+def test_a_replay_that_is_killed_is_finished_by_the_next_and_replays_each_line_once(
     home: Path, step: str, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = getattr(storage, step), []
@@ -89,7 +89,7 @@ def test_a_replay_that_is_killed_is_finished_by_the_next_and_gives_back_each_lin
     run(home, [*LINES, ["e"]], range(5, 6))  # what is rejected meanwhile belongs to the next replay
     assert replay(home) == 0
     assert replay(home) == 0
-    assert given_back(home) == ["a", "b", "c", "d", "d", "e"]
+    assert replayed(home) == ["a", "b", "c", "d", "d", "e"]
 
 
 def test_floods_are_bounded(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +102,13 @@ def test_floods_are_bounded(tmp_path: Path, spark: SparkSession, monkeypatch: py
     assert kept(tmp_path) == {"6": ["f"]}, "the newest stays, whatever its size"
 
 
-def test_rows_without_a_line_and_a_directory_that_is_none_are_told(tmp_path: Path, spark: SparkSession) -> None:
-    with pytest.raises(UsageError, match="no column line, only text"), job(no_line, tmp_path / "home"):
+def test_rows_without_a_line_and_a_missing_directory_are_refused(tmp_path: Path, spark: SparkSession) -> None:
+    with (
+        pytest.raises(OutputRefused, match="'rejected' needs a column line, got text: select it"),
+        job(no_line, tmp_path / "home"),
+    ):
         pass
-    with pytest.raises(UsageError, match="is no directory: name the one that a job reads"):
+    with pytest.raises(UsageError, match="is not a directory: name the one that a job reads"):
         _rejected.replay(Home.open(str(tmp_path / "home")), str(tmp_path / "nowhere"))
 
 

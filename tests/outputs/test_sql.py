@@ -1,6 +1,6 @@
-"""SQL tables: every batch is in them once, whatever is run again, killed or written by whom.
+"""SQL tables hold each batch once, whatever runs again, is killed or writes at the same time.
 
-On SQLite here; tests/servers runs the same on PostgreSQL.
+On SQLite here; tests/servers runs the same tests on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from pyspark.streaming import DStream
 from sparkstream_kit.aggregates import count
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.dstreams import each_batch
-from sparkstream_kit.errors import BatchFailed, UsageError
+from sparkstream_kit.errors import BatchFailed, NewerFormat, OutputRefused, UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import _sql
+from sparkstream_kit.outputs import _sql, _sql_ledger
 from sparkstream_kit.outputs._sql import sql_table
 from sparkstream_kit.testing import run_batches
 
 ROOT = Path(__file__).parents[2]
 COUNTS = "host string, n bigint"
+NEWER = (
+    "the table sparkstream_ledger has rows of format 2, and this version of sparkstream_kit reads up to format 1: use "
+    "the version that wrote them, or a newer one"
+)
 Frame = Callable[..., DataFrame]
 
 
@@ -46,7 +50,7 @@ def each_test_starts_like_a_process() -> Iterator[None]:
 
 
 def restart() -> None:
-    """Forget what a process remembers of its tables."""
+    """Forget what a process has cached about its tables."""
     _sql._prepare_table.cache_clear()
 
 
@@ -57,7 +61,7 @@ def frame(spark: SparkSession) -> Frame:
 
 @pytest.fixture(params=[_sql.DRIVER_ROWS, 0], ids=["small", "large"])
 def either_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test runs twice: as if its batches were small, and as if they were too large for the driver."""
+    """Run the test twice: with batches that go through the driver, and as if they were too large for that."""
     monkeypatch.setattr(_sql, "DRIVER_ROWS", request.param)
 
 
@@ -66,7 +70,7 @@ def batch(n: int, home: str = "home-a") -> Batch:
 
 
 def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
-    engine = sa.create_engine(_sql._url(url), poolclass=sa.NullPool)
+    engine = sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool)
     found = sa.Table(table, sa.MetaData(), autoload_with=engine)
     chosen = [found.c[name] for name in columns or found.c.keys()]
     with engine.connect() as connection:
@@ -74,11 +78,11 @@ def rows_of(url: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def tables_of(url: str) -> set[str]:
-    return set(sa.inspect(sa.create_engine(_sql._url(url), poolclass=sa.NullPool)).get_table_names())
+    return set(sa.inspect(sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool)).get_table_names())
 
 
 def execute(url: str, *statements: str) -> None:
-    with sa.create_engine(_sql._url(url), poolclass=sa.NullPool).begin() as connection:
+    with sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool).begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
 
@@ -87,7 +91,7 @@ def execute(url: str, *statements: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_that_is_run_again_is_in_the_table_once(url: str, frame: Frame, either_size: None) -> None:
+def test_a_batch_that_runs_again_is_in_the_table_once(url: str, frame: Frame, either_size: None) -> None:
     table = sql_table(url, "seen")
     first = frame(("a", 1), ("a", 1), ("b", None))
     assert [table.write(first, batch(n)) for n in (1, 1, 2)] == [3, 0, 3]
@@ -123,7 +127,9 @@ def test_two_rows_for_one_key_add_up(url: str, frame: Frame, either_size: None) 
 def test_two_rows_for_one_key_cannot_both_be_kept(url: str, frame: Frame, either_size: None) -> None:
     table = sql_table(url, "hits", mode="upsert", key="host")
     table.write(frame(("a", 1)), batch(1))
-    with pytest.raises(BatchFailed, match="batch 2 of the output 'sql' has several rows for one key of 'hits'"):
+    with pytest.raises(
+        BatchFailed, match="batch 2 of the output 'sql' has duplicate keys for the table 'hits'; upsert"
+    ):
         table.write(frame(("a", 2), ("a", 3)), batch(2))
     assert rows_of(url, "hits") == [("a", 1)]
 
@@ -168,7 +174,7 @@ def test_two_drivers_that_write_one_batch_at_once_write_it_once(url: str, frame:
 def test_the_ledger_keeps_the_newest_batches_of_each_output(
     url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sql, "KEPT_BATCHES", 2)
+    monkeypatch.setattr(_sql_ledger, "KEPT_BATCHES", 2)
     for name in ("one", "two"):
         for n in range(1, 5):
             sql_table(url, "hits", name=name).write(frame(), batch(n))
@@ -176,10 +182,42 @@ def test_the_ledger_keeps_the_newest_batches_of_each_output(
     assert kept == [("one", 3), ("one", 4), ("two", 3), ("two", 4)]
 
 
+# --- the format of the ledger
+
+
+def test_a_ledger_row_says_its_format(url: str, frame: Frame) -> None:
+    sql_table(url, "hits").write(frame(("a", 1)), batch(1))
+    assert rows_of(url, "sparkstream_ledger", "batch", "format") == [(1, 1)]
+
+
+def test_a_ledger_with_rows_of_a_newer_format_is_refused_at_the_start(url: str, frame: Frame) -> None:
+    sql_table(url, "hits").write(frame(("a", 1)), batch(1))
+    execute(url, "update sparkstream_ledger set format = 2")
+    restart()
+    with pytest.raises(NewerFormat, match=f"^{NEWER}$"):
+        sql_table(url, "hits").check(frame(), batch(1))
+    with pytest.raises(NewerFormat):
+        sql_table(url, "others").write(frame(("a", 1)), batch(2))
+    with pytest.raises(NewerFormat):
+        _sql_ledger.ledger(url)
+    assert rows_of(url, "hits") == [("a", 1)]
+
+
+def test_a_column_that_a_newer_version_added_to_the_ledger_is_ignored(url: str, frame: Frame) -> None:
+    sql_table(url, "hits").write(frame(("a", 1)), batch(1))
+    execute(url, "alter table sparkstream_ledger add column host text")
+    restart()
+    table = sql_table(url, "hits")
+    table.check(frame(), batch(1))
+    assert [table.write(frame(("b", 2)), batch(n)) for n in (1, 2, 2)] == [0, 1, 0]
+    assert rows_of(url, "hits") == [("a", 1), ("b", 2)]
+    assert sorted(_sql_ledger.ledger(url)["home-a"]) == [1, 2]
+
+
 # --- what a column holds
 
 
-def test_every_simple_type_comes_back_as_it_was_and_fits_the_table_at_the_next_start(
+def test_every_simple_type_reads_back_unchanged_and_fits_the_table_at_the_next_start(
     url: str, spark: SparkSession, either_size: None
 ) -> None:
     given = spark.sql(
@@ -231,15 +269,15 @@ def test_names_and_values_cannot_become_statements(url: str, spark: SparkSession
     ("existing", "why"),
     [
         ("host text", "it has no column 'n'"),
-        ("host text, n text", "its column 'n' is TEXT, the frame's BIGINT"),
-        ("host text, n bigint, day text not null", "its column 'day' must not be null, and the frame has none"),
+        ("host text, n text", "its column 'n' is TEXT, but the frame's is BIGINT"),
+        ("host text, n bigint, day text not null", "its column 'day' must not be null, but the frame does not have it"),
         ("host text, n bigint", "it has no unique key \\(host\\)"),
         ("host text, n bigint, unique (host, n)", "it has no unique key \\(host\\)"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_by_its_columns(existing: str, why: str, url: str, frame: Frame) -> None:
     execute(url, f"create table hits ({existing})")
-    with pytest.raises(UsageError, match=f"the table 'hits' does not fit: .*{why}"):
+    with pytest.raises(OutputRefused, match=f"the table 'hits' does not fit: .*{why}"):
         sql_table(url, "hits", mode="upsert", key="host").check(frame(), batch(0))
 
 
@@ -262,24 +300,24 @@ def test_a_table_that_fits_is_used_as_it_is(existing: str, url: str, frame: Fram
     ("schema", "why"),
     [
         ("host string, tags array<string>", "the column 'tags' for the table 'hits' is array<string>"),
-        ("host string, n string", "the column 'n' for the table 'hits' is TEXT, and accumulate adds numbers"),
-        ("path string, n int", "has no column 'host', which is its key: its columns are path, n"),
+        ("host string, n string", "the column 'n' for the table 'hits' is TEXT, but accumulate only adds numbers"),
+        ("path string, n int", "has no column 'host' for its key: its columns are path, n"),
         ("host string, n int, N int", "has several columns named 'N'"),
         (f"host string, {'n' * 200} int", "is longer than the"),
-        ("host string, `%(c0)s` int", r"'%\(c0\)s' holds %\(, which SQLAlchemy takes for a parameter"),
+        ("host string, `%(c0)s` int", r"'%\(c0\)s' contains %\(, which SQLAlchemy takes for a parameter"),
     ],
 )
 def test_a_frame_that_no_table_can_hold_is_refused(schema: str, why: str, url: str, frame: Frame) -> None:
     if "longer" in why and url.startswith("sqlite"):
         schema = f"host string, {'n' * 10_000} int"
-    with pytest.raises(UsageError, match=why):
+    with pytest.raises(OutputRefused, match=why):
         sql_table(url, "hits", mode="accumulate", key="host").check(frame(schema=schema), batch(0))
 
 
 def test_another_home_is_refused_by_name_instead_of_being_skipped(url: str, frame: Frame) -> None:
     sql_table(url, "hits").write(frame(("a", 1)), batch(1, "home-a"))
     restart()
-    with pytest.raises(UsageError, match="'hits' holds rows of the home home-a, and this is the home home-b: go on"):
+    with pytest.raises(OutputRefused, match="'hits' holds rows of the home home-a, and this is the home home-b: use"):
         sql_table(url, "hits").check(frame(), batch(0, "home-b"))
     sql_table(url, "hits of b").write(frame(("b", 1)), batch(1, "home-b"))
     assert rows_of(url, "hits of b") == [("b", 1)]
@@ -288,7 +326,7 @@ def test_another_home_is_refused_by_name_instead_of_being_skipped(url: str, fram
 def test_a_home_that_is_an_older_copy_of_itself_is_refused(url: str, frame: Frame) -> None:
     table, other = sql_table(url, "hits"), Batch(1, batch(1).time, "home-a", {"lines": (0, 9)})
     table.write(frame(("a", 1)), batch(1))
-    with pytest.raises(UsageError, match=r'batch 1 .* made of {"lines": \[0, 1\]}, and this is {"lines": \[0, 9\]}'):
+    with pytest.raises(OutputRefused, match=r'batch 1 .* {"lines": \[0, 1\]}, but this one has {"lines": \[0, 9\]}'):
         table.write(frame(("a", 1)), other)
 
 
@@ -296,9 +334,9 @@ def test_a_row_that_breaks_a_constraint_fails_the_batch_by_its_name(url: str, fr
     execute(url, "create table hits (host text, n bigint constraint few check (n < 10), unique (host))")
     table = sql_table(url, "hits")
     table.write(frame(("a", 1)), batch(1))
-    with pytest.raises(BatchFailed, match="refuses batch 2 of the output 'sql' for the table 'hits': .*(few|DRY_RUN)"):
+    with pytest.raises(BatchFailed, match="rejects batch 2 of the output 'sql' for the table 'hits': .*(few|DRY_RUN)"):
         table.write(frame(("b", 1), ("c", 99)), batch(2))
-    with pytest.raises(BatchFailed, match="refuses batch 3 .*(hits_host_key|UNIQUE constraint failed: hits.host)"):
+    with pytest.raises(BatchFailed, match="rejects batch 3 .*(hits_host_key|UNIQUE constraint failed: hits.host)"):
         table.write(frame(("b", 1), ("a", 2)), batch(3))
     assert rows_of(url, "hits") == [("a", 1)], "no row of a batch that failed"
 
@@ -320,9 +358,9 @@ def test_a_null_key_fails_the_batch(kind: str, url: str, frame: Frame, either_si
     ("arguments", "why"),
     [
         ({"url": "oracle://kit:secret@db/x"}, r"got the database oracle://kit:\*\*\*@db/x, expected sqlite:///FILE or"),
-        ({"url": "secret"}, "the address of the database is no URL"),
-        ({"url": "postgresql://kit:top@secret@db/x"}, "the address of the database is no URL"),
-        ({"url": "postgresql://kit@db:secret/x"}, "the address of the database is no URL"),
+        ({"url": "secret"}, "got an invalid database URL, expected sqlite:///FILE or"),
+        ({"url": "postgresql://kit:top@secret@db/x"}, "got an invalid database URL"),
+        ({"url": "postgresql://kit@db:secret/x"}, "got an invalid database URL"),
         ({"url": "sqlite://"}, "got the database sqlite://, expected sqlite:///FILE"),
         ({"mode": "replace"}, "got the mode 'replace' for the table 'hits', expected append, upsert or accumulate"),
         ({"mode": "upsert"}, "the mode upsert of the table 'hits' needs key="),
@@ -352,7 +390,9 @@ def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(
     said = [record.getMessage() for record in caplog.records if "done in" in record.getMessage()]
     assert [line.rpartition(", ")[2] for line in said] == ["sql:hits 2 rows", "sql:hits 1 rows"]
     restart()
-    with pytest.raises(UsageError, match="'hits' holds rows of the home [0-9a-f]{32}, and this is the home [0-9a-f]"):
+    with pytest.raises(
+        OutputRefused, match="'hits' holds rows of the home [0-9a-f]{32}, and this is the home [a-f0-9]"
+    ):
         run_batches(job, [[("a",)]])
     assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
 
@@ -361,7 +401,7 @@ def test_a_bare_dstream_writes_each_batch_time_once(url: str) -> None:
     def job(hosts: DStream[str]) -> None:
         counts = hosts.countByValue()
         table = sql_table(url, "hits", mode="accumulate", key="host")
-        for _ in range(2):  # the second stands for Spark's second run of a batch
+        for _ in range(2):  # the second one is Spark running a batch again
             counts.foreachRDD(each_batch(table.write, "hits of the test", COUNTS))
 
     run_batches(job, [["a", "b"], ["a"]], batch_interval="1s")
@@ -393,7 +433,7 @@ def step(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Frame:
-    "As much of a DataFrame as the output needs; the process under test is the driver's, without a JVM."
+    "What the output needs of a DataFrame; the process under test is the driver's, without a JVM."
     schema = StructType().add("host", StringType()).add("n", LongType())
     def __init__(self, rows): self.rows = rows
     def limit(self, n): return Frame(self.rows[:n])
@@ -419,7 +459,7 @@ def run():
         sql.sql_table(url, mode, mode=mode, key=key, name=mode).write(Frame([Row(*row) for row in rows]), batch)
 
 def found():
-    engine = sa.create_engine(sql._url(url), poolclass=sa.NullPool)
+    engine = sa.create_engine(sql.parse_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         tables = {}
         for name in sorted(sa.inspect(connection).get_table_names()):
@@ -441,7 +481,7 @@ def run_in_a_process(dies_at=None):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 sql.DRIVER_ROWS = driver_rows
-sql._has_twins = lambda frame, key: False  # a question to Spark, before the first step
+sql._has_duplicate_keys = lambda frame, key: False  # asks Spark, before the first step
 for event in ("before_cursor_execute", "commit"):
     sa.event.listen(sa.Engine, event, step)
 sa.event.listen(sa.Pool, "checkin", step)  # right after a commit
@@ -465,7 +505,7 @@ def test_a_driver_killed_between_any_two_steps_leaves_each_batch_once(url: str, 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # a hang, not a slow machine
     )
     assert run.returncode == 0, run.stderr
     kills, found = run.stdout.splitlines()

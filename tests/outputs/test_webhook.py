@@ -1,4 +1,4 @@
-"""Webhooks against a real HTTP server: keys that stay the same, retries, and no secrets in errors."""
+"""Webhooks against a real HTTP server: stable keys, retries, and no secrets in errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Write = Callable[[DataFrame, Batch], object]
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers with the given codes, then with 204; 0 is no answer at all."""
+    """Responds with the given statuses, then with 204; 0 means no response at all."""
 
     daemon_threads = True
 
@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
-        raise AssertionError("a redirection was followed")
+        raise AssertionError("a redirect was followed")
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -68,7 +68,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the output would have paused."""
+    """The pauses that the output would have made."""
     made: list[float] = []
     monkeypatch.setattr(_webhook, "time", SimpleNamespace(sleep=made.append))
     return made
@@ -105,7 +105,7 @@ def test_each_row_is_a_json_object_with_a_key_of_its_own(spark: SparkSession, re
     assert len(set(keys(receiver))) == 3, "equal rows, too"
 
 
-def test_a_batch_that_is_run_again_by_another_driver_has_the_same_keys(spark: SparkSession, receiver: Receiver) -> None:
+def test_a_batch_that_another_driver_runs_again_has_the_same_keys(spark: SparkSession, receiver: Receiver) -> None:
     rows = [("a", 1), ("b", 2), ("b", 2)]
     writer(receiver)(alerts(spark, *rows), batch(1))
     writer(receiver)(alerts(spark, *rows[::-1]).repartition(2), batch(1))
@@ -116,7 +116,7 @@ def test_a_batch_that_is_run_again_by_another_driver_has_the_same_keys(spark: Sp
 
 
 @pytest.mark.parametrize("answer", [408, 425, 429, 500, 503])
-def test_an_answer_that_may_pass_is_tried_again_after_a_random_pause(
+def test_a_temporary_failure_is_retried_after_a_random_pause(
     answer: int, spark: SparkSession, receiver: Receiver, pauses: list[float]
 ) -> None:
     receiver.answers = [answer] * 3
@@ -130,7 +130,7 @@ def test_an_answer_that_may_pass_is_tried_again_after_a_random_pause(
 @pytest.mark.parametrize(
     ("answers", "said"), [([400], "400"), ([302], "302"), ([503] * 4, "503"), ([0] * 4, "timed out")]
 )
-def test_an_output_that_fails_says_the_host_and_no_secret_and_goes_on_where_it_was(
+def test_a_failure_names_the_host_but_no_secret_and_a_retry_continues_where_it_failed(
     answers: list[int], said: str, spark: SparkSession, receiver: Receiver
 ) -> None:
     receiver.answers = [204, *answers]
@@ -146,7 +146,7 @@ def test_too_many_rows_for_requests_fail_the_batch(
     spark: SparkSession, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_webhook, "MOST_ROWS", 1)
-    with pytest.raises(BatchFailed, match="batch 1 of the output 'alerts' has more than 1 rows: filter them"):
+    with pytest.raises(BatchFailed, match="batch 1 of the output 'alerts' has more than 1 rows: filter them first"):
         writer(receiver)(alerts(spark, ("a", 1), ("b", 2)), batch(1))
     assert receiver.got == []
 
@@ -158,7 +158,7 @@ def test_too_many_rows_for_requests_fail_the_batch(
         *("http://kit:s3cret@host/", "http://kit:s3cret/2@host/", "http://host/s3cret 2", "http://host/s3cret-ü"),
     ],
 )
-def test_only_http_is_spoken_and_no_part_of_a_wrong_url_is_shown(url: str) -> None:
+def test_only_http_urls_are_accepted_and_no_part_of_a_wrong_one_is_shown(url: str) -> None:
     with pytest.raises(UsageError, match="expected http://HOST/PATH") as refused:
         _webhook.webhook(None, url)  # type: ignore[arg-type]
     assert "s3cret" not in str(refused.value)

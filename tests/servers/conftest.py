@@ -1,4 +1,4 @@
-"""Real servers, started once for the run on free ports; their data is gone afterwards."""
+"""Real servers, started once per test run on free ports; their data is deleted afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def postgres_program(name: str) -> str:
-    """Debian keeps them out of PATH, one folder for each version."""
+    """Debian keeps them out of PATH, in a folder per version."""
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[4]))
     found = str(installed[-1]) if installed else shutil.which(name)
     assert found, f"{name} is not installed: scripts/test says how"
@@ -33,7 +33,7 @@ def postgres_program(name: str) -> str:
 
 
 class Server:
-    """A server in a process group of its own, which counts as started when it says so."""
+    """A server in its own process group; it has started once it prints `ready`."""
 
     def __init__(self, *command: str, ready: str, **options: Any):
         self.process = subprocess.Popen(
@@ -44,12 +44,12 @@ class Server:
         for line in self.process.stdout:
             said.append(line)
             if ready in line:
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()  # or it would block one day
+                threading.Thread(target=self.process.stdout.read, daemon=True).start()  # or the pipe would fill up
                 return
         raise AssertionError(f"{command[0]} did not start: {''.join(said)}")
 
     def kill(self) -> None:
-        """kill -9 of the server and all of its processes, as when its machine is switched off."""
+        """kill -9 the server and all of its processes, as if its machine were switched off."""
         for pid in (self.process.pid, *_descendants(self.process.pid)):
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -61,7 +61,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 class Postgres:
-    """A PostgreSQL of its own, which refuses to run as root."""
+    """A PostgreSQL server for the tests. PostgreSQL refuses to run as root."""
 
     def __init__(self, folder: Path):
         self.folder, self.port = folder, free_port()
@@ -76,7 +76,7 @@ class Postgres:
         self.start()
 
     def start(self, largest_file: str = "unlimited") -> None:
-        """Start it; a file cannot grow beyond so many blocks of 512 bytes, which is how a full disk looks to it."""
+        """Start it. `largest_file`, in blocks of 512 bytes, limits every file: to PostgreSQL that is a full disk."""
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.folder), "fsync": "off"}
         options = [f"--{name}={value}" for name, value in {"port": self.port, **settings}.items()]
         limited = ("sh", "-c", f'ulimit -f {largest_file}; exec "$@"', "sh")

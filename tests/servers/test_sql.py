@@ -1,4 +1,4 @@
-"""SQL tables on a real PostgreSQL: what is promised for SQLite, and what only a server can do wrong."""
+"""SQL tables on a real PostgreSQL: the tests of SQLite, and the failures that only a server has."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pyspark.sql import functions as F
 from pyspark.streaming import DStream
 
 from sparkstream_kit import context, testing
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import OutputRefused, UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _sql
 from sparkstream_kit.outputs._sql import sql_table
-from tests.outputs.test_sql import *  # noqa: F403 - all of them, with the url below
+from tests.outputs.test_sql import *  # noqa: F403 - all of its tests, with the url below
 from tests.outputs.test_sql import COUNTS, Frame, batch, execute, rows_of, tables_of
 
 Act = Callable[[], object]
@@ -27,12 +27,12 @@ Act = Callable[[], object]
 @pytest.fixture
 def url(postgres: Any) -> Iterator[str]:
     yield postgres.create_database()
-    _sql._engine.cache_clear()
+    _sql.engine_of.cache_clear()
 
 
 @pytest.fixture
 def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
-    """What is done once when an output of a job has failed, before it is tried again."""
+    """Actions for the first failure of an output, run once before it is retried."""
     actions: list[Act] = []
 
     class Listener(logging.Handler):
@@ -40,17 +40,17 @@ def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
             if "retrying" in record.msg and actions:
                 actions.pop()()
 
-    # a test's job fails at the first error; here it goes on as jobs do
+    # run_batches fails at the first error; here outputs are retried as in production
     monkeypatch.setattr(testing, "at_home", lambda ssc, home, **_: context.at_home(ssc, home, retry_for=60))
     listener = Listener()
     logging.getLogger("sparkstream_kit.engine.batches").addHandler(listener)
     yield actions
     logging.getLogger("sparkstream_kit.engine.batches").removeHandler(listener)
-    assert not actions, "nothing was ever retried"
+    assert not actions, "nothing was retried"
 
 
 def once(act: Act, condition: Callable[[str], bool]) -> Callable[..., None]:
-    """A listener to statements that acts at the first one for which the condition holds."""
+    """A listener that acts at the first statement for which the condition holds."""
     todo = [act]
 
     def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -61,7 +61,7 @@ def once(act: Act, condition: Callable[[str], bool]) -> Callable[..., None]:
 
 
 def count_hosts(url: str) -> None:
-    """A job of two batches, one after the other into the same table."""
+    """A job that writes two batches into one table."""
 
     def job(lines: DStream[tuple[str, int]]) -> None:
         _sql.sql(FrameStream.of(lines, COUNTS), url, mode="accumulate", key="host", name="hits")
@@ -88,7 +88,7 @@ def test_a_server_that_is_killed_and_comes_back_has_each_batch_once(
     monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
     on_retry.append(postgres.start)
     dies = once(postgres.kill, lambda statement: statement.strip().startswith(point))
-    sa.event.listen(_sql._engine(url), "before_cursor_execute", dies)
+    sa.event.listen(_sql.engine_of(url), "before_cursor_execute", dies)
     count_hosts(url)
     assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]
     assert tables_of(url) == {"hits", "sparkstream_ledger"}
@@ -99,7 +99,7 @@ def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
     driver_rows: int, url: str, postgres: Any, on_retry: list[Act], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_sql, "DRIVER_ROWS", driver_rows)
-    dialect = _sql._engine(url).dialect
+    dialect = _sql.engine_of(url).dialect
     commit, ledger_rows = dialect.do_commit, [0]
 
     def commit_and_die(connection: Any) -> None:
@@ -124,17 +124,17 @@ def test_a_full_disk_is_waited_for(url: str, postgres: Any, on_retry: list[Act])
         long = FrameStream.of(lines, "host string").select("host", F.expr("repeat(host, 1000) as text"))
         _sql.sql(long, url, name="hits")
 
-    # neither compressed nor moved elsewhere
+    # neither compressed nor moved out of line
     execute(url, "create table hits (host text, text text)", "alter table hits alter column text set storage plain")
     on_retry.append(make_room)
     postgres.kill()
-    postgres.start(largest_file="4096")  # 2 MiB, of which the batch needs more, the server's own files less
+    postgres.start(largest_file="4096")  # 2 MiB: less than the batch needs, more than the server's own files
     testing.run_batches(job, [[(f"{i:04}",) for i in range(3000)]])
     assert rows_of(url, "hits", "host") == [(f"{i:04}",) for i in range(3000)]
 
 
 class TwiceRun:
-    """A frame whose partitions are run twice, as under speculation: the first attempts are lost after their commit."""
+    """A frame whose partitions run twice, as under speculation: the first attempts are lost after their commit."""
 
     def __init__(self, frame: DataFrame):
         self.schema, self._rows = frame.schema, frame.collect()
@@ -167,7 +167,7 @@ def test_only_the_attempts_that_spark_counts_are_moved(
     assert rows_of(url, "hits") == [("a", 1), ("b", 2)]
 
 
-def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
+def test_a_server_that_is_away_fails_the_first_start_and_is_awaited_later(
     url: str, frame: Frame, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = sql_table("postgresql://kit:s3cret@127.0.0.1:1/db?password=s3cret", "hits")
@@ -178,12 +178,12 @@ def test_a_server_that_is_away_refuses_the_first_start_and_is_waited_for_later(
     away.check(frame(), batch(7))
     with pytest.raises(sa.exc.OperationalError) as failed:
         away.write(frame(("a", 1)), batch(8))
-    assert "the output 'sql' waits for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
-    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(_sql._engine(away.url))])
+    assert "the output 'sql' is waiting for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
+    shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(_sql.engine_of(away.url))])
     assert "s3cret" not in shown
 
 
-def test_a_user_without_rights_is_told_so_at_the_start(url: str, frame: Frame) -> None:
+def test_a_user_without_privileges_is_refused_at_the_start(url: str, frame: Frame) -> None:
     execute(url, "create table hits (host text, n bigint)", "drop role if exists guest", "create role guest login")
     try:
         with pytest.raises(UsageError, match="'sql' cannot use postgresql://guest.* .permission denied"):
@@ -194,7 +194,7 @@ def test_a_user_without_rights_is_told_so_at_the_start(url: str, frame: Frame) -
 
 def test_an_integer_that_may_outgrow_its_column_is_refused(url: str, frame: Frame) -> None:
     execute(url, "create table hits (host text, n integer)")
-    with pytest.raises(UsageError, match="its column 'n' is INTEGER, the frame's BIGINT"):
+    with pytest.raises(OutputRefused, match="its column 'n' is INTEGER, but the frame's is BIGINT"):
         sql_table(url, "hits").check(frame(), batch(0))
 
 

@@ -1,4 +1,4 @@
-"""Each file comes once, from a list that stays a few parts, and one that is not as it was is named."""
+"""Each file is read once, the list of files stays short, and a file that is gone or changed is named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit.errors import UsageError
+from sparkstream_kit.errors import InputLost
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.sources import _files
@@ -24,7 +24,7 @@ def parts(home: Path) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [None, ("write_new", 1), ("delete", 1), ("delete", 3)], ids=str)
-def test_each_file_comes_once_though_parts_of_the_list_are_merged(
+def test_each_file_is_read_once_while_parts_of_the_list_are_merged(
     spark: SparkSession, tmp_path: Path, step: tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_files, "PARTS", 3)
@@ -59,14 +59,14 @@ def test_each_file_comes_once_though_parts_of_the_list_are_merged(
 
     if step is not None:
         kill_in_a_merge(*step)
-    run(range(1 if step is None else 5, 15))  # the fourth part is the first to be merged
+    run(range(1 if step is None else 5, 15))  # the first merge comes with the fourth part
     came = sorted(int(row[0]) for rows in seen["lines"].values() for row in rows)
     assert came == list(range(1, 15))
-    assert len(parts(home)) <= 3 + 2, "two full ones, and those that are not yet merged"
+    assert len(parts(home)) <= 3 + 2, "two full ones, and those not merged yet"
 
 
-def test_of_parts_that_begin_alike_the_longest_counts(spark: SparkSession, tmp_path: Path) -> None:
-    """One that a driver writes late, which had been paused in a merge, changes nothing."""
+def test_of_parts_with_the_same_first_file_the_longest_counts(spark: SparkSession, tmp_path: Path) -> None:
+    """A part that a driver writes late, after a pause in a merge, changes nothing."""
     logs, home = tmp_path / "logs", tmp_path / "home"
     logs.mkdir()
     for name in ("a", "b", "c"):
@@ -89,7 +89,7 @@ def test_of_parts_that_begin_alike_the_longest_counts(spark: SparkSession, tmp_p
 
 
 def lines_at(home: Path, logs: Path, second: int, **options: Any) -> set[str]:
-    """The lines that a job gives at a second."""
+    """The lines that a job reads at a second."""
     seen: Seen = {}
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
@@ -100,7 +100,7 @@ def lines_at(home: Path, logs: Path, second: int, **options: Any) -> set[str]:
     return {row[0] for rows in seen.get("lines", {}).values() for row in rows}
 
 
-def test_names_of_what_is_not_meant_to_be_read_are_passed_over(spark: SparkSession, tmp_path: Path) -> None:
+def test_hidden_and_unfinished_files_are_ignored(spark: SparkSession, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     for name in ("a.log", ".b.log", "_c.log", "d.log.tmp", "e.log._COPYING_", "f.txt", "[g].log"):
@@ -110,7 +110,7 @@ def test_names_of_what_is_not_meant_to_be_read_are_passed_over(spark: SparkSessi
     assert lines_at(tmp_path / "home", logs, 2, glob="*") == {"f.txt"}, "each file once"
 
 
-def test_a_file_that_changed_just_now_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_file_that_has_just_changed_waits_for_min_age(spark: SparkSession, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     for name, age in (("old", 90), ("new", 0)):
@@ -121,9 +121,9 @@ def test_a_file_that_changed_just_now_is_left_alone(spark: SparkSession, tmp_pat
     assert lines_at(tmp_path / "home", logs, 2) == {"new"}
 
 
-@pytest.mark.parametrize(("what", "told"), [("gone", "is gone"), ("longer", "has 4 bytes now")])
-def test_a_file_that_is_owed_and_not_as_it_was_is_named(
-    spark: SparkSession, tmp_path: Path, what: str, told: str
+@pytest.mark.parametrize(("what", "said"), [("gone", "is gone"), ("longer", "has 4 bytes now")])
+def test_a_pending_file_that_is_gone_or_changed_is_named(
+    spark: SparkSession, tmp_path: Path, what: str, said: str
 ) -> None:
     logs, home = tmp_path / "logs", tmp_path / "home"
     logs.mkdir()
@@ -134,7 +134,7 @@ def test_a_file_that_is_owed_and_not_as_it_was_is_named(
         (logs / "a").unlink()
     else:
         (logs / "a").write_text("a\nb\n")
-    with pytest.raises(UsageError, match=f"the input file .*/logs/a was planned with 2 bytes and {told}: put it back"):
+    with pytest.raises(InputLost, match=f"input file .*/logs/a {said}, but .* still needs its 2 bytes: restore it"):
         lines_at(home, logs, 2)
     (logs / "a").write_text("a\n")
     assert lines_at(home, logs, 3) == {"a"}

@@ -1,3 +1,5 @@
+"""Generated lines are the same everywhere and always, and look like those of a real log."""
+
 from collections import Counter
 from datetime import timedelta, timezone
 from itertools import combinations
@@ -33,34 +35,34 @@ def in_spark(spark: SparkSession, seed: int, start: int, stop: int) -> list[str]
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 7, -3, 2**40])
 @pytest.mark.parametrize("start", [0, 99_990, 497_690, 2**31 - 100, 2**40, 24 * 10**11])
-def test_spark_and_python_make_equal_lines(spark: SparkSession, seed: int, start: int) -> None:
+def test_spark_and_python_generate_equal_lines(spark: SparkSession, seed: int, start: int) -> None:
     assert in_spark(spark, seed, start, start + 300) == lines(seed, start, start + 300)
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Pacific/Apia"])
-def test_the_time_zone_of_the_session_plays_no_part(spark: SparkSession, zone: str) -> None:
+def test_lines_do_not_depend_on_the_time_zone_of_the_session(spark: SparkSession, zone: str) -> None:
     session = spark.newSession()
     session.conf.set("spark.sql.session.timeZone", zone)
     assert in_spark(session, 1, 500_000, 500_200) == lines(1, 500_000, 500_200)
 
 
-def test_positions_of_type_int_make_the_same_lines(spark: SparkSession) -> None:
+def test_offsets_of_type_int_generate_the_same_lines(spark: SparkSession) -> None:
     frame = spark.range(5).select(line_column(1, F.col("id").cast("int")).alias("value"))
     assert sorted(row.value for row in frame.collect()) == sorted(lines(1, 0, 5))
 
 
-def test_a_line_stays_what_it_is_from_version_to_version() -> None:
+def test_a_line_stays_the_same_from_version_to_version() -> None:
     assert line(7, 0) == (
         '198.18.9.6 - - [17/May/2015:10:05:00 +0000] "GET /robots.txt HTTP/1.1" 304 - "http://shop.example/" '
         '"Mozilla/5.0 (X11; Linux x86_64; rv:38.0) Gecko/20100101 Firefox/38.0"'
     )
 
 
-def test_a_range_is_made_of_the_lines_at_its_positions() -> None:
+def test_a_range_holds_the_lines_at_its_offsets() -> None:
     assert lines(7, 3, 6) == [line(7, 3), line(7, 4), line(7, 5)]
 
 
-def test_another_seed_makes_other_lines() -> None:
+def test_another_seed_generates_other_lines() -> None:
     same = sum(one == other for one, other in zip(lines(1, 0, 1000), lines(2, 0, 1000), strict=True))
     assert same < 10
 
@@ -98,7 +100,7 @@ def test_a_line_has_about_160_bytes(generated: list[str]) -> None:
     ("one", "other"),
     list(combinations(["client_ip", "user", "method", "path", "status", "referrer", "user_agent"], 2)),
 )
-def test_a_field_says_nothing_about_another(requests: list[Request], one: str, other: str) -> None:
+def test_fields_are_independent_of_each_other(requests: list[Request], one: str, other: str) -> None:
     pairs = Counter((getattr(request, one), getattr(request, other)) for request in requests)
     ones, others = Counter[object](), Counter[object]()
     for (left, right), count in pairs.items():
