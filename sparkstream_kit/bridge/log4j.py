@@ -1,4 +1,4 @@
-"""Logging of a JVM that this process launches: Spark's own defaults print eight lines at every start."""
+"""Logging of a JVM that this process launches: Spark's own defaults print eight lines at every start (Spark 4.2.1)."""
 
 from __future__ import annotations
 
