@@ -44,10 +44,11 @@ def event_time_window(
     not overlap. `timestamp` names a column of type timestamp. Columns: the keys, start and end: timestamp, then one
     for each aggregate.
 
-    The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Older rows, and those
-    whose timestamp is null, are late: they are in `late()` of the result, and in no window. The result equals one batch
-    computation over all other rows. Only data moves the watermark. Windows that are still open when a job stops stay in
-    the state, under `name`.
+    The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Rows older than the
+    watermark before their batch, and those whose timestamp is null, are late: they are in `late()` of the result, and
+    in no window. The result equals one batch computation over all other rows. Only data moves the watermark, and a
+    timestamp far in the future closes every window: filter out impossible ones. Windows that are still open when a job
+    stops stay in the state, under `name`.
 
     Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
 

@@ -53,10 +53,11 @@ def sessions(
     type timestamp. Columns: the keys, start and end: timestamp (of the first and the last row), then one for each
     aggregate.
 
-    The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Older rows, and those
-    whose timestamp is null, are late: they are in `late()` of the result, and in no session. The result equals one
-    batch computation over all other rows, in whatever order they arrive. Only data moves the watermark. Sessions that
-    are still open when a job stops stay in the state, under `name`.
+    The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Rows older than the
+    watermark before their batch, and those whose timestamp is null, are late: they are in `late()` of the result, and
+    in no session. The result equals one batch computation over all other rows, in whatever order they arrive. Only data
+    moves the watermark, and a timestamp far in the future closes every session: filter out impossible ones. Sessions
+    that are still open when a job stops stay in the state, under `name`.
 
     Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
 
