@@ -3,7 +3,11 @@
     spark-submit --py-files sparkstream_kit.zip jobs/bytes_served.py \
         --source "files:/var/log/apache2?glob=*.log" --output json:/data/served --home /data/served.home
 
-Output `served`, columns: lines: bigint, bytes: bigint.
+Without a log to read, try it on generated lines:
+
+    python jobs/bytes_served.py --source generator: --stop-after 5batches
+
+Output `served`, one row per batch: lines: bigint (valid log lines), bytes: bigint.
 """
 
 import sys
@@ -16,12 +20,12 @@ from pyspark.streaming import StreamingContext
 
 
 def served(requests: DataFrame) -> DataFrame:
-    """How many requests there were, and how many bytes went out."""
+    """The number of requests and their total bytes, which are 0 in an empty batch."""
     return requests.agg(F.count("*").alias("lines"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"))
 
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
-    """One row for each batch."""
+    """Parse the log lines, dropping malformed ones, and add up each batch."""
     requests = source(ssc).transform(ss.transforms.access_log.parse)
     output(requests.transform(served), name="served")
 

@@ -1,9 +1,13 @@
-"""Requests and bytes of each client address in each batch.
+"""Requests and bytes per client address in each batch.
 
     spark-submit --py-files sparkstream_kit.zip jobs/count_by_client.py \
         --source "files:/var/log/apache2?glob=*.log" --output json:/data/clients --home /data/clients.home
 
-Output `clients`, columns: client_ip: string, requests: bigint, bytes: bigint.
+Without a log to read, try it on generated lines:
+
+    python jobs/count_by_client.py --source generator: --stop-after 5batches
+
+Output `clients`, one row per client in the batch: client_ip: string, requests: bigint, bytes: bigint.
 """
 
 import sys
@@ -16,9 +20,10 @@ USAGE = {"requests": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
 
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
-    """One row for each client that was seen in the batch."""
+    """Parse the log lines, dropping malformed ones, and aggregate each batch by client."""
     requests = source(ssc).transform(ss.transforms.access_log.parse)
-    output(requests.reduce_by_key("client_ip", USAGE), name="clients")
+    clients = requests.reduce_by_key("client_ip", USAGE)
+    output(clients, name="clients")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""3. Bytes served in each batch; a line that is no log line is kept with the reason, and counted.
+"""3. Bytes served in each batch; malformed lines are saved with the reason, and counted.
 
 Run: python jobs/course/p03_bytes_served.py ARRIVING REJECTED [BATCH_INTERVAL]
-Files of log lines are moved into ARRIVING, REJECTED keeps the other lines. An empty batch prints nothing.
+Move files of log lines into ARRIVING; REJECTED gets the malformed lines. An empty batch prints no bytes.
 """
 
 import sys
@@ -14,15 +14,15 @@ from pyspark.streaming import DStream, StreamingContext
 
 
 def served(lines: DStream[str]) -> tuple[DStream[int], DStream[str]]:
-    """The bytes of a batch's requests, and "reason<tab>line" of what is none."""
-    parsed = lines.map(parse_line).cache()  # two outputs use it
+    """Total bytes of each batch's requests, and "reason<tab>line" for each malformed line."""
+    parsed = lines.map(parse_line).cache()  # used by two outputs
     sizes = parsed.flatMap(lambda p: [p.bytes or 0] if isinstance(p, Request) else [])
     rejected = parsed.flatMap(lambda p: [] if isinstance(p, Request) else [f"{p.reason}\t{p.line}"])
     return sizes.reduce(add), rejected
 
 
 def main(arriving: str, rejected: str, batch_interval: str = "1s") -> int:
-    """Print the bytes and the number of rejected lines, and keep those."""
+    """Print the bytes and the number of rejected lines, and save the rejected lines."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         total, others = served(ssc.textFileStream(ss.checks.check_directory(arriving)))

@@ -1,22 +1,23 @@
 """4. The lines of one client address only.
 
 Run: python jobs/course/p04_one_client.py ARRIVING ADDRESS [BATCH_INTERVAL]
-ARRIVING is the directory into which files of log lines are moved.
+Move files of log lines into the directory ARRIVING.
 """
 
 import sys
 
 import sparkstream_kit as ss
+from sparkstream_kit.transforms.access_log import Request, parse_line
 
 from pyspark.streaming import DStream, StreamingContext
 
 
 def requests_from(address: str, lines: DStream[str]) -> DStream[str]:
-    """The lines whose client, and nothing else in them, is the address."""
+    """The lines whose client is the address; elsewhere in a line it does not count."""
 
     def is_from(line: str) -> bool:
-        request = ss.transforms.access_log.parse_line(line)
-        return isinstance(request, ss.transforms.access_log.Request) and request.client_ip == address
+        request = parse_line(line)
+        return isinstance(request, Request) and request.client_ip == address
 
     return lines.filter(is_from)
 

@@ -1,8 +1,8 @@
-"""5. How many lines each batch has, from a socket.
+"""5. The number of lines in each batch, from a socket.
 
 Run: python jobs/course/p05_lines_per_batch.py 127.0.0.1 9999 [BATCH_INTERVAL]
-Before it, in another terminal: nc -lk 9999 < jobs/data/access_2000.log
-A receiver takes a core for itself, so the job needs two. A batch without lines prints nothing.
+First, in another terminal: nc -lk 9999 < jobs/data/access_2000.log
+A receiver occupies a core, so the job needs two. An empty batch prints no count.
 """
 
 import sys
@@ -20,8 +20,8 @@ def lines_per_batch(lines: DStream[str]) -> DStream[int]:
 def main(host: str, port: str, batch_interval: str = "1s") -> int:
     """Print the numbers until Ctrl-C."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ss.UsageError(f"{port!r} is no port: give a number from 1 to 65535")
-    ss.checks.check_port(host, int(port))  # the receiver would try for ever
+        raise ss.UsageError(f"got port {port!r}, expected a number from 1 to 65535")
+    ss.checks.check_port(host, int(port))  # the receiver would retry for ever
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         lines_per_batch(ssc.socketTextStream(host, int(port))).pprint()

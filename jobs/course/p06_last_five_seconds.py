@@ -1,8 +1,8 @@
-"""6. How many lines arrived in the last five seconds, every two seconds.
+"""6. The number of lines that arrived in the last five seconds, every two seconds.
 
 Run: python jobs/course/p06_last_five_seconds.py ARRIVING [WINDOW [SLIDE [BATCH_INTERVAL]]]
-ARRIVING is the directory into which files of log lines are moved. Window and slide are multiples of the batch
-interval. A window without lines prints nothing.
+Move files of log lines into the directory ARRIVING. Window and slide must be multiples of the batch interval. An
+empty window prints no count.
 """
 
 import sys
@@ -13,7 +13,7 @@ from pyspark.streaming import DStream, StreamingContext
 
 
 def recent_lines(lines: DStream[str], window: str, slide: str) -> DStream[int]:
-    """The number of lines in the window, once in each slide."""
+    """The number of lines in each window, once per slide."""
     return lines.window(*ss.window_and_slide(lines.context(), window, slide)).count()
 
 

@@ -1,8 +1,8 @@
-"""7. How many requests each HTTP status has had so far; a restart after a crash goes on counting.
+"""7. Requests per HTTP status since the first start; after a crash the counts continue.
 
 Run: python jobs/course/p07_running_count.py ARRIVING HOME [BATCH_INTERVAL]
-Files of log lines are moved into ARRIVING. HOME gets counts/, the checkpoint, and a file named running: delete
-it to end the job when all is counted. A line that is no log line counts under its reason.
+Move files of log lines into ARRIVING. HOME gets counts/, the checkpoint and a marker file named running: delete
+it to stop the job gracefully. A malformed line counts under its reason.
 """
 
 import sys
@@ -14,7 +14,7 @@ from pyspark.streaming import DStream, StreamingContext
 
 
 def count_by_status(lines: DStream[str]) -> DStream[tuple[str, int]]:
-    """(status, requests since the first start), for each status seen."""
+    """(status, requests since the first start) for each status seen."""
     parsed = lines.map(parse_line)
     keys = parsed.map(lambda p: str(p.status) if isinstance(p, Request) else p.reason)
     return keys.map(lambda key: (key, 1)).updateStateByKey(ss.running_sum)

@@ -1,7 +1,7 @@
-"""8. How many requests each client made in each batch.
+"""8. Requests per client in each batch.
 
 Run: python jobs/course/p08_requests_per_client.py ARRIVING [BATCH_INTERVAL]
-Files of log lines are moved into ARRIVING. A line that is no log line counts under its reason.
+Move files of log lines into ARRIVING. A malformed line counts under its reason.
 """
 
 import sys
@@ -14,13 +14,13 @@ from pyspark.streaming import DStream, StreamingContext
 
 
 def client(line: str) -> str | None:
-    """Who sent the request, or why the line is none."""
+    """The client that sent the request, or the reason why the line is malformed."""
     request = parse_line(line)
     return request.client_ip if isinstance(request, Request) else request.reason
 
 
 def requests_per_client(lines: DStream[str]) -> DStream[tuple[str | None, int]]:
-    """(client, number of its requests) for each client in the batch."""
+    """(client, number of requests) for each client in the batch."""
     return lines.map(lambda line: (client(line), 1)).reduceByKey(add)
 
 

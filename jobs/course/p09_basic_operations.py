@@ -1,6 +1,6 @@
-"""9. map, filter, reduceByKey, groupByKey, union, join, and transform with a function that is used twice.
+"""9. map, filter, reduceByKey, groupByKey, union, join, and transform with a function used twice.
 
-Run: python jobs/course/p09_basic_operations.py ARRIVING [BATCH_INTERVAL] (and move files of log lines there)
+Run: python jobs/course/p09_basic_operations.py ARRIVING [BATCH_INTERVAL] (then move files of log lines there)
 """
 
 import sys
@@ -17,7 +17,7 @@ def _counted(keys: RDD[str | None]) -> RDD[tuple[str | None, int]]:
 
 
 def dead_links(lines: DStream[str]) -> DStream[object]:
-    """(client, (((requests, dead ones), bytes), dead paths)) of clients whose target was missing or had moved."""
+    """(client, (((requests, dead links), bytes), dead paths)) for clients that followed dead links: 404 or 301."""
     requests = lines.map(parse_line).flatMap(lambda r: [r] if isinstance(r, Request) else [])
     dead = requests.filter(lambda r: r.status == 404).union(requests.filter(lambda r: r.status == 301))
     visits, misses = (s.map(lambda r: r.client_ip).transform(_counted) for s in (requests, dead))
@@ -27,12 +27,12 @@ def dead_links(lines: DStream[str]) -> DStream[object]:
 
 
 def main(arriving: str, batch_interval: str = "1s") -> int:
-    """Print them for each batch, until Ctrl-C."""
+    """Print up to ten of them per batch, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         dead_links(ssc.textFileStream(ss.checks.check_directory(arriving))).pprint()
 
-    return ss.run(ss.get_or_create(build, batch_interval=batch_interval))  # 1., 3. and 4.
+    return ss.run(ss.get_or_create(build, batch_interval=batch_interval))  # 1. the context, 3. start, 4. wait
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""10. The window operations: the last ten seconds, every two.
+"""10. The window operations, over the last ten seconds, every two.
 
 Run: python jobs/course/p10_windows.py ARRIVING HOME [WINDOW [SLIDE [BATCH_INTERVAL]]]
-Files of log lines are moved into ARRIVING; HOME gets the checkpoint that operations with an inverse need.
+Move files of log lines into ARRIVING. HOME gets the checkpoint that operations with an inverse function need.
 """
 
 import sys
@@ -14,19 +14,19 @@ from pyspark.streaming import DStream, StreamingContext
 
 
 def windows(lines: DStream[str], window: str, slide: str) -> tuple[DStream[object], ...]:
-    """Longest line, lines, characters, and twice the lines of each status, of every window."""
+    """For each window: longest line, number of lines, characters, and lines per status in two ways."""
     spans = ss.window_and_slide(lines.context(), window, slide)
     longest: DStream[int] = lines.map(len).window(*spans).reduce(max)
     number = lines.countByWindow(*spans)
     characters = lines.map(len).reduceByWindow(add, sub, *spans)
     statuses = lines.map(parse_line).map(lambda r: getattr(r, "status", "rejected"))
-    ones = statuses.map(lambda status: (status, 1))  # the filter drops a status whose count has come down to 0
+    ones = statuses.map(lambda status: (status, 1))  # the filter drops a status when its count falls to 0
     counts = ones.reduceByKeyAndWindow(add, sub, *spans, filterFunc=lambda count: count[1] > 0)
     return longest, number, characters, counts, statuses.countByValueAndWindow(*spans)
 
 
 def main(arriving: str, home: str, window: str = "10s", slide: str = "2s", batch_interval: str = "1s") -> int:
-    """Print them all in each slide, until Ctrl-C."""
+    """Print all of them at every slide, until Ctrl-C."""
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         for output in windows(ssc.textFileStream(ss.checks.check_directory(arriving)), window, slide):

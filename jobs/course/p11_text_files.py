@@ -1,22 +1,23 @@
-"""11. Requests per status as text files, a directory for each batch: Spark's way, and the kit's beside it.
+"""11. Requests per status as text files, one directory per batch: Spark's way, and the kit's beside it.
 
 Run: python jobs/course/p11_text_files.py ARRIVING RESULTS [BATCH_INTERVAL]
-Files of log lines are moved into ARRIVING. RESULTS gets spark-<ms>.txt/ and kit/batch-<ms>.txt/: the kit's are
-there completely or not at all, and no two batches share a name when daylight saving ends.
+Move files of log lines into ARRIVING. RESULTS gets spark-<ms>.txt/ and kit/batch-<ms>.txt/: the kit's directories
+appear complete or not at all, and no two batches share a name when daylight saving time ends.
 """
 
 import sys
 
 import sparkstream_kit as ss
+from sparkstream_kit.transforms.access_log import Request, parse_line
 
 from pyspark.streaming import DStream, StreamingContext
 
 
 def save_counts(lines: DStream[str], results: str) -> None:
-    """Write (status, requests) of each batch in both ways; a line that is no log line counts under its reason."""
-    parsed = lines.map(ss.transforms.access_log.parse_line)
-    statuses = parsed.map(lambda p: p.status if isinstance(p, ss.transforms.access_log.Request) else p.reason)
-    counts = statuses.countByValue().cache()  # two outputs use it
+    """Write (status, requests) of each batch in both ways; a malformed line counts under its reason."""
+    parsed = lines.map(parse_line)
+    statuses = parsed.map(lambda p: p.status if isinstance(p, Request) else p.reason)
+    counts = statuses.countByValue().cache()  # used by two outputs
     counts.saveAsTextFiles(f"{results}/spark", "txt")
     ss.text_files(counts, f"{results}/kit", "txt")
 

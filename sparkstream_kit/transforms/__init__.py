@@ -1,7 +1,18 @@
 """Transformations beyond DStream's own: each takes the stream first and returns a stream.
 
 DStream's own operations are methods of FrameStream; `stream.pipe(function, ...)` lets these read in the same order.
-`access_log` and `json_lines` are formats: each has `parse`, `rejected` and `split`.
+
+**Formats.** `access_log` and `json_lines` turn lines into columns, and every format has the same three functions:
+
+    parse(lines, ...)       the valid lines, as columns
+    rejected(lines, ...)    the other lines, as they arrived: columns line: string, reason: string
+    split(lines, ...)       both: (parsed, rejected), of a DataFrame or a FrameStream
+
+- `lines` comes first and has the column value: string. The other parameters describe the format, and are the same, in
+  the same order and with the same defaults, for all three.
+- Every line ends up in exactly one of the two results, as often as it arrives. Null is not a line: it is ignored.
+- The other columns of `lines` are kept, in front. A column with the name of a new one is replaced.
+- No line fails the batch, however malformed.
 """
 
 from typing import TYPE_CHECKING

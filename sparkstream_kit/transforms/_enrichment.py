@@ -1,13 +1,15 @@
-"""Enrichment: a stream joined with what changes slowly, such as a table of customers or of networks."""
+"""Enrichment: a stream joined with a slowly changing table, such as customers or networks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from pyspark.sql import DataFrame
 
 from ..bridge import hadoop, jvm
+from ..columns import Columns, column_names
 from ..engine.graph import BatchContext, Graph, add_named
 from ..errors import UsageError
 from ..frames import FrameStream
@@ -15,39 +17,47 @@ from ..recovery import snapshots, storage
 
 log = logging.getLogger(__name__)
 
+JoinType = Literal["inner", "left", "right", "full", "semi", "anti"]
+
 
 def enrich(
     stream: FrameStream,
     read: Callable[[], DataFrame],
-    on: str | list[str],
-    how: str = "left",
+    on: Columns,
+    how: JoinType = "left",
     *,
     refresh_every: int = 100,
     files: str | None = None,
     name: str = "enrichment",
 ) -> FrameStream:
-    """Join each batch with a frame that is read at the start, every so many batches, and when its files change.
+    """Join each batch with a frame that is read at the start, every `refresh_every` batches and when its files change.
+
+        customers = "hdfs:///customers"
+        ss.transforms.enrich(requests, lambda: spark.read.jdbc(url, "customers"), on="client_ip", refresh_every=60)
+        ss.transforms.enrich(requests, lambda: spark.read.parquet(customers), on="client_ip", files=customers)
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> names = getfixture("spark").createDataFrame([(200, "OK")], "status int, reason string")
+    >>> def build(statuses):
+    ...     return ss.transforms.enrich(ss.FrameStream.of(statuses, "status int"), lambda: names, on="status")
+    >>> run_batches(build, [[(200,)], [(600,)]])
+    [[Row(status=200, reason='OK')], [Row(status=600, reason=None)]]
 
     Columns: those of the stream, then the others of the frame.
 
-        enrich(requests, lambda: spark.read.jdbc(url, "customers"), on="client_ip", refresh_every=60)
-        enrich(requests, lambda: spark.read.parquet("hdfs:///customers"), on="client_ip", files="hdfs:///customers")
+    `files` is a file, a directory or a glob on any Hadoop file system. Each batch compares the path, size and
+    modification time of every file there with those at the last read.
 
-    >>> from sparkstream_kit.testing import run_batches
-    >>> names = getfixture("spark").createDataFrame([(200, "OK")], "status int, reason string")
-    >>> run_batches(lambda s: enrich(FrameStream.of(s, "status int"), lambda: names, on="status"), [[(200,)], [(600,)]])
-    [[Row(status=200, reason='OK')], [Row(status=600, reason=None)]]
+    What `read` returns is saved under the home before it is used, in the directory `name`, so a batch that is retried,
+    even after a restart, is joined with the version it had. If `read` fails, or returns other columns than at the
+    start, the last good version stays in use, with a warning, until the next refresh; if there is none, the start
+    fails. Only batches in the offset log count for `refresh_every`. A small frame is broadcast
+    (spark.sql.autoBroadcastJoinThreshold), a large one is shuffled with the batch.
 
-    `files` is a file, a directory or a glob of any Hadoop file system. In each batch the path, size and time of change
-    of every file there are compared with those of when the frame was read. UsageError if the first start finds none.
+    Raises UsageError for `refresh_every` below 1, and if no file matches `files` at the first start.
 
-    What `read` gives is kept under the home before it is used. A batch that runs again, also after a restart, finds the
-    version it had. Where `read` fails, or gives other columns than at the start, the last good version serves on, with
-    a warning, until it is time to read again; where there is none, the start fails. A small frame goes to every
-    executor (spark.sql.autoBroadcastJoinThreshold), a large one is shuffled with the batch. Batches are entries of the
-    offset log. The name is that of the versions' directory.
-
-    Grows with: the rows of the batch, the size of the frame, and the number of `files`.
+    Cost: grows with the rows of the batch, the size of the frame and the number of files that `files` matches.
     """
     if refresh_every < 1:
         raise UsageError(f"got refresh_every={refresh_every}, expected at least 1")
@@ -58,28 +68,30 @@ def enrich(
 
     def compute(ctx: BatchContext) -> DataFrame | None:
         frame = ctx.frame(stream.compute)
-        return None if frame is None else frame.join(versions.at(ctx), on, how)
+        return None if frame is None else frame.join(versions.at(ctx), column_names(on), how)
 
     return FrameStream(stream.graph, compute, stateful=stream.stateful)
 
 
 def _check_files(files: str) -> None:
     if not hadoop.changes(files):
-        raise UsageError(f"no file is at files={files!r}: name the file, directory or glob that the frame is read from")
+        raise UsageError(
+            f"no file matches files={files!r}: give the file, directory or glob that the frame is read from"
+        )
 
 
 class _Versions:
-    """What was read: the directory `<n>` serves from batch n on.
+    """The versions that were read: the directory `<n>` is used from batch n on.
 
-    Only a batch that this driver claimed asks for a new version, and only once. One that runs again has the newest
-    version up to it: its own if it brought one, or else the one it had.
+    Only a batch that this driver planned may read a new version, and only once. A retried batch uses the newest version
+    up to it: its own if it read one, otherwise the one it had.
     """
 
     def __init__(self, graph: Graph, read: Callable[[], DataFrame], every: int, files: str | None, name: str):
         self._graph, self._read, self._every, self._files, self._name = graph, read, every, files, name
         self._columns = ""
-        self._decided = 0  # the newest batch that has its version
-        self._asked: int | None = None  # the newest batch that asked for one
+        self._decided = 0  # the newest batch whose version is settled
+        self._last_read: int | None = None  # the newest batch that tried to read one
         self._listed: dict[str, tuple[int, int]] = {}
         self._loaded: dict[int, DataFrame] = {}
 
@@ -88,7 +100,7 @@ class _Versions:
         return self._graph.home / f"enrichment/{self._name}"
 
     def at(self, ctx: BatchContext) -> DataFrame:
-        """The version of a batch; what was decided for it once stays so."""
+        """The version of a batch; once decided, it never changes."""
         if ctx.is_dry_run:
             return self._empty()
         n, log = ctx.entry.n, self._graph.log
@@ -100,7 +112,7 @@ class _Versions:
         return self._load(self._good(n)[-1])
 
     def _good(self, n: int | None = None) -> list[int]:
-        """The batches up to n that brought a version."""
+        """The batches up to n that read a version."""
         numbers = (int(name) for name in storage.names(self._directory) if name.isdigit())
         return sorted(k for k in numbers if n is None or k <= n)
 
@@ -116,22 +128,24 @@ class _Versions:
         return frame
 
     def _refresh(self, n: int, good: list[int]) -> None:
-        """Read anew, if it is time to."""
+        """Read a new version, if it is time to."""
         try:
             listed = {} if self._files is None else hadoop.changes(self._files)
-            if good and self._asked is not None and n - self._asked < self._every and listed == self._listed:
+            is_recent = self._last_read is not None and n - self._last_read < self._every
+            if good and is_recent and listed == self._listed:
                 return
-            self._asked, self._listed = n, listed
+            self._last_read, self._listed = n, listed
             frame = self._read()
             if frame.schema.simpleString() != self._columns:
-                raise UsageError(f"it is {frame.schema.simpleString()}, expected {self._columns} as at the start")
+                got = frame.schema.simpleString()
+                raise UsageError(f"got {got}, expected {self._columns} as at the start: restart to use the new columns")
             snapshots.write(frame, f"{self._directory}/{n}")
-            log.info("%r: a new version serves from batch %d on", self._name, n)
+            log.info("enrichment %r: new version from batch %d on", self._name, n)
         except Exception as error:
             if not good:
                 raise
             log.warning(
-                "%r cannot be read (%s): batch %d goes on with what batch %d had",
+                "enrichment %r cannot be read (%s): batch %d uses the version of batch %d",
                 self._name,
                 jvm.reason(error),
                 n,
@@ -141,7 +155,7 @@ class _Versions:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Versions of batches that can still run again stay."""
+        """Remove all versions except those of batches that can still be retried."""
         for n in self._good(self._graph.log.compacted_to.n + 1)[:-1]:
             storage.delete(f"{self._directory}/{n}")
         for unfinished in storage.hidden(self._directory):

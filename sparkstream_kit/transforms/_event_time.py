@@ -1,4 +1,4 @@
-"""Event time: windows by the time that a row tells, in whatever order rows arrive."""
+"""Event time: windows by the timestamps in the rows, in whatever order rows arrive."""
 
 from __future__ import annotations
 
@@ -27,23 +27,32 @@ def event_time_window(
     lateness: Duration,
     name: str = "event-windows",
 ) -> ClosedWindows:
-    """Aggregates for each key over windows of event time, each given once, when the watermark has passed its end.
+    """Aggregates per key over event-time windows, each emitted once, when the watermark passes its end.
 
-    A window is [start, start + window); starts are multiples of the slide since 1970 (UTC), which is the window itself
-    unless given. Rows whose timestamp is null are in none. Columns: the keys, start and end: timestamp, then one for
-    each aggregate. The result equals one batch computation over all rows that were not late; those are in `late()` of
-    the result. What a watermark is, `watermarks` says. Windows that are still open stay in the state when a job stops.
-    The name is the key of the saved state.
-
+    >>> import sparkstream_kit as ss
+    >>> from pyspark.sql import functions as F
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(clicks):
-    ...     timed = FrameStream.of(clicks, "s int").select(F.timestamp_seconds("s").alias("at"))
-    ...     closed = event_time_window(timed, [], "at", {"hits": agg.count()}, "1min", lateness="10s")
+    ...     timed = ss.FrameStream.of(clicks, "s int").select(F.timestamp_seconds("s").alias("at"))
+    ...     hits = {"hits": ss.aggregates.count()}
+    ...     closed = ss.transforms.event_time_window(timed, [], "at", hits, "1min", lateness="10s")
     ...     return closed.select(*(F.unix_seconds(c).alias(c) for c in ("start", "end")), "hits")
     >>> run_batches(build, [[(30,), (65,)], [(58,), (70,)]])
     [[], [Row(start=0, end=60, hits=2)]]
 
-    Grows with: the rows of the batch, times window / slide, and the keys of open windows.
+    A window is [start, start + window). Starts are multiples of `slide` since 1970 (UTC); without a slide windows do
+    not overlap. `timestamp` names a column of type timestamp. Columns: the keys, start and end: timestamp, then one
+    for each aggregate.
+
+    The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Rows older than the
+    watermark before their batch, and those whose timestamp is null, are late: they are in `late()` of the result, and
+    in no window. The result equals one batch computation over all other rows. Only data moves the watermark, and a
+    timestamp far in the future closes every window: filter out impossible ones. Windows that are still open when a job
+    stops stay in the state, under `name`.
+
+    Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
+
+    Cost: grows with the rows of the batch, times window / slide, and the keys of open windows.
     """
     length, step, wait = (
         1000 * durations.milliseconds(d) for d in (window, window if slide is None else slide, lateness)

@@ -1,22 +1,25 @@
-"""Formats of access logs as Spark expressions: what `access_log` applies to a frame.
+"""Access-log formats as Spark expressions, which `access_log` applies to DataFrames.
 
-Every format is read in the same steps. The line is cut into parts, once; whether it is valid is decided on the parts;
-then each field is cut out as it was logged, and given its type. Quotes that are escaped are put out of the way first,
-so that from then on a quote is the border of a field and the steps are cuts at quotes and spaces. These cost a
-fraction of a regular expression over the line, of which the usual formats need none.
+Every format is read in the same steps. The line is cut into parts, once; the parts decide whether it is valid; then
+each field is extracted as logged and converted to its type. Escaped quotes are masked first, so that from then on every
+quote delimits a field, and the steps are cuts at quotes and spaces. Those cost a fraction of a regular expression over
+the line, and the usual formats need none.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pyspark import SparkContext
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from ..errors import UsageError
+
+Format = Literal["combined", "common", "vhost_combined"]
+"""The formats that have a name; any other string is a LogFormat."""
 
 PIECES, PARTS = "_log_pieces", "_log_parts"
 _VHOST_COMBINED = '%v:%p %h %l %u %t "%r" %>s %O "%{Referer}i" "%{User-Agent}i"'
@@ -26,17 +29,17 @@ _NOTHING = ("", "-")
 class Reader(NamedTuple):
     """The expressions that read one format."""
 
-    pieces: Column  # of value: whatever the next step needs several times, named PIECES
-    parts: Column  # of value and PIECES: the line cut up, array<string>, named PARTS
-    valid: Column  # of PARTS
-    texts: dict[str, Column]  # of PARTS: what was logged, by names that no column of a frame has
-    columns: dict[str, Column]  # of the texts: each field with its type
-    reason: Column  # of PIECES and PARTS, where not valid
+    pieces: Column  # from value: whatever the next step needs several times, named PIECES
+    parts: Column  # from value and PIECES: the line cut up, array<string>, named PARTS
+    valid: Column  # from PARTS: whether the line is in this format
+    texts: dict[str, Column]  # from PARTS: each field as logged, under names that no frame has
+    columns: dict[str, Column]  # from the texts: each field with its type
+    reason: Column  # from PIECES and PARTS: why the line is not valid
 
 
 @functools.lru_cache(maxsize=16)
-def reader(_: SparkContext, format: str) -> Reader:
-    """The expressions for a format, built once for each context: they hold objects of its JVM."""
+def reader(_: SparkContext, format: Format | str) -> Reader:
+    """The expressions for a format, built once per context because they hold objects of its JVM."""
     if format in ("combined", "common"):
         return _combined()
     return _log_format(_VHOST_COMBINED if format == "vhost_combined" else format)
@@ -44,8 +47,8 @@ def reader(_: SparkContext, format: str) -> Reader:
 
 # --- patterns ----------------------------------------------------------------------------------------------------
 #
-# In time linear in the line: [^"]* in front of a quote can stop in one place only, what could stop in several is
-# possessive. A group that repeats must be possessive too: Java repeats those in a loop and others by recursion.
+# Linear time: [^"]* before a quote can stop in one place only, and whatever could stop in several places is possessive.
+# A repeated group must be possessive, too: Java repeats those in a loop, and others by recursion.
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _OF_31_DAYS = "Jan|Mar|May|Jul|Aug|Oct|Dec"
@@ -59,7 +62,7 @@ _OFFSET = "[+-](?:[01][0-9]|2[0-3])[0-5][0-9]"
 _ANY_STAMP = f"[0-9]{{2}}/[A-Z][a-z]{{2}}/[0-9]{{4}}(?::[0-9]{{2}}){{3}} {_OFFSET}"
 _STAMP = f"{_DATE}:(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9] {_OFFSET}"
 
-_CLIENT = '[^ "]*(?:(?<=,) [^ "]*+)*+'  # a token that ends in a comma goes on with the next
+_CLIENT = '[^ "]*(?:(?<=,) [^ "]*+)*+'  # a token that ends in a comma continues in the next
 _IDENTITY = '[^ "]*'
 _TEXT = '"[^"]*"'
 _STATUS = "(?:[1-9][0-9]{2}|-)"
@@ -76,7 +79,7 @@ _USER_AGENT = f"{_NUMBERS}(?:\\z| (?:{_TEXT}|-) (?:{_TEXT}|-(?![^ ])))"
 _BEFORE_STAMP = f'\\A{_CLIENT} {_IDENTITY} (?:- \\[|(?!- )[^"]* \\[)'  # what _BEFORE finds in front of a timestamp
 _LINE = f"{_BEFORE_STAMP}{_STAMP}\\] {_TEXT} {_STATUS} {_BYTES}(?: (?:{_TEXT}|-) (?:{_TEXT}|-))?\\z"
 
-# Each reason with the pattern of a line that is right up to there.
+# Each reason, with a pattern for lines that are valid up to that point.
 _UP_TO_TIMESTAMP = {
     "timestamp is not in brackets": '\\A[^"]* \\[',
     "request is not in quotes after the timestamp": '\\A[^"]*\\] "',
@@ -102,7 +105,7 @@ _FROM_REQUEST = {
 
 def _combined() -> Reader:
     pieces = F.split("value", '"').alias(PIECES)
-    # Where no quote is escaped or comes too early, which is nearly always, the pieces are the parts.
+    # Unless a quote is escaped or comes too early, which is rare, the pieces are the parts.
     first, *others = (F.get(PIECES, F.lit(i)) for i in (0, 1, 3, 5))
     is_plain = first.endswith("] ") & ~first.startswith(_MARK)
     for ending in ("\n", "\r"):
@@ -115,7 +118,7 @@ def _combined() -> Reader:
     is_masked = head.startswith(_MARK)
     start = F.when(is_masked, 2).otherwise(1)
     stamp = F.substring(head, -28, 26)
-    # The line without what its quotes hold. A quote more would make the number of parts even.
+    # The line without its quoted texts. One more quote would make the number of parts even.
     outline = F.concat_ws('"', head, numbers, fourth, sixth)
     line = _LINE.replace(_TEXT, '"')
     usual = line.replace("(?!0000)", "(?!0000|0001|9999)")
@@ -128,7 +131,7 @@ def _combined() -> Reader:
         "request": _unmasked(request, is_masked),
         "status": _word(numbers, 2),
         "bytes": _word(numbers, 3),
-        # `"r" "a"` leaves seven parts; `"r" -` leaves five, the last one ` -`; `- "a"` five, the last one empty.
+        # `"r" "a"` makes seven parts; `"r" -` makes five, the last of them ` -`; `- "a"` five, the last of them empty.
         "referrer": _unmasked(F.when(fourth != "", third), is_masked),
         "user_agent": _unmasked(F.when(fourth == "", third).otherwise(fifth), is_masked),
     }
@@ -151,7 +154,7 @@ def _combined() -> Reader:
 
 
 def _once(cut: Column) -> Column:
-    # An array of one, exploded: Spark computes it once, where it would copy a plain expression into the filter.
+    # Exploding an array of one makes Spark compute it once; a plain expression would be copied into the filter.
     return F.explode(F.array(cut)).alias(PARTS)
 
 
@@ -162,7 +165,7 @@ def _first_failing(checks: list[tuple[Column, str]], last: str) -> Column:
     return reason
 
 
-# A character that no server logs as it is stands for what is out of the way: in a masked line a digit follows it.
+# A character that servers always escape marks what is masked: in a masked line a digit follows it.
 _MARK = "\x1a"
 _ESCAPES = {_MARK: "0", "\\\\": "1", '\\"': "2"}  # in this order; backslashes pair from the left
 _QUOTE = f"{_MARK}3"
@@ -179,7 +182,7 @@ def _without_line_end(line: Column) -> Column:
 
 
 def _masked(line: Column) -> Column:
-    """A mark, then the line with marks for escaped quotes, and for quotes before that of the request, after `] `."""
+    """A mark, then the line with escapes masked, and with any quotes masked that precede the request's own."""
     line = _without_escapes(_without_line_end(line))
     before = F.substring_index(line, '] "', 1)
     return F.concat(F.lit(_MARK), _replace(before, '"', _QUOTE), F.substr(line, F.char_length(before) + 1))
@@ -196,7 +199,7 @@ def _unmasked(text: Column, is_masked: Column) -> Column:
 
 
 def _client_identity_user(who: Column) -> dict[str, Column]:
-    # Only a comma and a space can make the client more than the first word.
+    # The client is more than the first word only if there is a comma and a space.
     several, two = who.contains(", "), F.substring_index(who, " ", 2)
     cuts = (F.substring_index(who, " ", 1), F.substring_index(two, " ", -1), F.substr(who, F.char_length(two) + 2))
     fields = {}
@@ -214,7 +217,7 @@ _PROTOCOL = "\\A[A-Z]+/[0-9](?:\\.[0-9])?\\z"
 
 
 def _request(request: Column) -> dict[str, Column]:
-    """Method, path and protocol, all null where it is no request. What is usual is known without a pattern."""
+    """Method, path and protocol, all null if it is not a request. The usual ones are recognised without a pattern."""
     method, last = F.substring_index(request, " ", 1), F.substring_index(request, " ", -1)
     after = F.char_length(method) + 2
     is_token = method.isin("GET", "POST", "HEAD") | method.rlike(_TOKEN)
@@ -243,7 +246,7 @@ def _offset_minutes(stamp: Column) -> Column:
 
 
 def _timestamp(stamp: Column) -> Column:
-    # Spark reads offsets below 18 hours.
+    # Spark only parses offsets below 18 hours.
     as_utc = F.try_to_timestamp(F.concat(F.substring(stamp, 1, 21), F.lit("+0000")), F.lit(_SPARK_STAMP))
     shifted = F.timestamp_seconds(F.unix_seconds(as_utc) - _offset_minutes(stamp) * 60)
     is_usual = F.substring(stamp, 23, 2) < "18"
@@ -251,7 +254,7 @@ def _timestamp(stamp: Column) -> Column:
 
 
 def _is_in_range(stamp: Column) -> Column:
-    """Whether a time that is well formed is in the years 1 to 9999 in UTC as well, where datetime ends."""
+    """Whether a well-formed timestamp is in the years 1 to 9999, the range of datetime, in UTC too."""
     first, last = stamp.startswith("01/Jan/0001"), stamp.startswith("31/Dec/9999")
     minutes = _two_digits(stamp, 13) * 60 + _two_digits(stamp, 16) - _offset_minutes(stamp)
     fits = F.when(first, minutes >= 0).when(last, minutes < 24 * 60).otherwise(F.lit(True))
@@ -275,8 +278,8 @@ def _replace(text: Column, old: str, new: str) -> Column:
 _DIRECTIVE = re.compile(r"%U%q|%%|%[<>]?(?:!?[0-9]+(?:,[0-9]+)*)?(?:\{[^}]*\})?\^?[A-Za-z]")
 _BORDER = f"{_MARK},"  # in no line, since a mark is followed by a digit
 
-# The text that a directive logs and the pattern of it, or None for anything up to the next space or quote
-# (mod_log_config, "Custom Log Formats"). What is not here has to be in the line, but becomes no column.
+# The field that a directive logs and its pattern, or None for anything up to the next space or quote (mod_log_config,
+# "Custom Log Formats"). Directives that are not listed must match, but are not returned.
 _DIRECTIVES: dict[str, tuple[str, str | None]] = {
     "%h": ("client_ip", _CLIENT),
     "%a": ("client_ip", _CLIENT),
@@ -306,7 +309,7 @@ def _log_format(format: str) -> Reader:
     line = F.col(PIECES)
     groups = "".join(f"{_BORDER}${i}" for i in range(1, len(names) + 1))
     pattern = "\\A" + "".join(piece for _, piece in directives) + "\\z"
-    # One pass of the pattern: a line that does not match stays as it is, without a border.
+    # The pattern runs once per line: a line that does not match stays as it is, without a border.
     cut = F.split(F.regexp_replace(line, pattern, groups), _BORDER)
 
     def part(name: str) -> Column:
@@ -349,13 +352,13 @@ def _columns(names: list[str]) -> dict[str, Column]:
 
 
 def _compiled(format: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The texts in the order of their groups, and each directive with its pattern and that of what follows it."""
+    """The names of the groups, in order, and each directive with the pattern for it and the text after it."""
     plain = format.replace('\\"', '"').replace("\\t", "\t")
     directives = list(_DIRECTIVE.finditer(plain))
     if not directives:
         raise UsageError(
-            f"the format is {format!r}, expected combined, common, vhost_combined or directives of Apache's LogFormat, "
-            """such as '%h %l %u %t "%r" %>s %b'"""
+            f"got the format {format!r}, expected {', '.join(get_args(Format))} or an Apache LogFormat string, "
+            """for example '%h %l %u %t "%r" %>s %b'"""
         )
     names: list[str] = []
     pieces = [("its beginning", re.escape(plain[: directives[0].start()]))]
@@ -378,14 +381,14 @@ def _piece(directive: str, after: str, in_quotes: bool, before_time: bool) -> tu
     if directive == "%%":
         return None, "%"
     if directive.endswith("}t"):
-        raise UsageError(f"the format has {directive}, a time in a format of its own: log %t instead")
+        raise UsageError(f"got {directive} in the format, expected %t: custom time formats are not supported")
     key = re.sub(r"^%[<>!0-9,]*", "%", directive)
     name, pattern = _DIRECTIVES.get(key.lower() if key.endswith("}i") else key, (None, None))
     if key in _NUMBER_DIRECTIVES:
         pattern = "[0-9-]*"
     elif name == "user" and before_time:
-        pattern = '(?!- [^"]* \\[)[^"]*'  # it may hold spaces
+        pattern = '(?!- [^"]* \\[)[^"]*'  # it may contain spaces
     elif name != "virtual_host" and pattern is None:
-        # It ends at what follows, so there is one way to match it.
+        # It ends at the character that follows, so it can match in one way only.
         pattern = '[^"]*' if in_quotes else f'[^ "{re.escape(after[:1])}]*'
     return name, pattern or '[^ "]*'

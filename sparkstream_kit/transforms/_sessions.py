@@ -1,4 +1,4 @@
-"""Sessions: what one visitor did without a long pause, by the time that rows tell."""
+"""Sessions: what one visitor did without a long pause, by the timestamps in the rows."""
 
 from __future__ import annotations
 
@@ -27,60 +27,68 @@ def sessions(
     lateness: Duration = "1min",
     name: str = "sessions",
 ) -> ClosedWindows:
-    """Aggregates for each session of a key, given once, when the watermark has passed its end.
+    """Aggregates for each session of a key, emitted once, when the watermark passes its end.
 
-    Rows of a key are taken in the order of their timestamps; a session starts where the pause since the row before is
-    longer than `gap`. One that is longer than `longest` is given in pieces, cut at multiples of `longest` from its
-    start. `timestamp` names a column of that type; rows where it is null are left out. Columns: the keys, start and
-    end: timestamp (of the first and the last row), then one for each aggregate.
-
-        visits = sessions(requests, "client_ip", "timestamp", {
-            "hits": agg.count(),
-            "bytes": agg.sum("bytes"),
-            "first": agg.min_by("path", by="timestamp"),
-            "last": agg.max_by("path", by="timestamp"),
+        visits = ss.transforms.sessions(requests, "client_ip", "timestamp", {
+            "hits": ss.aggregates.count(),
+            "bytes": ss.aggregates.sum("bytes"),
+            "first": ss.aggregates.min_by("path", by="timestamp"),
+            "last": ss.aggregates.max_by("path", by="timestamp"),
         })
 
+    >>> import sparkstream_kit as ss
+    >>> from pyspark.sql import functions as F
     >>> from sparkstream_kit.testing import run_batches
     >>> def build(clicks):
-    ...     timed = FrameStream.of(clicks, "who string, s int").select("who", F.timestamp_seconds("s").alias("at"))
-    ...     closed = sessions(timed, "who", "at", {"hits": agg.count()}, gap="30s", lateness="10s")
+    ...     stream = ss.FrameStream.of(clicks, "who string, s int")
+    ...     timed = stream.select("who", F.timestamp_seconds("s").alias("at"))
+    ...     hits = {"hits": ss.aggregates.count()}
+    ...     closed = ss.transforms.sessions(timed, "who", "at", hits, gap="30s", lateness="10s")
     ...     return closed.select("who", *(F.unix_seconds(c).alias(c) for c in ("start", "end")), "hits")
     >>> run_batches(build, [[("ann", 0), ("ann", 20)], [("bob", 90), ("ann", 15)]])
     [[], [Row(who='ann', start=0, end=20, hits=3)]]
 
-    Rows may come in any order within `lateness`: the result equals one batch computation over all rows that were not
-    late, and those are in `late()` of the result. What a watermark is, `watermarks` says. A session that is still open
-    stays in the state when a job stops. The name is the key of the saved state.
+    A session is a run of rows of one key, ordered by timestamp, without a pause longer than `gap`. A session longer
+    than `longest` is emitted in pieces, cut at multiples of `longest` from its start. `timestamp` names a column of
+    type timestamp. Columns: the keys, start and end: timestamp (of the first and the last row), then one for each
+    aggregate.
 
-    Grows with: the rows of the batch, and the timestamps of open sessions, which are put in order in each batch.
+    The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Rows older than the
+    watermark before their batch, and those whose timestamp is null, are late: they are in `late()` of the result, and
+    in no session. The result equals one batch computation over all other rows, in whatever order they arrive. Only data
+    moves the watermark, and a timestamp far in the future closes every session: filter out impossible ones. Sessions
+    that are still open when a job stops stay in the state, under `name`.
+
+    Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
+
+    Cost: grows with the rows of the batch and the timestamps of open sessions, which each batch sorts.
     """
-    longest_pause, length, wait = (1000 * durations.milliseconds(d) for d in (gap, longest, lateness))
+    pause_limit, length, wait = (1000 * durations.milliseconds(d) for d in (gap, longest, lateness))
     names = column_names(keys)
     parts = parts_at(stream, keys, timestamp, aggregates)
 
     # A row of the state is a timestamp with its parts while it is open, and a piece once it is closed. Of a session
-    # that goes on after a closed piece the newest one stays, and says where the session began.
+    # that continues after a closed piece the newest piece stays, and records where the session began.
     extent = {"__first": agg.min("__first"), "__at": agg.max("__at"), "__stays": agg.max("__stays")}
     kept_parts = [part for part, _ in agg.named_parts(aggregates)]
 
     def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         before, after = watermark(ctx)
         at, begin = F.col("__at"), F.col("__begin")
-        began = F.when(F.col("__given"), begin)
+        began = F.when(F.col("__emitted"), begin)
         fresh = new.filter(at >= before).withColumn("__origin", F.lit(None).cast("bigint")).repartition(*names)
         rows = kept.withColumn("__origin", began).select(*fresh.columns).union(fresh)
 
         in_order = Window.partitionBy(*names).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)
         pause = at - F.lag("__at").over(Window.partitionBy(*names).orderBy("__at"))
-        starts = F.when(pause.isNull() | (pause > longest_pause), F.coalesce("__origin", at))
+        starts = F.when(pause.isNull() | (pause > pause_limit), F.coalesce("__origin", at))
         rows = rows.withColumn("__begin", F.last(starts, ignorenulls=True).over(in_order))
 
         session = Window.partitionBy(*names, "__begin")
-        over = F.max("__at").over(session) + longest_pause < after
+        over = F.max("__at").over(session) + pause_limit < after
         piece = at - (at - begin) % length  # where the row's piece starts
-        rows = rows.withColumns({"__over": over, "__piece": piece, "__given": F.col("__origin").isNotNull()})
-        closed = F.col("__given") | F.col("__over") | (F.col("__piece") + length <= after)
+        rows = rows.withColumns({"__over": over, "__piece": piece, "__emitted": F.col("__origin").isNotNull()})
+        closed = F.col("__emitted") | F.col("__over") | (F.col("__piece") + length <= after)
         rows = rows.withColumn("__closed", closed)
         newest = F.max(F.when(F.col("__closed"), at)).over(session)
         rows = rows.withColumns(
@@ -90,22 +98,27 @@ def sessions(
                 "__slot": F.when(F.col("__closed"), F.col("__piece")).otherwise(at),
             }
         )
-        by = [*names, "__begin", "__given", "__closed", "__slot"]
+        by = [*names, "__begin", "__emitted", "__closed", "__slot"]
         return agg.merge(rows, by, {**extent, **aggregates}).drop("__slot")
 
     def empty(new: DataFrame, _: int) -> DataFrame:
-        nothing = {"__given": F.lit(False), "__begin": F.col("__at"), "__closed": F.lit(False), "__stays": F.lit(False)}
+        nothing = {
+            "__emitted": F.lit(False),
+            "__begin": F.col("__at"),
+            "__closed": F.lit(False),
+            "__stays": F.lit(False),
+        }
         rows = new.withColumns(nothing).withColumn("__first", F.col("__at")).limit(0)
-        return rows.select(*names, "__begin", "__given", "__closed", "__first", "__at", "__stays", *kept_parts)
+        return rows.select(*names, "__begin", "__emitted", "__closed", "__first", "__at", "__stays", *kept_parts)
 
     def keep(rows: DataFrame, _: int) -> DataFrame:
-        return rows.filter("not __closed or __stays").withColumn("__given", F.col("__closed"))
+        return rows.filter("not __closed or __stays").withColumn("__emitted", F.col("__closed"))
 
     node = StateNode(stream.graph, parts.compute, name, keys, empty, advance, keep)
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:
-        rows = node.at(ctx).filter("__closed and not __given")
+        rows = node.at(ctx).filter("__closed and not __emitted")
         return final_rows(rows, keys, aggregates, F.col("__first"), F.col("__at"))
 
     return ClosedWindows(stream.graph, closed, late_rows(stream, timestamp, watermark))

@@ -1,9 +1,9 @@
-"""Watermarks: how far event time has come, for operations that give what nothing will change any more.
+"""Watermarks: how far event time has advanced, for operations that emit only final results.
 
-The watermark is the largest timestamp seen so far less a lateness, taken at the end of each batch. Rows older than the
-watermark before their batch are late and left out, as are rows without a timestamp; what is older than the watermark
-after it is final. It moves with data only, so an idle stream closes nothing, and a timestamp far in the future closes
-everything: filter out what cannot be.
+The watermark is the largest timestamp seen so far minus a lateness, taken at the end of each batch. Rows older than the
+watermark before their batch, and rows without a timestamp, are late and dropped; what is older than the watermark after
+the batch is final. Only data moves the watermark: an idle stream closes nothing, and a timestamp far in the future
+closes everything, so filter out impossible ones.
 """
 
 from __future__ import annotations
@@ -27,28 +27,35 @@ NEVER = -(2**62)
 
 
 class ClosedWindows(FrameStream):
-    """Rows that nothing will change any more, each given once."""
+    """Final rows, each emitted once; `late()` has the rows that came too late to count."""
 
     def __init__(self, graph: Graph, compute: Compute, late: Compute):
         super().__init__(graph, compute, stateful=True)
         self._late = late
 
     def late(self) -> FrameStream:
-        """The rows of the stream that came too late, or without a timestamp.
+        """The late rows: older than the watermark before their batch, or without a timestamp.
 
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
         >>> from sparkstream_kit.testing import run_batches
-        >>> from sparkstream_kit.transforms._event_time import event_time_window
         >>> def build(clicks):
-        ...     timed = FrameStream.of(clicks, "s int").select("s", F.timestamp_seconds("s").alias("at"))
-        ...     return event_time_window(timed, [], "at", {"n": agg.count()}, "1min", lateness="10s").late().select("s")
+        ...     timed = ss.FrameStream.of(clicks, "s int").select("s", F.timestamp_seconds("s").alias("at"))
+        ...     hits = {"hits": ss.aggregates.count()}
+        ...     closed = ss.transforms.event_time_window(timed, [], "at", hits, "1min", lateness="10s")
+        ...     return closed.late().select("s")
         >>> run_batches(build, [[(70,)], [(59,), (60,)]])
         [[], [Row(s=59)]]
+
+        Columns: those of the stream.
+
+        Cost: grows with the rows of the batch.
         """
         return FrameStream(self.graph, self._late, stateful=True)
 
 
 def parts_at(stream: FrameStream, keys: Columns, timestamp: str, aggregates: Aggregates) -> FrameStream:
-    """Partial aggregates for each key and timestamp, computed once in a batch. Columns: keys, __at: bigint, parts."""
+    """Partial aggregates for each key and timestamp, computed once per batch. Columns: keys, __at: bigint, parts."""
 
     def compute(frame: DataFrame) -> DataFrame:
         timed = frame.withColumn("__at", F.unix_micros(timestamp)).filter(F.col("__at").isNotNull())
@@ -58,7 +65,7 @@ def parts_at(stream: FrameStream, keys: Columns, timestamp: str, aggregates: Agg
 
 
 def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
-    """The watermark of a stream with the column __at: a state of one row."""
+    """The watermark of a stream with the column __at: a state of one row. The lateness is in microseconds."""
     both = {"before": agg.max("before"), "after": agg.max("after")}
 
     def row(frame: DataFrame, before: Column, after: Column) -> DataFrame:
@@ -86,7 +93,7 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
 
 
 def late_rows(stream: FrameStream, timestamp: str, watermark: Watermark) -> Compute:
-    """The rows that are older than the watermark before their batch, or have no timestamp."""
+    """The rows that are older than the watermark before their batch, or have no timestamp. Columns: the stream's."""
 
     def compute(ctx: BatchContext) -> DataFrame | None:
         frame = ctx.frame(stream.compute)

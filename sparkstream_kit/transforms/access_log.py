@@ -1,22 +1,22 @@
-r"""Access-log lines in Apache's common and combined formats, and nginx's combined one, which is the same.
+r"""Access logs in Apache's common and combined formats (nginx's combined is the same) and in any LogFormat.
 
-`parse` and `split` read frames of lines inside Spark, `parse_line` one line in plain Python. They share no code and
-agree on every line, which is how each of them is tested.
+`parse`, `rejected` and `split` read DataFrames of lines inside Spark, `parse_line` reads one line in plain Python. The
+two implementations share no code and agree on every line, which is how each of them is tested.
 
-The fields are those of Apache's mod_log_config, `%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-agent}i"`;
-common ends after `%b`. Parsers differ about some lines. Here:
+The fields are those of Apache's mod_log_config, `%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-agent}i"`; common ends
+after `%b`. Parsers disagree about some lines. Here:
 
-| line | taken as | because |
+| line | result | because |
 |---|---|---|
-| `- - - [-] "-" - -`, no time at all | rejected | a request without a time cannot be put in a window |
-| `""`, `"-"` or bytes as the request | method, path, protocol None | client, time and status are real |
-| `"GET /a b HTTP/1.1"`, a raw space | path `/a b` | neither method nor protocol holds a space |
-| `"GET /"`, no protocol | protocol None | HTTP/0.9; without a `/` in front of the path it is noise |
-| `\" \\ \x16` in quotes | kept as logged | what was logged stays searchable; `unescape` decodes |
+| `- - - [-] "-" - -`, no timestamp | rejected | a request without a timestamp belongs to no window |
+| `""`, `"-"` or bytes as the request | method, path, protocol None | client, timestamp and status are real |
+| `"GET /a b HTTP/1.1"`, a raw space | path `/a b` | neither method nor protocol can contain a space |
+| `"GET /"`, no protocol | protocol None | HTTP/0.9; unless the path starts with `/` it is noise |
+| `\" \\ \x16` in quotes | kept as logged | stays searchable as logged; `unescape` decodes it |
 | a bare `"` inside quotes | rejected | servers escape it; which quote ends the field would be a guess |
-| a user that starts with `- ` | rejected | a sixth field, such as the virtual host, was put in front |
-| text after the user agent | rejected | it is another format, and half of a record would hide that |
-| status 600 to 999 | accepted | servers log codes of their own there |
+| a user that starts with `- ` | rejected | there is a sixth field in front, such as the virtual host |
+| text after the user agent | rejected | it is another format; half a record would hide that |
+| status 600 to 999 | accepted | some servers log codes of their own |
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pyspark.sql import functions as F
 
 from ..columns import quoted
 from ..frames import FrameStream
-from ._log_formats import reader
+from ._log_formats import Format, reader
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
 
@@ -43,7 +43,7 @@ _TIMESTAMP = re.compile(
     r"([0-9]{2})/([A-Z][a-z]{2})/([0-9]{4})"
     r":([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-])([01][0-9]|2[0-3])([0-5][0-9])"
 )
-# Each character can match in one place only, so giving one back fails at the next step: linear, match or not.
+# Each character can match in one place only, so backtracking fails at once: linear time, match or not.
 _TO_CLOSING_QUOTE = re.compile(r'([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 section 5.6.2
 _PROTOCOL = re.compile(r"[A-Z]+/[0-9](?:\.[0-9])?")
@@ -55,7 +55,7 @@ _ESCAPED = {'"': '"', "\\": "\\", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t
 
 
 class Request(NamedTuple):
-    """One request; a field logged as `-` or empty is None."""
+    """One request; fields logged as `-` or empty are None."""
 
     client_ip: str | None  # address, host name, or the list of proxies, as logged
     identity: str | None
@@ -71,19 +71,20 @@ class Request(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A line that is not an access-log line: unchanged, with the first reason found from left to right."""
+    """A line that is not an access-log line: unchanged, with the first thing wrong, from left to right."""
 
     line: str
     reason: str
 
 
 class _Malformed(Exception):
-    """Carries a reason to `parse_line`; it never leaves this module."""
+    """Carries the reason up to `parse_line`; never leaves this module."""
 
 
 def parse_line(line: str) -> Request | Rejected:
-    r"""Read one line of a common or combined access log.
+    r"""Parse one line of a common or combined access log.
 
+    >>> from sparkstream_kit.transforms.access_log import parse_line
     >>> parse_line('::1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a?b=1 HTTP/1.0" 200 2326')
     ... # doctest: +NORMALIZE_WHITESPACE
     Request(client_ip='::1', identity=None, user='frank',
@@ -91,28 +92,30 @@ def parse_line(line: str) -> Request | Rejected:
             method='GET', path='/a?b=1', protocol='HTTP/1.0', status=200, bytes=2326,
             referrer=None, user_agent=None)
 
-    Escapes never end a field, and stay as they were logged:
+    Escapes never end a field, and are kept as logged:
 
     >>> line = r'a.example - - [10/Oct/2000:13:55:36 +0000] "GET /\" HTTP/1.1" 200 - "-" "say \"hi\" \\"'
     >>> request = parse_line(line)
     >>> print(request.path, request.bytes, request.referrer, request.user_agent)
     /\" None None say \"hi\" \\
 
-    A list of proxies is one client, a user may hold spaces, and noise instead of a request is still a record:
+    A list of proxies is one client, a user may contain spaces, and noise in place of a request is still a record:
 
     >>> line = r'10.0.0.1, 10.0.0.2 - Ann Lee [10/Oct/2000:13:55:36 +0000] "\x16\x03\x01" 400 226'
     >>> request = parse_line(line)
     >>> print(request.client_ip, request.user, request.method, request.path, request.status, sep=" | ")
     10.0.0.1, 10.0.0.2 | Ann Lee | None | None | 400
 
-    What is no access-log line comes back whole, with the field that is wrong:
+    Any other line is returned whole, with the field that is wrong:
 
     >>> parse_line('::1 - - [31/Feb/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 5').reason
     'timestamp is not a date that exists'
     >>> parse_line('not a log line')
     Rejected(line='not a log line', reason='timestamp is not in brackets')
 
-    Line ends are dropped. It never raises, and takes time linear in the length of the line.
+    Line ends are dropped. Never raises.
+
+    Cost: grows with the length of the line, in plain Python.
     """
     try:
         return _request(line.rstrip("\r\n"))
@@ -121,15 +124,18 @@ def parse_line(line: str) -> Request | Rejected:
 
 
 def unescape(text: str) -> str:
-    r"""Decode what the server escaped in a quoted field.
+    r"""Decode the server's escapes in a quoted field.
 
+    >>> from sparkstream_kit.transforms.access_log import unescape
     >>> unescape(r'say \"hi\" \\ caf\xc3\xa9')
     'say "hi" \\ café'
 
-    Neighbouring `\xNN` are bytes of UTF-8; what is not becomes U+FFFD. Other backslashes are left alone.
+    Adjacent `\xNN` are decoded as UTF-8, with U+FFFD for invalid bytes. Other backslashes are left alone.
 
     >>> unescape(r'\xff \q \x4 \\x41')
     '\ufffd \\q \\x4 \\x41'
+
+    Cost: grows with the length of the text, in plain Python.
     """
     return _ESCAPE.sub(_decoded, text)
 
@@ -142,8 +148,7 @@ def _decoded(escape: re.Match[str]) -> str:
 
 
 def _request(line: str) -> Request:
-    # A quote in a user's name is logged escaped, so the first `] "` ends the timestamp, whatever brackets
-    # stand before it.
+    # A quote in a user's name is logged escaped, so the first `] "` ends the timestamp, whatever brackets precede it.
     head, request_opens, tail = line.partition('] "')
     before, bracket, stamp = head.rpartition(" [")
     if not bracket:
@@ -193,7 +198,7 @@ def _timestamp(stamp: str) -> datetime:
 
 
 def _quoted(text: str, start: int, name: str) -> tuple[str, int]:
-    """What stands from `start` to the closing quote, and the position after that quote."""
+    """The text from `start` to the closing quote, and the position after that quote."""
     match = _TO_CLOSING_QUOTE.match(text, start)
     if match is None:
         raise _Malformed(f"{name} has no closing quote")
@@ -251,63 +256,78 @@ def _known(field: str) -> str | None:
 # --- in Spark ----------------------------------------------------------------------------------------------------
 
 
-def parse(frame: DataFrame, format: str = "combined") -> DataFrame:
-    r"""Read the lines in the column `value` as requests; lines that are none are left out.
+def parse(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
+    r"""Parse access-log lines into requests; other lines are dropped.
 
+    >>> import sparkstream_kit as ss
     >>> spark = getfixture("spark")
     >>> line = '::1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a?b=1 HTTP/1.0" 200 2326 "-" "curl/8.5"'
-    >>> requests = parse(spark.createDataFrame([(line,), ("not a log line",)], "value string"))
+    >>> lines = spark.createDataFrame([(line,), ("not a log line",)], "value string")
+    >>> requests = ss.transforms.access_log.parse(lines)
     >>> requests.select("client_ip", "user", "path", "status", "bytes").collect()
     [Row(client_ip='::1', user='frank', path='/a?b=1', status=200, bytes=2326)]
 
-    Columns in: value: string; null is no line. Columns out: client_ip, identity, user: string; timestamp: timestamp;
-    method, path, protocol: string; status: int; bytes: bigint; referrer, user_agent: string. They mean what the
-    fields of `Request` mean, and null is a field that was logged as `-` or empty. Other columns of the frame stay,
-    in front; one that has the name of a field is replaced.
+    Columns in: value: string. Columns out: the other columns of `lines`, then client_ip, identity, user: string;
+    timestamp: timestamp; method, path, protocol: string; status: int; bytes: bigint; referrer, user_agent: string. They
+    are the fields of `Request`, null if logged as `-` or empty. Null lines are ignored.
 
-    The format is `combined` or `common`, which both accept either; `vhost_combined`, with `%v:%p` first; or any
-    string of Apache's LogFormat, `%h %l %u %t "%r" %>s %b %D` say. Such a string is matched by one regular expression,
-    which takes about twice the time. A field that it lacks is null, `%v` and `%V` become the column virtual_host:
-    string, and other directives must be there but become no column. UsageError if it holds no directive, or a time
-    in a format of its own.
+    `format` is `combined` or `common`, each of which accepts both; `vhost_combined`, which starts with `%v:%p`; or any
+    LogFormat string of Apache, for example `%h %l %u %t "%r" %>s %b %D`. A LogFormat string is matched by one regular
+    expression, which takes about twice the time. Fields that it lacks are null, `%v` and `%V` become the column
+    virtual_host: string, and all other directives must match but are not returned. A custom time format is not
+    supported.
 
-    Which lines are requests never depends on the columns used, but only columns that are used are computed.
+    Columns that are not used are not computed, and which lines are valid does not depend on the columns used.
+
+    Raises UsageError for a LogFormat string without directives or with a custom time format.
+
+    Cost: grows with the bytes of the lines and the number of columns used.
     """
-    rules = reader(frame.sparkSession.sparkContext, format)
-    kept = _others(frame, "value", *rules.columns)
+    rules = reader(lines.sparkSession.sparkContext, format)
+    kept = _others(lines, "value", *rules.columns)
     texts = [text.alias(name) for name, text in rules.texts.items()]
     columns = [column.alias(name) for name, column in rules.columns.items()]
-    parts = frame.select(*kept, "value", rules.pieces).select(*kept, rules.parts)
+    parts = lines.select(*kept, "value", rules.pieces).select(*kept, rules.parts)
     return parts.filter(rules.valid).select(*kept, *texts).select(*kept, *columns)
 
 
-def rejected(frame: DataFrame, format: str = "combined") -> DataFrame:
-    r"""The lines that `parse` leaves out, each with the first reason found from left to right.
+def rejected(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
+    r"""The lines that `parse` drops, with the reason: the first thing wrong, from left to right.
 
-    >>> spark = getfixture("spark")
-    >>> rejected(spark.createDataFrame([("not a log line",)], "value string")).collect()
+    >>> import sparkstream_kit as ss
+    >>> lines = getfixture("spark").createDataFrame([("not a log line",)], "value string")
+    >>> ss.transforms.access_log.rejected(lines).collect()
     [Row(line='not a log line', reason='timestamp is not in brackets')]
 
-    Columns in: value: string. Columns out: line: string, unchanged; reason: string, as `parse_line` gives it, or for a
-    LogFormat the directive at which the line stops to match. Other columns of the frame, such as the file the line is
-    from, stay in front.
+    Columns in: value: string. Columns out: the other columns of `lines`, such as the file a line is from, then line:
+    string, unchanged, and reason: string, the same as from `parse_line`; for a LogFormat string it names the directive
+    at which the line stops matching.
+
+    Raises UsageError as `parse` does.
+
+    Cost: grows with the bytes of the lines.
     """
-    rules = reader(frame.sparkSession.sparkContext, format)
-    kept = _others(frame, "value", "line", "reason")
-    parts = frame.select(*kept, "value", rules.pieces).select("*", rules.parts)
-    lines = parts.filter(~rules.valid & F.col("value").isNotNull())
-    return lines.select(*kept, F.col("value").alias("line"), rules.reason.alias("reason"))
+    rules = reader(lines.sparkSession.sparkContext, format)
+    kept = _others(lines, "value", "line", "reason")
+    parts = lines.select(*kept, "value", rules.pieces).select("*", rules.parts)
+    others = parts.filter(~rules.valid & F.col("value").isNotNull())
+    return others.select(*kept, F.col("value").alias("line"), rules.reason.alias("reason"))
 
 
-def split(lines: Lines, format: str = "combined") -> tuple[Lines, Lines]:
-    """Requests and rejected lines of a frame or a FrameStream: what `parse` gives, and what `rejected` gives.
+def split(lines: Lines, format: Format | str = "combined") -> tuple[Lines, Lines]:
+    """Both results for a DataFrame or a FrameStream: (`parse`, `rejected`).
 
-    >>> spark = getfixture("spark")
-    >>> requests, rest = split(spark.createDataFrame([("not a log line",)], "value string"))
-    >>> requests.count(), rest.count()
+    >>> import sparkstream_kit as ss
+    >>> lines = getfixture("spark").createDataFrame([("not a log line",)], "value string")
+    >>> requests, rejected = ss.transforms.access_log.split(lines)
+    >>> requests.count(), rejected.count()
     (0, 1)
 
-    The two are read separately: where both are used and reading is slow, `cache` the lines.
+    Each of the two reads the lines again: if both are used and reading is slow, call `cache` on the lines first.
+
+    Raises UsageError as `parse` does.
+
+    Cost: grows with the bytes of the lines, read once for each result that is used.
     """
     return (
         lines.transform(functools.partial(parse, format=format)),
@@ -316,27 +336,35 @@ def split(lines: Lines, format: str = "combined") -> tuple[Lines, Lines]:
 
 
 def split_query(path: Column) -> tuple[Column, Column]:
-    """A request target as two columns: the path, and what follows the first `?`, or null without one (RFC 3986, 3.4).
+    """Split a request target into two columns: path, and the query after the first `?`, null without one.
 
-    >>> frame = getfixture("spark").createDataFrame([("/a?b=1?2",), ("/a?",), ("/a",)], "path string")
-    >>> path, query = split_query(frame.path)
-    >>> [tuple(row) for row in frame.select(path, query).collect()]
+    >>> import sparkstream_kit as ss
+    >>> requests = getfixture("spark").createDataFrame([("/a?b=1?2",), ("/a?",), ("/a",)], "path string")
+    >>> path, query = ss.transforms.access_log.split_query(requests.path)
+    >>> [tuple(row) for row in requests.select(path, query).collect()]
     [('/a', 'b=1?2'), ('/a', ''), ('/a', None)]
+
+    Both are strings, as RFC 3986, 3.4 defines them.
+
+    Cost: grows with the bytes of the column.
     """
     before = F.substring_index(path, "?", 1)
     return before, F.when(path.contains("?"), F.substr(path, F.char_length(before) + 2))
 
 
 def unescaped(text: Column) -> Column:
-    r"""`unescape` as a column expression.
+    r"""`unescape` as a column expression: string.
 
+    >>> import sparkstream_kit as ss
     >>> frame = getfixture("spark").createDataFrame([(r'say \"hi\" \\ caf\xc3\xa9 100%',)], "text string")
-    >>> print(frame.select(unescaped(frame.text)).first()[0])
+    >>> print(frame.select(ss.transforms.access_log.unescaped(frame.text)).first()[0])
     say "hi" \ café 100%
 
-    The two differ in how many U+FFFD stand for bytes that are not UTF-8.
+    The two may differ in the number of U+FFFD for bytes that are not UTF-8.
+
+    Cost: grows with the bytes of the column.
     """
-    # As a URL, which has an escape for bytes. Backslashes pair from the left, so pairs go first.
+    # Rewritten as a URL, whose decoder knows escaped bytes. Backslashes pair from the left, so pairs go first.
     url = text
     for plain, encoded in {"%": "%25", "+": "%2B", "\\\\": "%5C"}.items():
         url = F.replace(url, F.lit(plain), F.lit(encoded))

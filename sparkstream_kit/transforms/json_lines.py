@@ -17,54 +17,64 @@ Lines = TypeVar("Lines", DataFrame, FrameStream)
 _READ = "_json_read"
 
 
-def parse(frame: DataFrame, schema: StructType | str) -> DataFrame:
-    """Read the lines in the column `value` as JSON objects of a schema; lines that are none are left out.
+def parse(lines: DataFrame, schema: StructType | str) -> DataFrame:
+    """Parse lines as JSON objects with a schema; other lines are dropped.
 
+    >>> import sparkstream_kit as ss
     >>> spark = getfixture("spark")
-    >>> lines = ['{"status": 200, "path": "/"}', '{"path": 1.5}', '{"status": "x"}', "[1]", '{"status": 200}{}']
-    >>> frame = spark.createDataFrame([(line,) for line in lines], "value string")
-    >>> parse(frame, "status int, path string").collect()
+    >>> texts = ['{"status": 200, "path": "/"}', '{"path": 1.5}', '{"status": "x"}', "[1]", '{"status": 200}{}']
+    >>> lines = spark.createDataFrame([(text,) for text in texts], "value string")
+    >>> ss.transforms.json_lines.parse(lines, "status int, path string").collect()
     [Row(status=200, path='/'), Row(status=None, path='1.5')]
 
-    Columns in: value: string; null is no line. Columns out: those of the schema; a member that is missing is null, one
-    that has another type makes the line none of them, and others are passed over. Other columns of the frame stay, in
-    front. Values are read as Spark's from_json reads them, which also takes single quotes and NaN; but a line must be
-    one object from its beginning to its end.
+    Columns in: value: string. Columns out: the other columns of `lines`, then those of the schema, which is a DDL
+    string or a StructType. Null lines are ignored. Missing fields are null, a field of the wrong type rejects the line,
+    extra fields are ignored. Values are read as by Spark's from_json, which also accepts single quotes and NaN, but
+    each line must be exactly one object, from beginning to end.
+
+    Cost: grows with the bytes of the lines.
     """
     kind = _kind(schema)
-    kept = _others(frame, "value", *kind.names)
+    kept = _others(lines, "value", *kind.names)
     members = (F.col(_READ)["line"][0][name].alias(name) for name in kind.names)
-    return _read(frame, kind).filter(_is_object()).select(*kept, *members)
+    return _read(lines, kind).filter(_is_object()).select(*kept, *members)
 
 
-def rejected(frame: DataFrame, schema: StructType | str) -> DataFrame:
-    """The lines that `parse` leaves out, with the reason.
+def rejected(lines: DataFrame, schema: StructType | str) -> DataFrame:
+    """The lines that `parse` drops, with the reason.
 
-    >>> lines = getfixture("spark").createDataFrame([('{"status": "x"}',), ('{"status": 200',)], "value string")
-    >>> for row in rejected(lines, "status int").collect():
+    >>> import sparkstream_kit as ss
+    >>> spark = getfixture("spark")
+    >>> lines = spark.createDataFrame([('{"status": "x"}',), ('{"status": 200',)], "value string")
+    >>> for row in ss.transforms.json_lines.rejected(lines, "status int").collect():
     ...     print(row.line, "|", row.reason)
     {"status": "x"} | a member has another type than in the schema
     {"status": 200 | line is not one JSON object
 
-    Columns in: value: string. Columns out: line: string, unchanged; reason: string. Other columns of the frame, such as
-    the file the line is from, stay in front.
+    Columns in: value: string. Columns out: the other columns of `lines`, such as the file a line is from, then line:
+    string, unchanged, and reason: string.
+
+    Cost: grows with the bytes of the lines.
     """
     line = F.col("value")
-    is_other = (F.json_array_length(F.concat(F.lit("["), line, F.lit(",0]"))) == 2) & F.ltrim(line).startswith("{")
-    reason = F.when(is_other, "a member has another type than in the schema").otherwise("line is not one JSON object")
-    lines = _read(frame, _kind(schema)).filter(~_is_object() & line.isNotNull())
-    return lines.select(*_others(frame, "value", "line", "reason"), line.alias("line"), reason.alias("reason"))
+    is_object = (F.json_array_length(F.concat(F.lit("["), line, F.lit(",0]"))) == 2) & F.ltrim(line).startswith("{")
+    reason = F.when(is_object, "a member has another type than in the schema").otherwise("line is not one JSON object")
+    others = _read(lines, _kind(schema)).filter(~_is_object() & line.isNotNull())
+    return others.select(*_others(lines, "value", "line", "reason"), line.alias("line"), reason.alias("reason"))
 
 
 def split(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
-    """Objects and rejected lines of a frame or a FrameStream: what `parse` gives, and what `rejected` gives.
+    """Both results for a DataFrame or a FrameStream: (`parse`, `rejected`).
 
-    >>> lines = getfixture("spark").createDataFrame([('{"status": 200}',), ("no JSON",)], "value string")
-    >>> objects, rest = split(lines, "status int")
-    >>> objects.collect(), rest.collect()
-    ([Row(status=200)], [Row(line='no JSON', reason='line is not one JSON object')])
+    >>> import sparkstream_kit as ss
+    >>> lines = getfixture("spark").createDataFrame([('{"status": 200}',), ("not JSON",)], "value string")
+    >>> objects, rejected = ss.transforms.json_lines.split(lines, "status int")
+    >>> objects.collect(), rejected.collect()
+    ([Row(status=200)], [Row(line='not JSON', reason='line is not one JSON object')])
 
-    The two are read separately: where both are used and reading is slow, `cache` the lines.
+    Each of the two reads the lines again: if both are used and reading is slow, call `cache` on the lines first.
+
+    Cost: grows with the bytes of the lines, read once for each result that is used.
     """
     return (
         lines.transform(functools.partial(parse, schema=schema)),
@@ -77,14 +87,15 @@ def _kind(schema: StructType | str) -> StructType:
 
 
 def _read(frame: DataFrame, kind: StructType) -> DataFrame:
-    """The frame with what was read of each line.
+    """The frame with each line as JSON in the column _READ.
 
-    Spark stops at the end of the first object and passes over what follows. So a line is read as the one element of an
-    array in front of an end: whatever else it holds breaks the array, makes it longer or leaves no end.
+    Spark stops at the end of the first object and ignores what follows. So a line is read as the only element of an
+    array that is followed by an end marker: anything extra in the line breaks the array, lengthens it or hides the
+    marker.
     """
     whole = StructType().add("line", ArrayType(kind)).add("end", IntegerType()).add("broken", StringType())
     text = F.concat(F.lit('{"line":['), "value", F.lit('],"end":1}'))
-    # An array of one, exploded, keeps the filter from reading the line a second time.
+    # Exploding an array of one keeps the filter from parsing the line a second time.
     return frame.withColumn(
         _READ, F.explode(F.array(F.from_json(text, whole, {"columnNameOfCorruptRecord": "broken"})))
     )

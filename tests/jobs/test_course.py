@@ -1,4 +1,4 @@
-"""The course's programs on real lines, against plain Python that shares nothing with them."""
+"""The course programs on real lines, against plain Python that shares no code with them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def batches(lines: Sequence[str], number: int) -> list[list[str]]:
 def counts(batch: list[tuple[Any, int]] | None) -> Counter[Any] | None:
     if batch is None:
         return None
-    assert len(dict(batch)) == len(batch), "a key came twice"
+    assert len(dict(batch)) == len(batch), "a key is there twice"
     return Counter(dict(batch))
 
 
@@ -77,15 +77,15 @@ def counts(batch: list[tuple[Any, int]] | None) -> Counter[Any] | None:
 
 
 @pytest.mark.parametrize("course", [p01_filter, p02_get_or_create])
-def test_1_and_2_keep_the_lines_that_hold_the_text(course: Any, spark: Any) -> None:
+def test_1_and_2_keep_the_lines_that_contain_the_text(course: Any, spark: Any) -> None:
     given = batches(_generator.lines(7, 0, 300), 3)
     expected = [[line for line in batch if " 404 " in line] for batch in given]
     assert all(expected)
     assert expected != given
-    assert run_batches(lambda lines: course.holding(lines, " 404 "), given) == expected
+    assert run_batches(lambda lines: course.containing(lines, " 404 "), given) == expected
 
 
-def test_3_adds_up_the_bytes_and_keeps_other_lines_with_the_reason(spark: Any) -> None:
+def test_3_adds_up_the_bytes_and_saves_malformed_lines_with_the_reason(spark: Any) -> None:
     given = batches(SAMPLE, 4)
     assert any("-" in of(batch, "bytes") for batch in given)
     given[2].insert(100, NO_LOG_LINE)
@@ -104,7 +104,7 @@ def test_4_keeps_the_lines_of_one_client(spark: Any) -> None:
     assert run_batches(lambda lines: p04_one_client.requests_from(address, lines), given) == expected
 
 
-def test_4_gives_empty_batches_for_a_client_that_sent_nothing(spark: Any) -> None:
+def test_4_returns_empty_batches_for_a_client_that_sent_nothing(spark: Any) -> None:
     address = "188.45.108.168"
     assert not any(address in line for line in SAMPLE)
     assert run_batches(lambda lines: p04_one_client.requests_from(address, lines), [SAMPLE]) == [[]]
@@ -140,7 +140,7 @@ def test_8_counts_the_requests_of_each_client(spark: Any) -> None:
     assert [counts(batch) for batch in run_batches(p08_requests_per_client.requests_per_client, given)] == expected
 
 
-def test_9_joins_what_is_known_of_clients_with_dead_links(spark: Any) -> None:
+def test_9_joins_the_requests_bytes_and_dead_links_of_clients_that_followed_some(spark: Any) -> None:
     given = batches(SAMPLE, 2)
     for batch, result in zip(given, run_batches(p09_basic_operations.dead_links, given), strict=True):
         dead = [line for line in batch if fields(line)["status"] in ("404", "301")]
@@ -155,8 +155,8 @@ def test_9_joins_what_is_known_of_clients_with_dead_links(spark: Any) -> None:
         assert dict(result) == expected
 
 
-@pytest.mark.parametrize(("window", "slide"), [(5, 1), (4, 2)], ids=["with the inverse", "anew"])
-def test_10_covers_the_window_in_each_slide(window: int, slide: int, spark: Any) -> None:
+@pytest.mark.parametrize(("window", "slide"), [(5, 1), (4, 2)], ids=["with the inverse", "from scratch"])
+def test_10_covers_the_window_at_every_slide(window: int, slide: int, spark: Any) -> None:
     given = batches(SAMPLE, 7)
     given[0].append(SAMPLE[0].replace(" 200 ", " 418 "))
     longest, number, characters, by_status, by_value = run_batches(
@@ -177,7 +177,7 @@ def test_10_covers_the_window_in_each_slide(window: int, slide: int, spark: Any)
     assert seen[0] and not seen[-1], "the test must see a status leave the window"
 
 
-def test_11_writes_the_same_counts_in_sparks_way_and_in_the_kits(spark: Any, tmp_path: Path) -> None:
+def test_11_writes_the_same_counts_in_both_ways(spark: Any, tmp_path: Path) -> None:
     given = [*batches(SAMPLE, 2), [NO_LOG_LINE]]
     run_batches(lambda lines: p11_text_files.save_counts(lines, str(tmp_path)), given)
     expected = [*(Counter(map(int, of(batch, "status"))) for batch in given[:2]), Counter({REASON: 1})]
@@ -199,7 +199,7 @@ def test_there_are_eleven_programs_of_at_most_40_lines() -> None:
     assert {name: length for name, length in lengths.items() if length > 40} == {}
 
 
-def test_each_program_says_how_it_is_run() -> None:
+def test_each_program_says_how_to_run_it() -> None:
     for path in COURSE.glob("*.py"):
         assert f"\nRun: python jobs/course/{path.name}" in (ast.get_docstring(ast.parse(path.read_text())) or "")
 
@@ -212,8 +212,8 @@ def test_each_program_says_how_it_is_run() -> None:
         (p04_one_client, "{tmp} ::1 soon", "invalid duration 'soon': use for example 500ms"),
         (p04_one_client, "{tmp}", "got 1 arguments, expected: arriving address [batch_interval]"),
         (p05_lines_per_batch, "127.0.0.1 1", "nobody listens on 127.0.0.1:1 (Connection refused): start the sender"),
-        (p05_lines_per_batch, "127.0.0.1 http", "'http' is no port: give a number from 1 to 65535"),
-        (p05_lines_per_batch, "127.0.0.1 65536", "'65536' is no port"),
+        (p05_lines_per_batch, "127.0.0.1 http", "got port 'http', expected a number from 1 to 65535"),
+        (p05_lines_per_batch, "127.0.0.1 65536", "got port '65536', expected"),
         (
             p06_last_five_seconds,
             "{tmp} 5s 1500ms",
@@ -224,13 +224,13 @@ def test_each_program_says_how_it_is_run() -> None:
         (p10_windows, "{tmp} {tmp}/home 10s -2s", "invalid duration '-2s'"),
     ],
 )
-def test_wrong_use_is_one_sentence_and_exit_2(
+def test_wrong_usage_is_reported_in_one_sentence_with_exit_code_2(
     course: Any, words: str, sentence: str, spark: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     assert program(course.main, words.format(tmp=tmp_path).split()) == 2
-    (told,) = capfd.readouterr().err.splitlines()
-    assert told.startswith("error: " + sentence.format(tmp=tmp_path))
+    (reported,) = capfd.readouterr().err.splitlines()
+    assert reported.startswith("error: " + sentence.format(tmp=tmp_path))
 
 
 def start(course: str, *words: object, master: str = "local[2]") -> subprocess.Popen[str]:
@@ -248,12 +248,12 @@ def start(course: str, *words: object, master: str = "local[2]") -> subprocess.P
     )
 
 
-def test_a_bad_duration_is_told_before_spark_starts(tmp_path: Path) -> None:
+def test_an_invalid_duration_is_reported_before_spark_starts(tmp_path: Path) -> None:
     process = start("p06_last_five_seconds.py", tmp_path, "5s", "2s", "1 fortnight")
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
-    (told,) = err.splitlines()
-    assert told.startswith("error: invalid duration '1 fortnight': use for example 500ms")
+    (reported,) = err.splitlines()
+    assert reported.startswith("error: invalid duration '1 fortnight': use for example 500ms")
 
 
 def test_a_receiver_without_a_core_for_the_batches_is_refused() -> None:
@@ -263,8 +263,10 @@ def test_a_receiver_without_a_core_for_the_batches_is_refused() -> None:
     assert (process.returncode, out) == (2, "")
     assert "Traceback" not in err
     assert "at org.apache" not in err
-    (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert told.startswith("error: 1 receivers") and told.endswith("at least 2 cores, for example --master local[2]")
+    (reported,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert reported.startswith("error: 1 receivers") and reported.endswith(
+        "at least 2 cores, for example --master local[2]"
+    )
 
 
 def test_1_prints_its_ten_batches_and_ends() -> None:
@@ -276,14 +278,14 @@ def test_1_prints_its_ten_batches_and_ends() -> None:
     assert [line for line in out.splitlines() if line.startswith("198.18.")] == expected
 
 
-def test_2_gives_the_running_context_again_and_ends_at_ctrl_c() -> None:
+def test_2_returns_the_running_context_again_and_stops_at_ctrl_c() -> None:
     process = start("p02_get_or_create.py")
     assert process.stdout is not None
-    said = []
+    printed = []
     for line in process.stdout:
-        said.append(line)
-        # a batch more is a second more: the program has come to wait, and hears of the signal
-        if "the same context again: True\n" in said and sum(line.startswith("Time:") for line in said) >= 4:
+        printed.append(line)
+        # after four batches, one a second, the program is waiting and handles the signal
+        if "the same context again: True\n" in printed and sum(line.startswith("Time:") for line in printed) >= 4:
             break
     process.send_signal(signal.SIGINT)
     process.communicate()
@@ -293,7 +295,7 @@ def test_2_gives_the_running_context_again_and_ends_at_ctrl_c() -> None:
 def test_5_counts_what_a_sender_sends() -> None:
     def send(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed at the end of the test
-            while True:  # the first to connect is check_port, which hangs up
+            while True:  # the first client is check_port, which hangs up
                 client, _ = listening.accept()
                 open_clients.append(client)
                 with contextlib.suppress(OSError):

@@ -1,3 +1,5 @@
+"""The jobs on real lines, against plain Python that shares no code with them."""
+
 from __future__ import annotations
 
 import re
@@ -13,16 +15,16 @@ pytestmark = pytest.mark.slow
 
 LINES = (Path(__file__).parents[2] / "jobs" / "data" / "access_2000.log").read_text().splitlines()
 BATCHES = [LINES[:120], [], [*LINES[120:200], "no log line"], LINES[200:210]]
-SAID = re.compile(r'(\S+) .*?\[.*?\] "\S+ (\S+) [^"]*" (\d+) (\d+|-)')  # another way to read the sample than the kit's
+REQUEST = re.compile(r'(\S+) .*?\[.*?\] "\S+ (\S+) [^"]*" (\d+) (\d+|-)')  # reads the sample in a way of its own
 
 
 def read(lines: list[str]) -> list[tuple[str, str, int, int]]:
     """Client, path, status and bytes of the lines that are requests."""
-    found = (SAID.match(line) for line in lines)
+    found = (REQUEST.match(line) for line in lines)
     return [(m[1], m[2], int(m[3]), 0 if m[4] == "-" else int(m[4])) for m in found if m]
 
 
-def test_the_sample_has_what_the_tests_look_for() -> None:
+def test_the_sample_is_what_the_tests_expect() -> None:
     assert len(read(LINES)) == len(LINES) == 2000
     assert len({status for _, _, status, _ in read(LINES[:210])}) > 3
 
@@ -57,7 +59,7 @@ def test_lines_of_the_last_5_seconds_every_2_seconds(spark: object) -> None:
     assert all(seen[t - 1] is None for t in (1, 3, 5, 7, 9))
 
 
-def test_the_main_job_tells_totals_statuses_top_paths_and_what_is_no_log_line(spark: object) -> None:
+def test_the_main_job_outputs_totals_statuses_top_paths_top_clients_and_rejected_lines(spark: object) -> None:
     seen = run_job(access_log.build, [LINES[:120], [*LINES[120:200], "no log line"]], batch_interval="5s")
     (first,), (second,) = seen["totals"]
     assert tuple(first) == (120, sum(size for *_, size in read(LINES[:120])), 0)
@@ -67,7 +69,7 @@ def test_the_main_job_tells_totals_statuses_top_paths_and_what_is_no_log_line(sp
     )
     paths = Counter(path for _, path, _, _ in read(LINES[:200]))
     top = sorted(paths.items(), key=lambda item: (-item[1], item[0]))[:10]
-    assert seen["paths"][0] is None, "the slide of 10 s has not passed"
+    assert seen["paths"][0] is None, "the slide of 10 s is not over yet"
     assert [tuple(row) for row in seen["paths"][1]] == top
     clients = Counter(client for client, *_ in read(LINES[:200]))
     assert [(row.client_ip, row.hits) for row in seen["clients"][1]] == sorted(

@@ -1,3 +1,5 @@
+"""The parser in plain Python: cases that other parsers agree on, disputed ones, and any text."""
+
 import json
 import sys
 from collections.abc import Callable
@@ -15,12 +17,12 @@ from sparkstream_kit.transforms.access_log import Rejected, Request, parse_line,
 DATA = Path(__file__).parents[1] / "data"
 SAMPLE = Path(__file__).parents[2] / "jobs" / "data" / "access_2000.log"
 
-# A new format is one more entry here.
+# A new format needs one more entry here.
 FORMATS: dict[str, Callable[[str], Request | Rejected]] = {"common": parse_line, "combined": parse_line}
 VECTORS = [json.loads(row) for row in (DATA / "parser_vectors.jsonl").read_text("utf-8").splitlines()]
 READABLE = [vector for vector in VECTORS if vector["format"] in FORMATS]
 CORE = [vector for vector in READABLE if vector["core"]]
-# Which side the module's docstring takes.
+# Whether the module's docstring accepts them.
 DISPUTED = {"v004": False, "v005": False, "v009": False, "v010": False, "v016": True, "v078": True}
 
 MISSING = ("", "-", None)
@@ -41,7 +43,7 @@ def reason(line: str) -> str:
 
 
 def stated(field: str, request: Request) -> object:
-    """What a case calls `field`, taken from the request."""
+    """The value of the request for `field`, as the cases name it."""
     if field == "timestamp_utc":
         return request.timestamp.strftime("%Y-%m-%dT%H:%M:%SZ")
     if field == "protocol_version":
@@ -58,23 +60,23 @@ def check(vector: dict[str, Any], result: Request | Rejected) -> None:
     assert isinstance(result, Request), result
     for field, expected in vector["expected"].items():
         if field == "timestamp":
-            ctx = datetime.strptime(expected, "%d/%b/%Y:%H:%M:%S %z")
-            assert (result.timestamp, result.timestamp.utcoffset()) == (ctx, timedelta(0))
+            instant = datetime.strptime(expected, "%d/%b/%Y:%H:%M:%S %z")
+            assert (result.timestamp, result.timestamp.utcoffset()) == (instant, timedelta(0))
         elif expected in MISSING:
             assert stated(field, result) in MISSING, field
         elif field == "request" and result.method is None:
-            assert " " not in expected  # noise, which has no method to state
+            assert " " not in expected  # noise, which has no method
         else:
             assert stated(field, result) == expected, field
 
 
 @pytest.mark.parametrize("vector", CORE, ids=lambda vector: vector["id"])
-def test_what_all_parsers_agree_on_holds_here(vector: dict[str, Any]) -> None:
+def test_lines_on_which_all_parsers_agree_are_read_in_the_same_way(vector: dict[str, Any]) -> None:
     check(vector, FORMATS[vector["format"]](vector["line"]))
 
 
 @pytest.mark.parametrize("vector", [v for v in READABLE if not v["core"]], ids=lambda vector: vector["id"])
-def test_a_disputed_line_is_taken_as_the_docstring_says(vector: dict[str, Any]) -> None:
+def test_a_disputed_line_is_accepted_or_rejected_as_documented(vector: dict[str, Any]) -> None:
     result = FORMATS[vector["format"]](vector["line"])
     if DISPUTED[vector["id"]]:
         check(vector, result)
@@ -148,7 +150,7 @@ def test_a_rejected_line_names_the_field_that_is_wrong(line: str, expected: str)
     assert reason(line) == expected
 
 
-def test_the_largest_bytes_a_bigint_can_hold_are_accepted() -> None:
+def test_the_largest_bigint_is_accepted_as_bytes() -> None:
     assert parsed(f'::1 - - {TIME} "GET /" 200 {2**63 - 1}').bytes == 2**63 - 1
 
 
@@ -162,7 +164,7 @@ def test_the_client_is_kept_as_logged(client: str) -> None:
     ("logged", "user"),
     [("Ann B. Lee", "Ann B. Lee"), ("[a] [b", "[a] [b"), ('""', None), ("", None), (r"a\"b", r"a\"b")],
 )
-def test_a_user_may_hold_spaces_and_brackets(logged: str, user: str | None) -> None:
+def test_a_user_may_contain_spaces_and_brackets(logged: str, user: str | None) -> None:
     request = parsed(f'::1 - {logged} {TIME} "GET / HTTP/1.1" 200 5')
     assert (request.client_ip, request.identity, request.user) == ("::1", None, user)
 
@@ -202,22 +204,22 @@ def test_a_status_that_was_never_sent_is_missing() -> None:
 
 
 @pytest.mark.parametrize("offset", [-720, -90, 0, 330, 840])
-def test_a_time_is_the_same_moment_in_utc_whatever_its_offset(offset: int) -> None:
-    ctx = datetime(2024, 2, 29, 23, 59, 59, tzinfo=timezone(timedelta(minutes=offset)))
-    request = parsed(LINE.replace(TIME, ctx.strftime("[%d/%b/%Y:%H:%M:%S %z]")))
-    assert (request.timestamp, request.timestamp.tzinfo) == (ctx, timezone.utc)
+def test_a_timestamp_is_the_same_instant_in_utc_whatever_its_offset(offset: int) -> None:
+    instant = datetime(2024, 2, 29, 23, 59, 59, tzinfo=timezone(timedelta(minutes=offset)))
+    request = parsed(LINE.replace(TIME, instant.strftime("[%d/%b/%Y:%H:%M:%S %z]")))
+    assert (request.timestamp, request.timestamp.tzinfo) == (instant, timezone.utc)
 
 
 @given(st.text())
 @example(LINE + "\\")
 @example(' [] "')
-def test_any_text_gives_a_request_or_comes_back_unchanged(text: str) -> None:
+def test_any_text_is_a_request_or_is_returned_unchanged(text: str) -> None:
     result = parse_line(text)
     assert isinstance(result, Request) or result.line == text
 
 
 @given(st.text(alphabet=' ",-[]\\0123456789/:+GETHP.\n', max_size=80), st.integers(0, len(LINE)))
-def test_noise_inside_a_line_gives_a_request_or_comes_back_unchanged(noise: str, position: int) -> None:
+def test_a_line_with_noise_in_it_is_a_request_or_is_returned_unchanged(noise: str, position: int) -> None:
     line = LINE[:position] + noise + LINE[position:]
     result = parse_line(line)
     assert isinstance(result, Request) or result.line == line
@@ -236,7 +238,7 @@ quoted = st.lists(
     client=word,
     identity=st.none() | word,
     user=st.none() | st.lists(word, min_size=1, max_size=3).map(" ".join),
-    ctx=st.datetimes(
+    instant=st.datetimes(
         datetime(1, 1, 2),
         datetime(9999, 12, 30),
         timezones=st.integers(-840, 840).map(lambda m: timezone(timedelta(minutes=m))),
@@ -252,7 +254,7 @@ def test_a_line_composed_from_fields_parses_back_to_them(
     client: str,
     identity: str | None,
     user: str | None,
-    ctx: datetime,
+    instant: datetime,
     method: str,
     path: str,
     protocol: str,
@@ -263,28 +265,28 @@ def test_a_line_composed_from_fields_parses_back_to_them(
     def dash(value: object) -> object:
         return "-" if value is None else value
 
-    ctx = ctx.replace(microsecond=0)
-    # strftime does not pad the year to four digits everywhere
-    stamp = f"{ctx:%d/%b}/{ctx.year:04}:{ctx:%H:%M:%S %z}"
+    instant = instant.replace(microsecond=0)
+    # strftime does not pad the year to four digits on every platform
+    stamp = f"{instant:%d/%b}/{instant.year:04}:{instant:%H:%M:%S %z}"
     who, request = f"{client} {dash(identity)} {dash(user)}", f"{method} {path} {protocol}"
     line = f'{who} [{stamp}] "{request}" {dash(status)} {dash(size)}'
     referrer = agent = None
     if named is not None:
         line += ' "{}" "{}"'.format(*named)
         referrer, agent = (None if text in MISSING else text for text in named)
-    ctx = ctx.astimezone(timezone.utc)
+    instant = instant.astimezone(timezone.utc)
     assert parse_line(line) == Request(
-        client, identity, user, ctx, method, path, protocol, status, size, referrer, agent
+        client, identity, user, instant, method, path, protocol, status, size, referrer, agent
     )
 
 
 def calls_to_parse(line: str) -> int:
-    """How many calls, of Python's functions and C's, the parser's own code makes for a line."""
+    """How many Python and C functions the parser's own code calls for a line."""
     calls = 0
 
     def count(frame: FrameType, event: str, _argument: object) -> None:
         nonlocal calls
-        # a collection of garbage may run finalizers in between
+        # the garbage collector may run finalizers in between
         calls += event in ("call", "c_call") and frame.f_code.co_filename == parse_line.__code__.co_filename
 
     before = sys.getprofile()
@@ -310,19 +312,19 @@ def calls_to_parse(line: str) -> int:
 )
 @pytest.mark.parametrize("unit", ["a", "\\", '\\"', "\\x", "[ ", " [", "] ", ",", " /", "- "])
 def test_a_long_hostile_line_takes_no_more_calls_than_a_short_one(hostile: str, unit: str) -> None:
-    # No call goes over the line more than once: the patterns leave each character one place to match.
+    # No call scans the line more than once: in the patterns each character can match in one place only.
     short, long = (hostile.format(time=TIME, a=unit * (length // len(unit))) for length in (64, 65536))
     assert calls_to_parse(long) == calls_to_parse(short)
 
 
-def test_a_long_list_of_proxies_takes_one_call_for_each() -> None:
+def test_a_long_list_of_proxies_takes_at_most_two_calls_for_each() -> None:
     proxies = "1.1.1.1, " * 7000
     assert parsed(proxies + LINE).client_ip == proxies + "127.0.0.1"
     assert calls_to_parse(proxies + LINE) - calls_to_parse(LINE) <= 2 * 7000
 
 
 @given(st.binary())
-def test_bytes_that_were_escaped_are_decoded_as_utf_8(data: bytes) -> None:
+def test_escaped_bytes_are_decoded_as_utf_8(data: bytes) -> None:
     assert unescape("".join(f"\\x{byte:02x}" for byte in data)) == data.decode("utf-8", "replace")
 
 
@@ -332,5 +334,5 @@ def test_unescape_undoes_the_escapes_of_quotes_and_backslashes(logged: str) -> N
 
 
 @given(st.text(alphabet='\\x0fnq"'))
-def test_unescape_takes_any_text(text: str) -> None:
+def test_unescape_accepts_any_text(text: str) -> None:
     assert len(unescape(text)) <= len(text)

@@ -1,4 +1,4 @@
-"""The parser in Spark is held to `parse_line`, which shares no code with it."""
+"""The parser in Spark against `parse_line`, which shares no code with it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from pyspark.streaming import DStream
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import run_batches
-from sparkstream_kit.transforms import access_log
+from sparkstream_kit.transforms import access_log, json_lines
 from sparkstream_kit.transforms._log_formats import reader
 from sparkstream_kit.transforms.access_log import Rejected, Request, parse_line
-from sparkstream_kit.transforms.json_lines import split as split_json
 from tests.transforms.test_access_log import check
 
 DATA = Path(__file__).parents[1] / "data"
@@ -48,9 +47,9 @@ def frame_of(spark: SparkSession, lines: Iterable[str]) -> DataFrame:
 
 
 def native(spark: SparkSession, lines: list[str], format: str = "combined") -> list[Request | Rejected]:
-    """What the parser in Spark makes of each line; fails where it is both a request and rejected, or neither."""
+    """The result of the parser in Spark for each line; fails if it is both a request and rejected, or neither."""
     requests, rejected = access_log.split(frame_of(spark, lines).coalesce(1), format)
-    micros = F.unix_micros("timestamp").alias("timestamp")  # collect() knows no years before 1 or after 9999
+    micros = F.unix_micros("timestamp").alias("timestamp")  # collect() only supports the years 1 to 9999
     found: list[tuple[int, Request | Rejected]] = []
     for n, *fields in requests.select("n", *(micros if f == "timestamp" else f for f in Request._fields)).collect():
         request = Request(*fields)
@@ -84,7 +83,7 @@ def test_both_parsers_agree_on_the_cases_of_other_parsers(spark: SparkSession) -
         (f"{LOG_FORMAT} %{{X-Forwarded-For}}i", ["v080"]),
     ],
 )
-def test_what_other_parsers_read_in_combined_with_more_behind_it_a_format_reads(
+def test_a_log_format_string_reads_combined_lines_with_more_fields_as_other_parsers_do(
     spark: SparkSession, format: str, ids: list[str]
 ) -> None:
     cases = [case for case in CASES if case["id"] in ids]
@@ -94,7 +93,7 @@ def test_what_other_parsers_read_in_combined_with_more_behind_it_a_format_reads(
 
 
 def damaged(line: str) -> list[str]:
-    """The line cut off at each place, and with a character more at each place."""
+    """The line cut off at each position, and with one more character at each position."""
     cut = [line[:i] for i in range(len(line))]
     return cut + [line[:i] + more + line[i:] for i in range(len(line) + 1) for more in ' "\\-],[\x1a']
 
@@ -125,7 +124,7 @@ def test_both_parsers_agree_on_every_day_and_offset(spark: SparkSession) -> None
 
 YEARS = ("0000", "0001", "0004", "0100", "0400", "1900", "1970", "2000", "2023", "2024", "9996", "9999")
 
-# Every part of a line, right and wrong, and what may stand between.
+# Every part of a line, valid and invalid, and what may be between them.
 noise = st.text(st.sampled_from(' ",-[]\\\x1a\x1f0129/:+GETHP.\n\r\té\ufffd💧'), max_size=12)
 client = st.sampled_from(["127.0.0.1", "::1", "1.1.1.1, 2.2.2.2", "a,b", "a, ", "-", ""]) | noise
 user = st.sampled_from(["-", "Ann Lee", '""', "", "- -", "Lee, Ann", "[a] [b", 'a"b', r"a\"b", '[a] "b']) | noise
@@ -187,7 +186,7 @@ def test_a_frame_keeps_its_other_columns_in_front(spark: SparkSession) -> None:
     )
 
 
-def test_null_is_no_line(spark: SparkSession) -> None:
+def test_a_null_is_not_a_line(spark: SparkSession) -> None:
     requests, rejected = access_log.split(spark.createDataFrame([(None,)], "value string"))
     assert (requests.count(), rejected.count()) == (0, 0)
 
@@ -205,12 +204,12 @@ def test_text_files_are_read_with_any_line_end_and_with_bytes_that_are_not_utf_8
     requests, rejected = access_log.split(spark.read.text(str(tmp_path)))
     assert [row.path for row in requests.select("path").collect()] == ["/", "/", "/é"]
     assert requests.select("user_agent").collect()[1][0] == "\ufffd\ufffd"
-    # What is rejected is not touched.
+    # Rejected lines are unchanged, bytes included.
     assert rejected.select(F.hex("line"), "reason").collect() == [("FF", "timestamp is not in brackets")]
 
 
 @pytest.mark.slow
-def test_requests_are_the_same_whichever_columns_are_used(spark: SparkSession) -> None:
+def test_the_number_of_requests_does_not_depend_on_the_columns_used(spark: SparkSession) -> None:
     frame = frame_of(spark, [line for vector in VECTORS for line in damaged(vector)[::7]])
     requests = access_log.parse(frame)
     counts = {name: requests.select(name).count() for name in requests.columns}
@@ -220,8 +219,8 @@ def test_requests_are_the_same_whichever_columns_are_used(spark: SparkSession) -
     }
 
 
-def test_lines_that_are_no_requests_fail_no_filter_or_join(spark: SparkSession) -> None:
-    # Predicates of the job are merged with the parser's own, and a join adds some.
+def test_rejected_lines_do_not_make_a_filter_or_join_fail(spark: SparkSession) -> None:
+    # Spark merges the predicates of a job with the parser's own, and a join adds more.
     lines = [LINE.replace("10/Oct", "31/Feb"), LINE.replace("-0700", "+9900"), LINE.replace("200 5", "x y"), "", LINE]
     requests = access_log.parse(frame_of(spark, lines))
     for name in Request._fields:
@@ -237,7 +236,7 @@ def optimized(frame: DataFrame) -> str:
     return printed.getvalue().partition("== Optimized Logical Plan ==")[2].partition("== Physical Plan ==")[0]
 
 
-def test_columns_that_are_not_used_are_not_computed(spark: SparkSession) -> None:
+def test_unused_columns_are_not_computed(spark: SparkSession) -> None:
     requests = access_log.parse(frame_of(spark, [LINE]))
     others = ("gettimestamp", "timestamp_seconds", "_log_who", "_log_request", "_log_user_agent")
     assert all(name in optimized(requests) for name in others)
@@ -249,12 +248,12 @@ def test_a_line_is_cut_up_once_for_the_filter_and_all_columns(spark: SparkSessio
     assert (plan.count("split(value#"), plan.count("RLIKE(concat_ws(")) == (1, 2)  # any line, one of the first year
 
 
-def test_expressions_are_built_once_for_a_context(spark: SparkSession) -> None:
+def test_expressions_are_built_once_per_context(spark: SparkSession) -> None:
     assert reader(spark.sparkContext, "combined") is reader(spark.sparkContext, "combined")
 
 
 @pytest.mark.program
-def test_expressions_are_built_anew_for_a_new_context_and_a_new_jvm() -> None:
+def test_expressions_are_built_again_for_a_new_context_and_a_new_jvm() -> None:
     program = """
 from pyspark import SparkContext
 from sparkstream_kit.testing import local_session
@@ -272,7 +271,7 @@ for _ in range(2):
     assert done.stdout.split() == ["1", "1", "1", "1"], done.stderr
 
 
-def test_the_time_zone_of_the_session_plays_no_part(spark: SparkSession) -> None:
+def test_the_time_zone_of_the_session_does_not_matter(spark: SparkSession) -> None:
     spark.conf.set("spark.sql.session.timeZone", "America/New_York")
     try:
         stamps = ["10/Mar/2024:02:30:00 +0000", "03/Nov/2024:01:30:00 -0400", "01/Jan/0001:00:00:00 +0000"]
@@ -303,16 +302,16 @@ def test_lines_are_parsed_under_structured_streaming(spark: SparkSession, tmp_pa
     )
 
 
-def test_a_stream_of_frames_is_split_as_a_frame_is() -> None:
+def test_rejected_lines_of_one_format_can_be_split_by_another() -> None:
     def build(lines: DStream[str]) -> tuple[FrameStream, ...]:
         requests, rejected = access_log.split(FrameStream.of(lines))
-        others = split_json(rejected.select(F.col("line").alias("value")), "a int")
-        return requests.select("path", "bytes"), rejected, *others
+        more = json_lines.split(rejected.select(F.col("line").alias("value")), "a int")
+        return requests.select("path", "bytes"), rejected, *more
 
-    requests, rejected, objects, rest = run_batches(build, [[LINE, '{"a": 1}'], [], [LINE]])
+    requests, rejected, objects, others = run_batches(build, [[LINE, '{"a": 1}'], [], [LINE]])
     assert requests == [[("/", 5)], None, [("/", 5)]]
     assert rejected == [[('{"a": 1}', "timestamp is not in brackets")], None, []]
-    assert (objects, rest) == ([[(1,)], None, []], [[], None, []])
+    assert (objects, others) == ([[(1,)], None, []], [[], None, []])
 
 
 # --- other formats
@@ -337,7 +336,7 @@ def test_the_virtual_host_may_come_first(spark: SparkSession) -> None:
     ]
 
 
-def test_a_log_format_may_leave_fields_out_and_hold_others(spark: SparkSession) -> None:
+def test_a_log_format_may_lack_fields_and_have_others(spark: SparkSession) -> None:
     line = r'a.example 12 [10/Oct/2000:13:55:36 -0700] 8080 GET /a?b HTTP/1.1 100% 404 - "x\"y" "de"'
     format = '%V %D %t %p %m %U%q %H 100%% %>s %B "%{User-Agent}i" "%{Accept-Language}i"'
     row = access_log.parse(spark.createDataFrame([(line,)], "value string"), format).first()
@@ -362,7 +361,9 @@ def test_a_log_format_may_leave_fields_out_and_hold_others(spark: SparkSession) 
         ("::1 [01/Jan/0001:00:00:00 +0100] 200", "timestamp is not a date that exists"),
     ],
 )
-def test_a_line_that_is_not_in_the_format_names_the_directive(spark: SparkSession, line: str, reason: str) -> None:
+def test_a_line_that_is_not_in_the_format_is_rejected_with_the_directive(
+    spark: SparkSession, line: str, reason: str
+) -> None:
     frame = spark.createDataFrame([(line,)], "value string")
     assert access_log.rejected(frame, "%h %t %>s").collect() == [(line, reason)]
     assert access_log.parse(frame, "%h %t %>s").count() == 0
@@ -371,11 +372,11 @@ def test_a_line_that_is_not_in_the_format_names_the_directive(spark: SparkSessio
 @pytest.mark.parametrize(
     ("format", "message"),
     [
-        ("combine", "the format is 'combine', expected combined, common, vhost_combined or directives"),
-        ("%h %{%s}t", "a time in a format of its own: log %t instead"),
+        ("combine", "got the format 'combine', expected combined, common, vhost_combined or an Apache LogFormat"),
+        ("%h %{%s}t", "in the format, expected %t: custom time formats are not supported"),
     ],
 )
-def test_a_format_that_cannot_be_read_is_refused(spark: SparkSession, format: str, message: str) -> None:
+def test_an_unsupported_format_is_refused(spark: SparkSession, format: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         access_log.parse(spark.createDataFrame([], "value string"), format)
 

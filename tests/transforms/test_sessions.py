@@ -1,4 +1,4 @@
-"""Sessions, and windows of event time, against one computation in plain Python over the whole log."""
+"""Sessions and event-time windows, against one computation in plain Python over the whole log."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from sparkstream_kit.aggregates import count, max_by, min_by
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.transforms._event_time import event_time_window
-from sparkstream_kit.transforms._sessions import sessions
+from sparkstream_kit.transforms import event_time_window, sessions
 from tests.support.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
 from tests.support.ticks import given as given_rows
 
@@ -37,7 +36,7 @@ Line = tuple[str, int, str]
 
 
 @pytest.fixture(autouse=True)
-def frequent_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)
 
 
@@ -61,7 +60,7 @@ def program(rows: Given) -> Build:
 
 
 def on_time(rows: Given) -> tuple[list[Line], list[Line], int | None]:
-    """Rows in time, late ones, and the last watermark."""
+    """Rows on time, late rows, and the last watermark."""
     good: list[Line] = []
     late: list[Line] = []
     watermark = None
@@ -74,12 +73,12 @@ def on_time(rows: Given) -> tuple[list[Line], list[Line], int | None]:
 
 
 def at(second: int) -> datetime:
-    """As `collect` gives timestamps: local, without a zone."""
+    """A timestamp as `collect` returns it: local, without a zone."""
     return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=second)).astimezone().replace(tzinfo=None)
 
 
 def in_pieces(lines: Sequence[Line]) -> list[tuple[int, int, list[Line]]]:
-    """The rows of one key as pieces of sessions: the last second of the session, the end of the piece, its rows."""
+    """The rows of one key in pieces of sessions: last second of the session, end of the piece, rows of the piece."""
     found: list[list[Line]] = []
     for line in sorted(lines, key=lambda line: line[1]):
         if not found or line[1] - found[-1][-1][1] > GAP:
@@ -139,24 +138,24 @@ LINES = st.lists(
 @pytest.mark.slow
 @few(4)
 @given(rows=LINES, kills=st.sets(st.integers(1, 9), max_size=2))
-def test_what_is_closed_equals_one_computation_over_the_whole_log_in_any_order_and_through_kills(
+def test_closed_rows_equal_one_computation_over_the_whole_log_in_any_order_and_through_kills(
     rows: list[list[Line] | None], kills: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     seen = run_with_kills(program(rows), tmp_path_factory.mktemp("home"), range(1, len(rows) + 1), kills)
     good, late, watermark = on_time(list(claimed(rows, sorted(seen.get("late", {}))).values()))
-    given_out = {
+    emitted = {
         name: sorted((row for batch in seen.get(name, {}).values() for row in batch), key=repr)
         for name in ("visits", "late", "tumbling", "sliding")
     }
     end = -1_000 if watermark is None else watermark
-    assert given_out["visits"] == sorted(visits_of(good, end), key=repr)
-    assert given_out["late"] == sorted(late, key=repr)
-    assert given_out["tumbling"] == sorted(windows_of(good, end, 5, 5, keyed=True), key=repr)
-    assert given_out["sliding"] == sorted(windows_of(good, end, 5, 2, keyed=False), key=repr)
+    assert emitted["visits"] == sorted(visits_of(good, end), key=repr)
+    assert emitted["late"] == sorted(late, key=repr)
+    assert emitted["tumbling"] == sorted(windows_of(good, end, 5, 5, keyed=True), key=repr)
+    assert emitted["sliding"] == sorted(windows_of(good, end, 5, 2, keyed=False), key=repr)
 
 
 @pytest.mark.slow
-def test_a_long_session_is_cut_at_multiples_from_its_start_even_when_its_rows_come_much_later(tmp_path: Path) -> None:
+def test_a_long_session_is_cut_at_multiples_from_its_start_even_if_its_rows_come_much_later(tmp_path: Path) -> None:
     seconds = [
         ("a", [10, 12]),
         ("b", [18]),
@@ -178,7 +177,7 @@ def test_a_row_without_a_timestamp_is_late(tmp_path: Path) -> None:
     assert seen["late"] == {1: [("a", None, "/")]}
 
 
-def test_a_timestamp_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_a_column_that_is_not_a_timestamp_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="path"):
         run_ticks(
             lambda ssc: {"out": sessions(given_rows(ssc, [], SCHEMA), "k", "path", {"hits": count()})}, tmp_path, []
