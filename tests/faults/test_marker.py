@@ -1,4 +1,4 @@
-"""A stop of a job on frames, by its marker or a signal: whenever it is asked for it is stateful out, and once."""
+"""A stop of a job on frames, by its marker or a signal: whenever it is asked for it is carried out, and once."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_damaged_is_refused_and_one_that_is_gone_is_made_an
     run = job.start()
     assert run.end() == 2, run.said()
     blocks = len(list(checkpoint.glob("receivedData/*/log-*")))  # a file for each: closeFileAfterWrite
-    assert f"of the {blocks} blocks of received records in it some may not be processed" in run.said()
+    assert f"it holds {blocks} received blocks, some possibly unprocessed" in run.said()
 
     run = job.start("--give-up-received")
     job.feed(run)

@@ -27,7 +27,7 @@ JOB = """
 import signal, sys, threading
 from pathlib import Path
 from pyspark import SparkConf
-from sparkstream_kit import context
+from sparkstream_kit import context, lifecycle
 
 work, until = Path(sys.argv[1]), sys.argv[2]
 

@@ -30,8 +30,8 @@ from sparkstream_kit.sources import _generator
 from tests.support import sockets, supervisor
 from tests.support.supervisor import Claim, Figures, Job, Point, Run
 
-INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/uris.py has them
-GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/uris.py
+INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/kinds.py has them
+GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/kinds.py
 LINES = 8000  # for each kill
 FILE = 100  # lines in a file
 BURSTS, BURST = 3, 150  # how often lines are sent, and how many at once
@@ -289,7 +289,7 @@ def found_in(output: str, job: Job) -> Counter[Any]:
 def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
     """Let a job suffer what the row says, and more kills if it is to be, and recount it."""
     chance = random.Random(f"{seed} {row}")
-    job = Job(work, script="uris.py", save_every=3, ttl=3, beat=0.5)
+    job = Job(work, script="kinds.py", save_every=3, ttl=3, beat=0.5)
     job.out.mkdir()
     source: Any = {
         "generator": lambda: Generated(job, seed, LINES * (kills + 1)),
@@ -313,7 +313,7 @@ def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
 
 
 def kill(job: Job, source: Any, arguments: list[str], victim: str, chance: random.Random) -> None:
-    """Kill the job at a random ctx, or at a point."""
+    """Kill the job at a random moment, or at a point."""
     if not isinstance(source, Sent):
         if victim == "point":
             supervisor.kill_at_point(job, arguments, chance.choice(POINTS), most=source.most)

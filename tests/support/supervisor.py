@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -284,13 +284,20 @@ def recount(job: Job, title: str, *, count: int, seed: int) -> None:
 
 
 def kill_at_random(
-    job: Job, arguments: list[str], victim: str, chance: random.Random, *, most: int = 900, **options: Any
+    job: Job,
+    arguments: list[str],
+    victim: str,
+    chance: random.Random,
+    *,
+    most: int = 900,
+    after: Sequence[int] = (0, 1, 2, 4, 6),
+    **options: Any,
 ) -> None:
-    """Start the job and kill it: once it holds the lease, or after some batches, and then a part of a second later.
+    """Start the job and kill it a fraction of a second after one of these numbers of batches; 0: once it has the lease.
 
     A batch has at most `most` records.
     """
-    claimed = job.claimed() + chance.choice((0, 1, 2, 4, 6))
+    claimed = job.claimed() + chance.choice(after)
     leases = set((job.home / "lease").glob("*"))
     run = job.start(*arguments, "--max-per-batch", str(chance.randint(most // 9, most)), **options)
     run.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
@@ -300,7 +307,7 @@ def kill_at_random(
 
 def kill_soon(job: Job, run: Run, victim: str, chance: random.Random) -> None:
     """Kill a run a part of a second from now."""
-    time.sleep(chance.random() * 0.6)  # not waiting for anything: the ctx of death
+    time.sleep(chance.random() * 0.6)  # not waiting for anything: the moment of death
     assert run.kill(victim) != 0
     job.kills += 1
 
