@@ -40,8 +40,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for nodeid in skipped(terminalreporter.config):
         terminalreporter.write_line(f"skipped, which CI does not accept: {nodeid}", red=True)
     ended = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
-    figures = [value for report in ended for name, value in report.user_properties if name == "figures"]
-    if figures:
-        terminalreporter.section("jobs that were killed")
-        for line in figures:
-            terminalreporter.write_line(str(line))
+    for name, title in (("figures", "jobs that were killed"), ("rotation", "cases sampled in this run")):
+        values = [str(value) for report in ended for found, value in report.user_properties if found == name]
+        if values:
+            terminalreporter.section(title)
+            for line in values if name == "figures" else sorted(set(values)):
+                terminalreporter.write_line(line)
