@@ -1,4 +1,4 @@
-"""Rules for every test run: folders of whole systems give their tests a marker, and CI accepts no skipped tests."""
+"""Rules for every test run: tests of whole systems are marked by their folder, and CI accepts no skipped tests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder, marker in MARKERS.items():
             if item.path.is_relative_to(TESTS / folder):
                 item.add_marker(marker)
-    items.sort(
-        key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values())
-    )  # the fast ones first
+    # the fast ones first
+    items.sort(key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values()))
 
 
 def skipped(config: pytest.Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""kill -9 of a job on generated lines: every batch of every output is what its recorded time and range say, once.
+"""kill -9 of a job on generated lines: each output has each batch once, as its recorded time and offset range say.
 
 A run takes a share of the kills by rotation; `scripts/faults` takes them all.
 """
@@ -59,10 +59,10 @@ def test_killed_at_every_step_of_a_tick(new_job: NewJob, first: int) -> None:
     recount(job, f"killed at {', '.join(f'{name} {k} {when}' for name, k, when in points)}", count=count, seed=8)
 
 
-def test_killed_in_a_drain_which_still_ends_where_it_was_to_end(new_job: NewJob) -> None:
+def test_killed_in_a_drain_that_still_ends_where_it_was_meant_to_end(new_job: NewJob) -> None:
     job, count = new_job(save_every=3), 3000
     arguments = counts(job, count=count, seed=9)
-    for point in (("claim", 3, "after"), ("done", 2, "before")):
+    for point in (("append", 3, "after"), ("done", 2, "before")):
         run = job.start(*arguments, "--drain", "--max-per-batch", "400", kill=point)
         assert run.end() == -signal.SIGKILL, run.said()
         job.kills += 1
@@ -84,11 +84,11 @@ def test_twenty_kills_of_a_real_job_whose_code_changes_and_whose_checkpoint_is_l
             lost = True
         kill_at_random(job, arguments, VICTIMS[number % 3], random.Random(f"20 {number}"), most=3000, **options)
     finish(job, arguments, script="statuses_changed.py")
-    each = [Counter(re.findall(STATUS, "\n".join(_generator.lines(20, *c.range())))) for c in job.claims()]
+    each = [Counter(re.findall(STATUS, "\n".join(_generator.lines(20, *c.range())))) for c in job.entries()]
     running = {n: totals for n, totals in enumerate(itertools.accumulate(each, operator.add), start=1)}
     found = {n: Counter({str(status): k for status, k in rows}) for n, rows in job.rows("json", "statuses").items()}
-    whole, came = Counter(re.findall(STATUS, "\n".join(_generator.lines(20, 0, count)))), found[job.claimed()]
-    job.report("a real job, changed", count, (whole - came).total(), (came - whole).total())
+    sent, written = Counter(re.findall(STATUS, "\n".join(_generator.lines(20, 0, count)))), found[job.recorded()]
+    job.report("a real job, changed", count, (sent - written).total(), (written - sent).total())
     assert lost and job.kills == len(rotation.share(kills, ROTATION))
-    assert found == running, "every batch is out, with the counts up to it"
+    assert found == running, "every batch was written, with the counts up to it"
     assert job.rows("json", "methods"), "the output that was added"

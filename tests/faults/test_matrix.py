@@ -1,4 +1,4 @@
-"""Every two of: a kind of job, a source, an output, a way to be killed, a trouble; nothing is lost or doubled.
+"""Every pair of: kind of job, source, output, way to be killed, further fault; nothing is lost or duplicated.
 
 A run takes a fifth of the rows by rotation; `scripts/faults` takes them all.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import rotation
-from tests.support.matrix import KILLS, KINDS, OUTPUTS, ROWS, SOURCES, TROUBLES, Row, go_through
+from tests.support.matrix import FAULTS, KILLS, KINDS, OUTPUTS, ROWS, SOURCES, Row, go_through
 
 
 def test_any_two_values_meet_in_a_row() -> None:
-    for (i, some), (j, others) in itertools.combinations(enumerate((KINDS, SOURCES, OUTPUTS, KILLS, TROUBLES)), 2):
+    for (i, some), (j, others) in itertools.combinations(enumerate((KINDS, SOURCES, OUTPUTS, KILLS, FAULTS)), 2):
         assert {(row[i], row[j]) for row in ROWS} == set(itertools.product(some, others))
 
 

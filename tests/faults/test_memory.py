@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 
-from tests.support.supervisor import SLIDE, WINDOW, Claim, Job
+from tests.support.supervisor import SLIDE, WINDOW, Entry, Job
 
 NewJob = Callable[..., Job]
 
@@ -26,18 +26,18 @@ def test_the_120_batches_after_the_first_60_leave_the_memory_flat(new_job: NewJo
     assert run.end(patience=1200) == 0, run.said()
     early, late = (json.loads(line) for line in re.findall("^held (.*)", run.said(), re.MULTILINE))
     for held in early, late:
-        assert held["stored RDDs"] == stored_rdds(job.claims()[: held["batch"] - 1]), "state and window, nothing else"
+        assert held["stored RDDs"] == stored_rdds(job.entries()[: held["batch"] - 1]), "state and window, nothing else"
     assert late["heap"] < early["heap"] + 20 * 2**20, (early, late)
     assert late["python"] < early["python"] + 5000, (early, late)
     assert len(list((job.home / "offsets").iterdir())) < 200
     assert len(list((job.home / "state" / "by-status").iterdir())) == 2
 
 
-def stored_rdds(batches: list[Claim]) -> int:
-    """Frames that a job holds after these batches: the state, the merged window, and the parts that it is made of.
+def stored_rdds(batches: list[Entry]) -> int:
+    """Frames that a job holds after these batches: the state, the merged window, and partial aggregates of batches.
 
-    Those are the batches inside the window, and those inside it at its last slide, which the next slide subtracts.
-    How many they are depends on how fast batches follow each other.
+    The batches are those inside the window, and those inside it at its last slide, which the next slide subtracts. How
+    many they are depends on how fast batches follow each other.
     """
     *earlier, last = batches
     slides = [b for a, b in itertools.pairwise(earlier) if b.time // SLIDE > a.time // SLIDE]
