@@ -88,7 +88,7 @@ class Run:
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
-                # a shell ignores SIGINT for what it runs in the background, and a JVM handles no signal ignored at start
+                # a shell lets what runs in the background ignore SIGINT, and a JVM handles no signal that it ignores
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         threading.Thread(target=self._read, daemon=True).start()
@@ -100,9 +100,9 @@ class Run:
         self._new.put(None)
 
     def wait_for(self, line: str) -> None:
-        """Read the output of the job up to this line."""
+        """Read the output of the job until it has this line; batches may run before the job prints that it started."""
         deadline = time.monotonic() + PATIENCE
-        while True:
+        while not any(said.startswith(line) for said in self.lines):
             try:
                 said = self._new.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
@@ -110,8 +110,6 @@ class Run:
             if said is None:
                 raise AssertionError(f"the job never printed {line!r}, but {self.lines}\n{self.complaints()}")
             self.lines.append(said)
-            if said.startswith(line):
-                return
 
     def end(self) -> int:
         """The exit code, once the process has ended and all its output is read."""
