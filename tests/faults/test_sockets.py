@@ -121,7 +121,7 @@ def newest_batch(checkpoint: Path) -> int:
     return max((int(name.partition("-")[2]) for name in names), default=0)
 
 
-def test_a_damaged_checkpoint_is_refused_and_a_discarded_one_is_replaced(job: SocketJob) -> None:
+def test_a_checkpoint_that_is_damaged_is_refused_and_a_discarded_one_is_replaced(job: SocketJob) -> None:
     run = job.start()
     job.feed(run)
     job.wait_until_all_is_out(run)
