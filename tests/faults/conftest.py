@@ -11,6 +11,9 @@ import pytest
 from tests.support import rotation, supervisor
 
 
+ROTATION = rotation.describe(rotation.current())
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Put what the jobs of a test went through into its report, which also arrives from another process."""
@@ -18,7 +21,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         yield
     finally:
         item.user_properties += [("figures", str(figures)) for figures in supervisor.REPORTS]
-        item.user_properties.append(("rotation", rotation.describe(rotation.current())))
+        item.user_properties.append(("rotation", ROTATION))
         supervisor.REPORTS.clear()
 
 

@@ -56,3 +56,7 @@ def describe(rotation: str) -> str:
     if rotation == ALL:
         return "rotation: all cases"
     return f"rotation {rotation}: share {int(rotation) % PARTS + 1} of {PARTS}; ROTATION={rotation} repeats it"
+
+
+if __name__ == "__main__":
+    print(current())
