@@ -10,7 +10,6 @@ import pytest
 
 from tests.support import rotation, supervisor
 
-
 ROTATION = rotation.describe(rotation.current())
 
 
