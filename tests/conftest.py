@@ -1,4 +1,4 @@
-"""Rules for every test run: folders of whole systems give their tests a marker, and CI accepts no skipped tests."""
+"""Rules for every test run: tests of whole systems are marked by their folder, and CI accepts no skipped tests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder, marker in MARKERS.items():
             if item.path.is_relative_to(TESTS / folder):
                 item.add_marker(marker)
-    items.sort(
-        key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values())
-    )  # the fast ones first
+    # the fast ones first
+    items.sort(key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values()))
 
 
 def skipped(config: pytest.Config) -> list[str]:
@@ -40,8 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for nodeid in skipped(terminalreporter.config):
         terminalreporter.write_line(f"skipped, which CI does not accept: {nodeid}", red=True)
     ended = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
-    figures = [value for report in ended for name, value in report.user_properties if name == "figures"]
-    if figures:
-        terminalreporter.section("jobs that were killed")
-        for line in figures:
-            terminalreporter.write_line(str(line))
+    for name, title in (("figures", "jobs that were killed"), ("rotation", "cases sampled in this run")):
+        values = [str(value) for report in ended for found, value in report.user_properties if found == name]
+        if values:
+            terminalreporter.section(title)
+            for line in values if name == "figures" else sorted(set(values)):
+                terminalreporter.write_line(line)

@@ -8,20 +8,41 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 BASH = shutil.which("bash") or "/bin/bash"
-# All that scripts/_common may find on PATH; apt-get is not among it, so nothing is ever installed from here.
-TOOLS = ("bash", "cat", "cksum", "cp", "echo", "flock", "grep", "mkdir", "rm", "sed", "sort", "xargs")
+# All that the scripts find on PATH. Without apt-get, so that nothing is ever installed.
+TOOLS = (
+    "bash",
+    "cat",
+    "cksum",
+    "cp",
+    "echo",
+    "flock",
+    "grep",
+    "mkdir",
+    "mktemp",
+    "rm",
+    "sed",
+    "sort",
+    "tail",
+    "tr",
+    "xargs",
+)
 
 PYTHON = """#!/usr/bin/env bash
 case "$1 $2" in
     "-c "*) echo 3.12.0 ;;
     "-m venv") echo "venv" >>"$LOG" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
     "-m pip") echo "pip ${!#}" >>"$LOG" && exit "${PIP_STATUS:-0}" ;;
+    "-m pytest")
+        echo "pytest ${*:5}" >>"$LOG"
+        if [[ $3 == --junit-xml ]]; then echo '<testsuites><testsuite tests="17">' >"$4"; fi
+        [[ $* != *$FAILS* ]]
+        ;;
 esac
 """
 
 
 class Project:
-    """A copy of scripts/ in a folder with a space in its name, and a PATH that the test fills."""
+    """A copy of scripts/ in a folder with a space in its name, and a PATH of the test's own."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "a project"
@@ -42,7 +63,7 @@ class Project:
         return path
 
     def java(self, home: str, version: str, *, on_path: bool = False, prefix: str = "") -> Path:
-        """A Java that only knows its version, at this name below the test's folder."""
+        """A fake Java that only prints its version, in this folder."""
         folder = self.root.parent / home
         said = f'{prefix}    java.home = {folder}\nopenjdk version "{version}" 2024-01-01\n'
         java = self.executable(folder / "bin" / "java", f"#!/usr/bin/env bash\ncat >&2 <<'END'\n{said}END\n")
@@ -67,7 +88,7 @@ class Project:
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
     def steps(self) -> list[str]:
-        """What the fake Python was asked to do since the last call."""
+        """The commands that the fake Python got since the last call."""
         steps = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return steps
@@ -96,7 +117,7 @@ def test_the_major_version_of_java_is_read(project: Project, version: str, major
     assert project.run('java_facts java; echo "$major"').stdout == f"{major}\n"
 
 
-def test_what_java_says_before_its_version_is_passed_over(project: Project) -> None:
+def test_what_java_prints_before_its_version_is_ignored(project: Project) -> None:
     home = project.java("java", "17.0.1", on_path=True, prefix="Picked up JAVA_TOOL_OPTIONS: -Dx=1\n")
     assert project.run('need_java; echo "$JAVA_HOME"').stdout == f"{home}\n"
 
@@ -108,13 +129,13 @@ def test_java_home_comes_before_path(project: Project) -> None:
     assert (run.stdout, run.stderr) == (f"{home}\n", "")
 
 
-def test_a_java_that_is_nowhere_on_path_is_found_among_the_installed_ones(project: Project) -> None:
+def test_a_java_that_is_not_on_path_is_found_among_the_installed_ones(project: Project) -> None:
     project.java("jvm/a-11", "11")
     home = project.java("jvm/b-17", "17")
     assert project.run('need_java; echo "$JAVA_HOME"').stdout == f"{home}\n"
 
 
-def test_a_java_from_17_to_21_is_preferred_to_a_newer_java_home_and_this_is_told(project: Project) -> None:
+def test_a_java_from_17_to_21_is_preferred_to_a_newer_java_home_with_a_message(project: Project) -> None:
     newer = project.java("newer", "25")
     home = project.java("jvm/17", "17")
     run = project.run('need_java; echo "$JAVA_HOME"', JAVA_HOME=newer)
@@ -122,7 +143,7 @@ def test_a_java_from_17_to_21_is_preferred_to_a_newer_java_home_and_this_is_told
     assert str(newer) in run.stderr
 
 
-def test_a_newer_java_serves_where_there_is_no_other(project: Project) -> None:
+def test_a_newer_java_is_used_if_there_is_no_other(project: Project) -> None:
     project.java("older", "11", on_path=True)
     home = project.java("jvm/25", "25")
     assert project.run('need_java; echo "$JAVA_HOME"').stdout == f"{home}\n"
@@ -141,7 +162,7 @@ def test_a_missing_java_ends_with_one_sentence_and_exit_2(project: Project, vers
 # ---- Python ----
 
 
-def test_a_shim_without_a_python_behind_it_is_passed_over(with_python: Project) -> None:
+def test_a_shim_without_a_python_behind_it_is_ignored(with_python: Project) -> None:
     with_python.executable(with_python.bin / "python3.13", "#!/usr/bin/env bash\nexit 127\n")
     assert with_python.run('need_python; echo "$python $version"').stdout == "python3.12 3.12.0\n"
 
@@ -151,7 +172,7 @@ def test_the_variable_python_comes_before_path(with_python: Project, tmp_path: P
     assert with_python.run('need_python; echo "$python"', PYTHON=mine).stdout == f"{mine}\n"
 
 
-def test_a_python_that_does_not_do_ends_with_one_sentence_and_exit_2(with_python: Project) -> None:
+def test_an_unsuitable_python_ends_with_one_sentence_and_exit_2(with_python: Project) -> None:
     run = with_python.run("need_python", PYTHON="/no/python")
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
@@ -168,7 +189,7 @@ def test_a_second_run_installs_nothing(with_python: Project) -> None:
     assert (run.returncode, run.stderr, with_python.steps()) == (0, "", [])
 
 
-def test_the_project_is_installed_without_extras_when_none_is_asked_for(with_python: Project) -> None:
+def test_the_project_is_installed_without_extras_unless_some_are_requested(with_python: Project) -> None:
     with_python.run("need_venv")
     assert with_python.steps() == ["venv", "pip ."]
 
@@ -191,14 +212,14 @@ def test_changed_requirements_are_installed_into_the_environment(with_python: Pr
     assert with_python.steps() == ["pip .[test]"]
 
 
-def test_an_installation_that_failed_is_redone_from_nothing(with_python: Project) -> None:
+def test_a_failed_installation_is_redone_from_scratch(with_python: Project) -> None:
     assert with_python.run("need_venv test", PIP_STATUS=1).returncode == 1
     with_python.steps()
     with_python.run("need_venv test")
     assert with_python.steps() == ["venv", "pip .[test]"]
 
 
-def test_an_update_that_failed_is_redone_from_nothing(with_python: Project) -> None:
+def test_a_failed_update_is_redone_from_scratch(with_python: Project) -> None:
     with_python.run("need_venv test")
     assert with_python.run("need_venv console", PIP_STATUS=1).returncode == 1
     with_python.steps()
@@ -206,7 +227,7 @@ def test_an_update_that_failed_is_redone_from_nothing(with_python: Project) -> N
     assert with_python.steps() == ["venv", "pip .[test]"]
 
 
-def test_an_environment_that_was_moved_is_made_anew(with_python: Project) -> None:
+def test_an_environment_that_was_moved_is_recreated(with_python: Project) -> None:
     with_python.run("need_venv test")
     with_python.steps()
     with_python.root = with_python.root.rename(with_python.root.with_name("moved"))
@@ -214,7 +235,7 @@ def test_an_environment_that_was_moved_is_made_anew(with_python: Project) -> Non
     assert with_python.steps() == ["venv", "pip .[test]"]
 
 
-def test_another_python_asked_for_makes_the_environment_anew(with_python: Project, tmp_path: Path) -> None:
+def test_a_request_for_another_python_recreates_the_environment(with_python: Project, tmp_path: Path) -> None:
     with_python.run("need_venv test")
     with_python.steps()
     other = with_python.executable(tmp_path / "other", PYTHON.replace("3.12.0", "3.10.4"))
@@ -236,7 +257,7 @@ def test_an_unknown_extra_is_refused_by_name(with_python: Project) -> None:
     assert "'tests'" in run.stderr
 
 
-def test_another_spark_on_the_machine_does_not_come_between(with_python: Project) -> None:
+def test_another_spark_on_the_machine_does_not_interfere(with_python: Project) -> None:
     run = with_python.run('need_venv; echo "${SPARK_HOME-none} $PYSPARK_PYTHON"', SPARK_HOME="/opt/spark")
     assert run.stdout == f"none {with_python.root}/.venv/bin/python\n"
 
@@ -244,8 +265,42 @@ def test_another_spark_on_the_machine_does_not_come_between(with_python: Project
 # ---- the scripts ----
 
 
-@pytest.mark.parametrize("script", ["check", "demo", "format", "install", "test"])
-def test_help_says_what_the_script_is_for_and_does_nothing(project: Project, script: str) -> None:
+@pytest.mark.parametrize("fails", ["nothing", "-m slow"])
+def test_a_test_run_ends_with_the_seconds_and_tests_of_each_suite(with_python: Project, fails: str) -> None:
+    with_python.java("java", "17", on_path=True)
+    for program in ("mvn", "postgres", "redis-server"):
+        with_python.executable(with_python.bin / program, "#!/usr/bin/env bash\n")
+    with_python.executable(with_python.bin / "spark-submit", "#!/usr/bin/env bash\n")
+    command = [BASH, str(with_python.root / "scripts" / "test")]
+    environment = {"PATH": str(with_python.bin), "LOG": str(with_python.log), "FAILS": fails}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == (fails != "nothing"), run.stderr
+    suites = [line.split() for line in run.stdout.splitlines()[-6:]]
+    assert [line[0] for line in suites] == ["suite", "fast", "slow", "programs", "faults", "total"]
+    assert [line[2] for line in suites[1:-1]] == ["17"] * 4
+    assert all(line[1].isdecimal() for line in suites[1:])
+    assert sum(step.startswith("pytest ") for step in with_python.steps()) == 4, "a failed suite does not end the run"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_an_archive_of_classes_is_only_used_if_the_job_that_fills_it_succeeds(
+    with_python: Project, works: bool
+) -> None:
+    with_python.java("java", "17", on_path=True)
+    archive = with_python.root / ".venv" / "classes.jsa"
+    submit = '#!/usr/bin/env bash\ntouch "${SPARK_SUBMIT_OPTS##*=}"\n' + ("" if works else "echo why; exit 1\n")
+    with_python.executable(with_python.bin / "spark-submit", submit)
+    (with_python.bin / "touch").symlink_to(shutil.which("touch") or "/usr/bin/touch")
+    command = [BASH, str(with_python.root / "scripts" / "test"), "--fast"]
+    environment = {"PATH": str(with_python.bin), "LOG": str(with_python.log), "FAILS": "nothing"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert archive.exists() is works
+    assert ("why\nThe job that loads the classes failed" in run.stderr) is not works
+
+
+@pytest.mark.parametrize("script", ["bench", "check", "demo", "faults", "format", "install", "test"])
+def test_help_says_what_the_script_does_and_does_nothing(project: Project, script: str) -> None:
     command = [BASH, str(project.root / "scripts" / script), "--help"]
     run = subprocess.run(command, env={"PATH": str(project.bin)}, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""A real HDFS for the tests in this folder: one NameNode and one DataNode on free ports of the loopback address."""
+"""A real HDFS for these tests: one NameNode and one DataNode on free ports of the loopback address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAEMONS = {
     "namenode": "org.apache.hadoop.hdfs.server.namenode.NameNode",
     "datanode": "org.apache.hadoop.hdfs.server.datanode.DataNode",
 }
-PATIENCE = 120  # seconds
+PATIENCE = 300  # seconds, far more than any step takes
 
 
 def fetch_jars() -> None:
@@ -55,9 +55,7 @@ def java(folder: Path, daemon: str, *arguments: str) -> list[str]:
 def is_up(web: int) -> bool:
     url = f"http://127.0.0.1:{web}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
     try:
-        direct = urllib.request.build_opener(
-            urllib.request.ProxyHandler({})
-        )  # no proxy between this machine and itself
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # localhost is not behind a proxy
         state = json.load(direct.open(url, timeout=5))["beans"][0]
     except (OSError, ValueError, IndexError):
         return False
@@ -69,7 +67,7 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a running HDFS, such as hdfs://localhost:9000."""
     fetch_jars()
     folder = tmp_path_factory.mktemp("hdfs")
-    for part in ("hdfs", "datanode"):  # Maven's jar comes without the web pages
+    for part in ("hdfs", "datanode"):  # Maven's jar has no web pages
         (folder / "webapps" / part).mkdir(parents=True)
     rpc, web, *data = free_ports(5)
     write_site(folder, "core-site.xml", {"fs.defaultFS": f"hdfs://localhost:{rpc}", "hadoop.tmp.dir": folder / "tmp"})

@@ -13,6 +13,7 @@ from pyspark import RDD
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import DStream, StreamingContext
 
+from sparkstream_kit.bridge import streaming
 from sparkstream_kit.dstreams import each_frame
 
 Write = Callable[[DataFrame], object]
@@ -27,23 +28,23 @@ def no_python_worker(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> No
 def run_text_stream(
     spark: SparkSession, incoming: Path, text: str, define: Callable[[DStream[str]], threading.Event]
 ) -> None:
-    """A bare context on files: one arrives, then wait until the event that `define` returns is set."""
-    staged = incoming.with_suffix(".staged")
-    staged.write_text(text)
+    """Run a bare context on one file, under the manual clock, until the event that `define` returns is set."""
     incoming.mkdir()
-    ssc = StreamingContext(spark.sparkContext, 0.2)  # type: ignore[arg-type]
+    (incoming / "lines").write_text(text)
+    os.utime(incoming / "lines", (0.1, 0.1))  # the first batch takes the files of (0, 0.2] s after 1970
+    with streaming.manual_clock():
+        ssc = StreamingContext(spark.sparkContext, 0.2)  # type: ignore[arg-type]
     over = define(ssc.textFileStream(str(incoming)))
     ssc.start()
-    os.utime(staged)
-    staged.rename(incoming / "lines")
     try:
+        streaming.advance_clock(ssc, 200)
         assert over.wait(60), "the file was never read"
     finally:
         ssc.stop(stopSparkContext=False)
 
 
 def seen_by(rows: list[str]) -> tuple[Write, threading.Event]:
-    """A write function that keeps the values of every frame, and the event of its first row."""
+    """A write function that collects the values of every frame, and an event that its first row sets."""
     over = threading.Event()
 
     def write(frame: DataFrame) -> None:

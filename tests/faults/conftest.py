@@ -1,4 +1,4 @@
-"""Lets a test report what its supervised jobs went through; tests/conftest.py shows it at the end."""
+"""Adds to a test's report what its supervised jobs went through, and the rotation; tests/conftest.py prints both."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 
 import pytest
 
-from tests.support import supervisor
+from tests.support import rotation, supervisor
+
+ROTATION = rotation.describe(rotation.current())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Put what the jobs of a test went through into its report, which also reaches us from another process."""
+    """Put what the jobs of a test went through into its report, which also arrives from another process."""
     try:
         yield
     finally:
         item.user_properties += [("figures", str(figures)) for figures in supervisor.REPORTS]
+        item.user_properties.append(("rotation", ROTATION))
         supervisor.REPORTS.clear()
 
 
 @pytest.fixture
 def new_job(tmp_path: Path) -> Iterator[Callable[..., supervisor.Job]]:
-    """Makes the job of a test; what is left of its runs is killed in the end."""
+    """A function that makes the job of a test; what is left of its runs is killed at the end."""
     jobs: list[supervisor.Job] = []
 
     def make(**options: Any) -> supervisor.Job:

@@ -1,4 +1,4 @@
-"""The seventh program of the course is killed while it counts, started again, and has counted everything once."""
+"""The seventh program of the course is killed while it counts, restarted, and has counted each line once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "jobs" / "course" / "p07_running_count.py"
 SAMPLE = (ROOT / "jobs" / "data" / "access_2000.log").read_text().splitlines()
 STATUS = re.compile(r'" (\d{3}) (?:\d+|-) "')
-BATCH_INTERVAL = "5s"  # long enough to catch up after the restart on a machine with other things to do
+BATCH_INTERVAL = "5s"  # long enough to catch up after the restart on a busy machine
 DEADLINE = 300  # seconds
 
 
 class Job:
-    """The program on two directories, and what it has written so far."""
+    """The program, its two directories, and what it has written."""
 
     def __init__(self, directory: Path):
         self.arriving, self.home = directory / "arriving", directory / "home"
@@ -35,7 +35,7 @@ class Job:
         self._process = subprocess.Popen(
             [sys.executable, str(PROGRAM), str(self.arriving), str(self.home), BATCH_INTERVAL],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-            start_new_session=True,  # kill() takes the JVM along
+            start_new_session=True,  # so that kill() reaches the JVM, too
         )
 
     def kill(self) -> None:
@@ -53,11 +53,11 @@ class Job:
         deadline = time.monotonic() + DEADLINE
         while not condition():
             assert self._process.poll() is None, "the job ended by itself"
-            assert time.monotonic() < deadline, f"waited in vain, {self.counted()} lines are counted"
+            assert time.monotonic() < deadline, f"timed out, {self.counted()} lines are counted"
             time.sleep(0.2)
 
     def arrive(self, number: int) -> None:
-        """File `number` of 20, a hundred lines each: Spark wants it complete at once, and new."""
+        """Move in file `number` of 20, a hundred lines each: Spark wants files new, and complete at once."""
         written = self.arriving.with_name(f"{number:02}.log")
         written.write_text("\n".join(SAMPLE[100 * number : 100 * (number + 1)]) + "\n")
         written.rename(self.arriving / written.name)
@@ -67,7 +67,7 @@ class Job:
         return [self._counts(batch) for batch in self._batches()]
 
     def counted(self) -> int:
-        """Lines counted in the newest batch; 0 while one that runs again takes the place of its first attempt."""
+        """Lines counted in the newest batch; 0 while a batch that runs again replaces its first attempt."""
         with contextlib.suppress(IndexError, FileNotFoundError):
             return self._counts(self._batches()[-1]).total()
         return 0
@@ -88,7 +88,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job.kill()
 
 
-def test_counts_after_kill_9_and_a_restart_are_those_of_a_run_without(job: Job) -> None:
+def test_counts_after_kill_9_and_a_restart_are_those_of_an_uninterrupted_run(job: Job) -> None:
     marker = job.home / "running"
     job.start()
     job.wait_until(marker.exists)
@@ -99,7 +99,7 @@ def test_counts_after_kill_9_and_a_restart_are_those_of_a_run_without(job: Job) 
     for number in range(6, 12):
         job.arrive(number)
     job.wait_until(lambda: job.counted() > 600)
-    job.arrive(12)  # seen by Spark or not, as it comes
+    job.arrive(12)  # whether Spark sees it is left to chance
     job.kill()
     before = job.history()
     assert 600 < job.counted() <= 1300
@@ -118,4 +118,4 @@ def test_counts_after_kill_9_and_a_restart_are_those_of_a_run_without(job: Job) 
     assert after[-1] == Counter(STATUS.search(line)[1] for line in SAMPLE)  # type: ignore[index]
     assert len(after) > len(before)
     totals = [counts.total() for counts in after]
-    assert totals == sorted(totals), "a count went back"
+    assert totals == sorted(totals), "a count decreased"

@@ -1,4 +1,7 @@
-"""kill -9 of a job on generated lines: every batch of every output is what its recorded time and range say, once."""
+"""kill -9 of a job on generated lines: each output has each batch once, as its recorded time and offset range say.
+
+A run takes a share of the kills by rotation; `scripts/faults` takes them all.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from sparkstream_kit.sources import _generator
+from tests.support import rotation
 from tests.support.supervisor import (
     POINTS,
     ROOT,
     VICTIMS,
     Job,
-    Point,
     counts,
     finish,
     kill_at_point,
@@ -29,23 +33,25 @@ from tests.support.supervisor import (
 
 NewJob = Callable[..., Job]
 STATUS = r'" (\d{3}) '
+ROTATION = rotation.current()
 
 
 def test_killed_at_random_moments_and_changed_in_between(new_job: NewJob) -> None:
-    job, chance, count = new_job(save_every=3), random.Random(0), 12_000
+    job, chance, count = new_job(save_every=3), random.Random(ROTATION), 12_000
     arguments = counts(job, count=count, seed=7)
-    for script in ("counts.py", "counts_changed.py"):
-        for victim in VICTIMS:
-            kill_at_random(job, arguments, victim, chance, script=script)
+    for victim in rotation.share(VICTIMS, ROTATION, parts=3):
+        kill_at_random(job, arguments, victim, chance)
+    for victim in rotation.share(VICTIMS[1:] + VICTIMS[:1], ROTATION, parts=3):
+        kill_at_random(job, arguments, victim, chance, after=(2, 4, 6), script="counts_changed.py")
     finish(job, arguments)
-    assert job.kills == 6
+    assert job.kills == (6 if ROTATION == rotation.ALL else 2)
     assert job.rows("json", "methods"), "the output that was added"
     recount(job, "killed at random", count=count, seed=7)
 
 
-@pytest.mark.parametrize("points", [POINTS[:6], POINTS[6:11], POINTS[11:]], ids=["outputs", "state", "done"])
-def test_killed_at_every_step_of_a_tick(new_job: NewJob, points: list[Point]) -> None:
-    job, count = new_job(save_every=3), 6000
+@pytest.mark.parametrize("first", rotation.share(range(rotation.PARTS), ROTATION))
+def test_killed_at_every_step_of_a_tick(new_job: NewJob, first: int) -> None:
+    job, count, points = new_job(save_every=3), 6000, POINTS[first :: rotation.PARTS]
     arguments = counts(job, count=count, seed=8)
     for point in points:
         kill_at_point(job, arguments, point)
@@ -53,10 +59,10 @@ def test_killed_at_every_step_of_a_tick(new_job: NewJob, points: list[Point]) ->
     recount(job, f"killed at {', '.join(f'{name} {k} {when}' for name, k, when in points)}", count=count, seed=8)
 
 
-def test_killed_in_a_drain_which_still_ends_where_it_was_to_end(new_job: NewJob) -> None:
+def test_killed_in_a_drain_that_still_ends_where_it_was_meant_to_end(new_job: NewJob) -> None:
     job, count = new_job(save_every=3), 3000
     arguments = counts(job, count=count, seed=9)
-    for point in (("claim", 3, "after"), ("done", 2, "before")):
+    for point in (("append", 3, "after"), ("done", 2, "before")):
         run = job.start(*arguments, "--drain", "--max-per-batch", "400", kill=point)
         assert run.end() == -signal.SIGKILL, run.said()
         job.kills += 1
@@ -65,20 +71,24 @@ def test_killed_in_a_drain_which_still_ends_where_it_was_to_end(new_job: NewJob)
 
 
 def test_twenty_kills_of_a_real_job_whose_code_changes_and_whose_checkpoint_is_lost(new_job: NewJob) -> None:
-    job, chance, count = new_job(script=str(ROOT / "jobs" / "running_status_counts.py")), random.Random(20), 150_000
+    job, count, kills = new_job(script=str(ROOT / "jobs" / "running_status_counts.py")), 150_000, range(20)
     arguments = ["--source", f"generator:?rate=5000&seed=20&count={count}", "--output", f"json:{job.out}"]
     arguments += ["--batch-interval", "200ms"]
-    for number in range(20):
-        changed = {"script": "statuses_changed.py"} if number >= 10 else {}
-        if number == 15:
-            shutil.rmtree(job.home / "checkpoint")  # only the changed job has one
-        kill_at_random(job, arguments, VICTIMS[number % 3], chance, most=3000, **changed)
+    lost = False
+    for number in rotation.share(kills, ROTATION):
+        options: dict[str, Any] = {"script": "statuses_changed.py"} if number >= 10 else {}
+        if 10 <= number < 15:
+            options["after"] = (1, 2, 4, 6)  # only the changed job has a checkpoint, from before its first batch
+        if number >= 15 and not lost:
+            shutil.rmtree(job.home / "checkpoint")
+            lost = True
+        kill_at_random(job, arguments, VICTIMS[number % 3], random.Random(f"20 {number}"), most=3000, **options)
     finish(job, arguments, script="statuses_changed.py")
-    each = [Counter(re.findall(STATUS, "\n".join(_generator.lines(20, *c.range())))) for c in job.claims()]
+    each = [Counter(re.findall(STATUS, "\n".join(_generator.lines(20, *c.range())))) for c in job.entries()]
     running = {n: totals for n, totals in enumerate(itertools.accumulate(each, operator.add), start=1)}
     found = {n: Counter({str(status): k for status, k in rows}) for n, rows in job.rows("json", "statuses").items()}
-    whole, came = Counter(re.findall(STATUS, "\n".join(_generator.lines(20, 0, count)))), found[job.claimed()]
-    job.report("a real job, changed", count, (whole - came).total(), (came - whole).total())
-    assert job.kills == 20
-    assert found == running, "every batch is out, with the counts up to it"
+    sent, written = Counter(re.findall(STATUS, "\n".join(_generator.lines(20, 0, count)))), found[job.recorded()]
+    job.report("a real job, changed", count, (sent - written).total(), (written - sent).total())
+    assert lost and job.kills == len(rotation.share(kills, ROTATION))
+    assert found == running, "every batch was written, with the counts up to it"
     assert job.rows("json", "methods"), "the output that was added"

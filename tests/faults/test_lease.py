@@ -1,4 +1,4 @@
-"""Two drivers on one home: one is told who holds it, and one that was away too long cannot write."""
+"""Two drivers on one home: the second one learns who holds the lease, and one that was paused too long is fenced."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ def test_a_second_driver_is_refused_and_a_paused_one_is_fenced_when_it_wakes_up(
     job, count = new_job(ttl=3, beat=0.5), 6000
     arguments = [*counts(job, count=count, seed=5), "--max-per-batch", "100"]
     first = job.start(*arguments)
-    first.wait_until(lambda: job.claimed() >= 2, "two batches were claimed")
+    first.wait_until(lambda: job.recorded() >= 2, "two batches were recorded")
 
     second = job.start(*arguments)
     assert second.end() == 2
     assert f"the home is in use by process {first.process.pid} on " in second.said()
     assert "Traceback" not in second.said()
 
-    claimed = job.claimed()
-    first.wait_until(lambda: job.claimed() > claimed, "it has claimed one more")
+    recorded = job.recorded()
+    first.wait_until(lambda: job.recorded() > recorded, "it has recorded another one")
     os.killpg(first.process.pid, signal.SIGSTOP)
-    claimed = job.claimed()
-    third = job.start(*arguments, machine="elsewhere")  # here it would kill the first
-    third.wait_until(lambda: job.claimed() >= claimed + 2, "the next driver has gone on")
+    recorded = job.recorded()
+    third = job.start(*arguments, machine="elsewhere")  # on the same machine it would kill the first
+    third.wait_until(lambda: job.recorded() >= recorded + 2, "the next driver continues")
     os.killpg(first.process.pid, signal.SIGCONT)
     assert first.end() == 1
     assert f"another driver took the lease: process {third.process.pid} on " in first.said()
 
-    claimed = job.claimed()
-    third.wait_until(lambda: job.claimed() > claimed, "the holder was not disturbed")
+    recorded = job.recorded()
+    third.wait_until(lambda: job.recorded() > recorded, "the holder was not disturbed")
     third.signal(signal.SIGTERM)
     assert third.end() == 0, third.said()
     finish(job, arguments)

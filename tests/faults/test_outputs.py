@@ -1,4 +1,4 @@
-"""kill -9 of the driver between any two steps of an output: what it wrote is what it writes without kills."""
+"""kill -9 of the driver between any two steps of an output: the result is that of a run without kills."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.support.supervisor import HERE, ROOT
 
 
 class Receiver(HTTPServer):
-    """What came to each path, once for each idempotency key, and how often anything came."""
+    """The requests to each path, by idempotency key, and how many there were."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, dict[str, str]] = defaultdict(dict)
-        self.came: dict[str, int] = defaultdict(int)
+        self.bodies: dict[str, dict[str, str]] = defaultdict(dict)
+        self.requests: dict[str, int] = defaultdict(int)
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -33,13 +33,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.taken[self.path][self.headers["Idempotency-Key"]] = body
-        self.server.came[self.path] += 1
+        self.server.bodies[self.path][self.headers["Idempotency-Key"]] = body
+        self.server.requests[self.path] += 1
         self.send_response(204)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """No log."""
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_killed_between_any_two_steps_of_an_output(spark: SparkSession, tmp_path
         env={**os.environ, **jvm, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr
     found: dict[str, list[Any]] = defaultdict(list)
     for line in run.stdout.splitlines():
         place, there = json.loads(line)
         output = place.partition("-")[0]
-        found[output].append(receiver.taken[f"/{place}"] if output == "webhook" else there)
+        found[output].append(receiver.bodies[f"/{place}"] if output == "webhook" else there)
     for output, times in found.items():
         assert times == times[:1] * len(times), f"{output} after a kill at each step"
     assert {output: len(times) - 2 for output, times in found.items()} == {
@@ -81,7 +81,7 @@ def test_killed_between_any_two_steps_of_an_output(spark: SparkSession, tmp_path
     rows, names, files = found["parquet"][0]
     assert (rows, names) == (["1.0", "1.1", "2.0", "2.1"], [".attempts", "_home", "batch=1", "batch=2"])
     rows, names, files = found["delta"][0]
-    assert (rows, files) == (["1.0", "1.1", "2.0", "2.1"], {"batch-1": 1, "batch-2": 1}), "nothing of a killed attempt"
+    assert (rows, files) == (["1.0", "1.1", "2.0", "2.1"], {"batch-1": 1, "batch-2": 1}), "nothing of killed attempts"
     rows, names, _ = found["compaction"][0]
     assert rows == ["1.0", "1.1", "2.0", "2.1", "3.0", "3.1"]
     assert names == [".attempts", "_compaction", "_home", "batch=2", "batch=3"]
@@ -91,4 +91,4 @@ def test_killed_between_any_two_steps_of_an_output(spark: SparkSession, tmp_path
         '{"id":1,"n":1}',
         '{"id":1,"n":2}',
     ]
-    assert max(receiver.came.values()) > 4, "it is sent again, with the same key"
+    assert max(receiver.requests.values()) > 4, "it is sent again, with the same key"

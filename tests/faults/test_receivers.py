@@ -1,4 +1,4 @@
-"""Receivers in executors of their own that die, and senders that go away: what was acknowledged comes out once."""
+"""Executors with receivers that die, and senders that disconnect: acknowledged records are written once."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 
 def start(job: Job, server: Server, *arguments: str, **options: object) -> Run:
-    server.expect_a_new_driver(looks=not job.claimed())
+    server.expect_a_new_driver(looks=not job.recorded())
     words = ["--source", f"socket:127.0.0.1:{server.port}", "--output", f"text:{job.out}", "--batch-interval", "500ms"]
     return job.start(*words, *arguments, **options)
 
 
 def out(job: Job) -> Counter[int]:
-    """How often each number came out."""
+    """How often each number was written."""
     lines = sum(job.rows("text", "lines").values(), Counter[str]())
     return Counter({numbers(line.encode()).pop(): times for line, times in lines.items()})
 
 
 def feed(job: Job, server: Server, run: Run, lost: Iterable[int] = ()) -> None:
-    """Send lines and wait until they are safe, and all before them that were not lost."""
+    """Send lines, and wait until they and all earlier ones that were not lost are safe."""
     server.send(BURST)
     sent = set(range(server.sent)).difference(lost)
     run.wait_until(lambda: logged(job.home / "checkpoint") | set(out(job)) >= sent, "what was sent is safe")
 
 
 def stop_and_recount(job: Job, server: Server, run: Run, title: str) -> None:
-    """Stop the job in order once all is out."""
-    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are out")
+    """Stop the job gracefully once everything is written."""
+    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are written")
     run.signal(signal.SIGTERM)
     assert run.end() == 0, run.said()
     found = out(job)
@@ -62,7 +62,7 @@ def stop_and_recount(job: Job, server: Server, run: Run, title: str) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments for a master whose one executor is a process; its worker writes into Spark's own folder, so a copy."""
+    """Arguments for a cluster of one executor process, and a copy of Spark's folder, into which its worker writes."""
     spark = tmp_path / "spark"
     spark.mkdir()
     for part in Path(pyspark.__file__).parent.iterdir():
@@ -73,7 +73,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def kill_the_executor(job: Job, run: Run) -> None:
-    """kill -9 of the process in which the receiver runs; the worker starts another one."""
+    """kill -9 of the process of the receiver; the worker starts another one."""
     victims = run.processes("CoarseGrainedExecutorBackend")
     assert len(victims) == 1, victims
     os.kill(victims[0], signal.SIGKILL)
@@ -81,42 +81,40 @@ def kill_the_executor(job: Job, run: Run) -> None:
     job.kills += 1
 
 
-def test_what_a_receiver_acknowledged_comes_out_once_when_its_executor_dies(
+def test_what_a_receiver_acknowledged_is_written_once_when_its_executor_dies(
     job: Job, server: Server, cluster: list[str]
 ) -> None:
     hold = job.work / "hold"
     run = start(job, server, *cluster, hold=str(hold))
     feed(job, server, run)
-    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are out")
+    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are written")
     for _ in range(2):
         hold.touch()
-        feed(job, server, run)  # safe, but not out: it is in the write-ahead log and in the executor
+        feed(job, server, run)  # safe, but not written: in the write-ahead log and in the executor
         server.expect_a_new_receiver()
         kill_the_executor(job, run)
         hold.unlink()
-        feed(job, server, run)  # by the receiver in the next executor
+        feed(job, server, run)  # to the receiver in the next executor
     stop_and_recount(job, server, run, "a receiver whose executor dies")
 
 
-def test_a_receiver_that_can_store_nothing_ends_the_job_and_the_next_start_connects_anew(
-    job: Job, server: Server
-) -> None:
+def test_a_receiver_that_can_store_nothing_ends_the_job_and_the_next_start_reconnects(job: Job, server: Server) -> None:
     run = start(job, server)
     feed(job, server, run)
     folder = job.home / "checkpoint" / "receivedData" / "0"
     away = folder.with_name("away")
     folder.rename(away)
-    folder.touch()  # a file where blocks belong: Spark's pushing thread ends, and the receiver is still shown as active
+    folder.touch()  # no directory for blocks: Spark's pushing thread ends, and the receiver still counts as active
     server.send(BURST)
     assert run.end() == 1, run.said()
     assert "a receiver stopped storing data (SocketReceiver-0 on localhost: " in run.said()
     job.kills += 1
-    lost = set(range(BURST, server.sent))  # on their way when the connection was given up
+    lost = set(range(BURST, server.sent))  # in flight when the connection was closed
     folder.unlink()
     away.rename(folder)
     run = start(job, server)
     feed(job, server, run, lost)
-    run.wait_until(lambda: set(out(job)) | lost == set(range(server.sent)), "all other lines are out")
+    run.wait_until(lambda: set(out(job)) | lost == set(range(server.sent)), "all other lines are written")
     run.signal(signal.SIGTERM)
     assert run.end() == 0, run.said()
     assert max(out(job).values()) == 1
@@ -127,16 +125,16 @@ def test_a_sender_that_dies_and_comes_back_is_found_again(job: Job, server: Serv
     feed(job, server, run)
     for tries in (1, 2):
         server.die()
-        run.wait_until(lambda tries=tries: run.said().count("Connection refused") > tries, "it has tried again")
+        run.wait_until(lambda tries=tries: run.said().count("Connection refused") > tries, "it has retried")
         server.come_back()
         feed(job, server, run)
-    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are out")
+    run.wait_until(lambda: len(out(job)) == server.sent, "all lines are written")
     run.kill()
     job.kills += 1
     server.die()
-    run = start(job, server)  # nobody listens at this start, which is not the first
+    run = start(job, server)  # nobody listens; only a first start would refuse
     server.expect_a_new_receiver()
-    run.wait_until(lambda: "Connection refused" in run.said(), "it has tried in vain")
+    run.wait_until(lambda: "Connection refused" in run.said(), "it has tried to connect")
     server.come_back()
     feed(job, server, run)
     stop_and_recount(job, server, run, "a sender that dies")

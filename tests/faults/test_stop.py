@@ -1,7 +1,7 @@
-"""How real jobs end: asked by a marker or a signal, by a failed batch, by kill -9; nothing that was fed is lost.
+"""How real jobs end: by a marker, a signal, a failed batch, kill -9; no input is lost.
 
-Each test follows one job, a bare DStream on files, through its runs. What a job does it says on standard output, and
-the test waits for those lines.
+Each test follows one job, a bare DStream on files, through its runs. The job prints what it does, and the test waits
+for those lines.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LOGGING = ROOT / "conf" / "log4j2.properties"
-PATIENCE = 60  # seconds, far more than any step takes
+PATIENCE = 300  # seconds, far more than any step takes
 
 JOB = """
 import signal, sys, threading
 from pathlib import Path
 from pyspark import SparkConf
-from sparkstream_kit import context
+from sparkstream_kit import context, lifecycle
 
 work, until = Path(sys.argv[1]), sys.argv[2]
 
@@ -39,8 +39,8 @@ def build(ssc):
         lines = rdd.collect()
         if lines:
             say("begun", *lines)
-        if "fail" in lines and not (work / "mended").exists():
-            raise ValueError("cannot take this line")
+        if "fail" in lines and not (work / "fixed").exists():
+            raise ValueError("cannot process this line")
         if "hang" in lines:
             threading.Event().wait()
         if lines:
@@ -82,7 +82,14 @@ class Run:
         }
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
+                command,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                # a shell lets what runs in the background ignore SIGINT, and a JVM handles no signal that it ignores
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -93,21 +100,19 @@ class Run:
         self._new.put(None)
 
     def wait_for(self, line: str) -> None:
-        """Read what the job says until it is this."""
+        """Read the output of the job until it has this line; batches may run before the job prints that it started."""
         deadline = time.monotonic() + PATIENCE
-        while True:
+        while not any(said.startswith(line) for said in self.lines):
             try:
                 said = self._new.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 said = None
             if said is None:
-                raise AssertionError(f"the job never said {line!r}, but {self.lines}\n{self.complaints()}")
+                raise AssertionError(f"the job never printed {line!r}, but {self.lines}\n{self.complaints()}")
             self.lines.append(said)
-            if said.startswith(line):
-                return
 
     def end(self) -> int:
-        """The exit code, once the process has ended and everything it said is read."""
+        """The exit code, once the process has ended and all its output is read."""
         code = self.process.wait(PATIENCE)
         while (said := self._new.get(timeout=PATIENCE)) is not None:
             self.lines.append(said)
@@ -123,7 +128,7 @@ class Run:
 
 
 class Job:
-    """The job of one test: its directory, and its runs one after the other."""
+    """The job of one test: its directory and its runs."""
 
     def __init__(self, work: Path):
         self.work = work
@@ -143,7 +148,7 @@ class Job:
         return run
 
     def feed(self, *lines: str) -> None:
-        """Let a whole file arrive, at once."""
+        """Move a complete file into the input directory."""
         staged = self.work / "-".join(lines)
         staged.write_text("\n".join(lines))
         staged.rename(self.work / "incoming" / staged.name)
@@ -180,7 +185,7 @@ def test_a_marker_stops_a_running_job_and_one_that_is_down_and_the_next_start_ru
     run.wait_for("started")
     job.feed("three")
     run.wait_for("wrote three")
-    assert marker.exists(), "a stop that is over does not count for the next start"
+    assert marker.exists(), "a stop that was carried out does not affect the next start"
     run.kill()
     marker.unlink()
     job.feed("four")
@@ -209,17 +214,17 @@ def test_a_failed_batch_ends_the_job_and_the_next_start_runs_it_again_with_its_o
     job.feed("later")
     assert run.end() == 1
     assert run.lines[-1] == "begun fail", "nothing ran past it"
-    assert "a batch failed, the next start runs it again: ValueError: cannot take this line" in run.complaints()
+    assert "a batch failed, the next start runs it again: ValueError: cannot process this line" in run.complaints()
     assert "in write" in run.complaints(), "the traceback names the line of the job"
 
-    (job.work / "mended").touch()
+    (job.work / "fixed").touch()
     run = job.start("waits")
     run.wait_for("started local[1] 2")
     run.wait_for("wrote fail")
     run.wait_for("wrote later")
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 0, run.complaints()
-    assert run.lines[-1] == "stopped SIG_DFL 1", "the handlers of before are back, and Spark is alive"
+    assert run.lines[-1] == "stopped SIG_DFL 1", "the signal handlers are restored, and Spark is alive"
 
 
 def test_a_signal_to_spark_submit_reaches_the_jvm_and_drains(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""A job is killed under one version of PySpark and goes on under another, and back."""
+"""A job is killed under one version of PySpark, continues under another, and then under the first one again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHER = "4.3.0"
 
 @pytest.fixture(scope="session")
 def other_python() -> str:
-    """A Python with the other PySpark; made once, beside .venv."""
+    """A Python with the other PySpark, installed once beside .venv."""
     assert pyspark.__version__ != OTHER
     folder = ROOT / f".venv-pyspark-{OTHER}"
     python, made = folder / "bin" / "python", folder / "made"
@@ -28,7 +28,7 @@ def other_python() -> str:
     return str(python)
 
 
-def test_a_job_goes_on_under_another_spark_and_back(new_job: Callable[..., Job], other_python: str) -> None:
+def test_a_job_continues_under_another_spark_and_back(new_job: Callable[..., Job], other_python: str) -> None:
     job, chance, count = new_job(save_every=3), random.Random(12), 9000
     arguments = counts(job, count=count, seed=12)
     for victim, python in zip(VICTIMS, (sys.executable, other_python, sys.executable), strict=True):

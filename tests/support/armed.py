@@ -1,14 +1,14 @@
-"""Runs a job that is to die, or to suffer, at a named point: python armed.py OPTIONS JOB [ARGUMENT ...]
+"""Runs a job that is killed or disturbed at a named point: python armed.py OPTIONS JOB [ARGUMENT ...]
 
 OPTIONS is a JSON object:
-    copies          keep a copy of every entry of the offset log and of every landed batch in this directory, since
-                    compaction removes them, and of Spark's checkpoint as it was before the first start
+    copies          copy every entry of the offset log and every landed batch into this directory, since compaction
+                    removes them, and Spark's checkpoint as it was before the first start
     kill            [point, k, "before" or "after"]: kill -9 the process group at the k-th call of a function in POINTS
-    fail            fail every write of these outputs while this file is there
-    failing         the names of those outputs
-    hold            land nothing of what was received while this file is there
-    retry_for       seconds that a failing output is tried again
-    save_every      batches between two saves of state
+    fail            fail every write of the outputs in `failing` while this file exists
+    failing         the names of these outputs
+    hold            land nothing while this file exists
+    retry_for       seconds for which a failing output is retried
+    save_every      batches between two snapshots of state
     ttl, beat       seconds of the lease
     machine         pretend to run on this machine
 """
@@ -33,7 +33,7 @@ from sparkstream_kit.recovery import landing, lease, offset_log, snapshots, stor
 from sparkstream_kit.recovery.home import Home
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "claim": (offset_log.OffsetLog, "append"),
+    "append": (offset_log.OffsetLog, "append"),
     "done": (offset_log.OffsetLog, "mark_done"),
     "compact": (offset_log.OffsetLog, "compact"),
     "compacted": (offset_log, "_is_covered"),

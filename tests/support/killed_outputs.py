@@ -1,9 +1,8 @@
-"""Kills what writes with the outputs that need Spark, at every step: python killed_outputs.py FOLDER RECEIVER
+"""Kills writers of the outputs that need Spark, at every step: python killed_outputs.py FOLDER RECEIVER
 
-Each kill is of a process of its own, and of Python alone: the JVM is the one behind PYSPARK_GATEWAY_PORT, since
-starting one takes seconds, and every step of these outputs is a call of the driver's Python. After each kill the
-same is written again, to the end. Prints a JSON list for each time, [OUTPUT-STEP, what is there]; at step 0 nothing was
-killed.
+Each kill ends a Python process of its own. The JVM behind PYSPARK_GATEWAY_PORT lives on, since starting one takes
+seconds, and every step of these outputs is a call from the driver's Python. After each kill the same is written again,
+to the end. Prints a JSON list each time, [OUTPUT-STEP, what was written]; at step 0 nothing was killed.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ STEPS: list[tuple[Any, str]] = [
     *((deltalake.DeltaTable, name) for name in ("create", "create_write_transaction")),
     (_webhook, "_post"),
 ]
-"""What changes something that others see; the process dies before such a call, or after it."""
+"""Calls that change something visible to others; the process dies before or after one of them."""
 
 Write = Callable[[DataFrame, Batch], object]
 Act = Callable[[SparkSession, Path], object]
 
 
 class Stream:
-    """Takes the function that an output gives to for_each_batch."""
+    """Receives the function that an output passes to for_each_batch."""
 
     write: Write
 
@@ -53,7 +52,7 @@ class Stream:
 
 
 def write_batches(spark: SparkSession, output: Callable[..., None], to: str, count: int = 2) -> None:
-    """Batches of two rows, each of which lies in a file of its own."""
+    """Batches of two rows, each in a file of its own."""
     stream = Stream()
     output(stream, to, name="rows")
     for n in range(1, count + 1):
@@ -62,7 +61,7 @@ def write_batches(spark: SparkSession, output: Callable[..., None], to: str, cou
 
 
 def found(folder: Path) -> Any:
-    """Rows, and the names beside them, but for the ones that are different each time."""
+    """The rows, and the names of files and folders that are the same each time."""
     root = folder / "rows"
     if not root.exists():  # a webhook: the receiver knows
         return None
@@ -85,9 +84,9 @@ def connected() -> SparkSession:
 
 
 def in_a_process(act: Act, place: Path, dies_at: int | None = None) -> int:
-    """Act and tell what is there then, or be killed at a step; gives the exit code.
+    """Act and print the result, or be killed at a step; returns the exit code.
 
-    Nothing of Spark or Delta is alive in the process that forks.
+    The process that forks runs nothing of Spark or Delta.
     """
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -107,7 +106,7 @@ def in_a_process(act: Act, place: Path, dies_at: int | None = None) -> int:
 
     try:
         spark = connected()
-        jvm.jvm_process = lambda: None  # it counts as killed, too: a lease must not wait for it
+        jvm.jvm_process = lambda: None  # counts as killed, too, so that no lease waits for it
         for owner, name in STEPS:
             wrap(owner, name, around)
         act(spark, place)
@@ -120,7 +119,7 @@ def in_a_process(act: Act, place: Path, dies_at: int | None = None) -> int:
 
 
 def main(work: Path, receiver: str) -> None:
-    """Write with each output, and die one step later each time, until a write comes to its end."""
+    """Write with each output, and die one step later each time, until a write finishes."""
     acts: dict[str, Act] = {
         "parquet": lambda spark, place: write_batches(spark, _files.parquet, str(place)),
         "delta": lambda spark, place: write_batches(spark, _delta.delta, str(place)),

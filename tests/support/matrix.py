@@ -1,9 +1,9 @@
-"""Kinds of jobs, sources, outputs and faults by pairs; what comes out is recounted batch by batch.
+"""Pairs of kinds of jobs, sources, outputs and faults; the results are recounted batch by batch.
 
     python -m tests.support.matrix [--kills N] [--seed S]
 
-A row is one job: it is killed, gets into trouble, and then does all that is left to do. The recount takes the batches
-from what was recorded (entries of the offset log, listings of files, landed blocks) and computes in plain Python.
+A row is one job: it is killed, hit by another fault, and then finishes its work. The recount takes the batches from
+what was recorded (entries of the offset log, listings of files, landed blocks) and computes in plain Python.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ import pyarrow.parquet
 
 from sparkstream_kit.sources import _generator
 from tests.support import sockets, supervisor
-from tests.support.supervisor import Claim, Figures, Job, Point, Run
+from tests.support.supervisor import Entry, Figures, Job, Point, Run
 
-INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as jobs/uris.py has them
-GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/uris.py
-LINES = 8000  # for each kill
-FILE = 100  # lines in a file
-BURSTS, BURST = 3, 150  # how often lines are sent, and how many at once
+INTERVAL, WINDOW, SLIDE = 500, 2000, 1000  # ms; the window and the slide as in jobs/kinds.py
+GAP, LATENESS = 20, 30  # seconds, of the sessions in jobs/kinds.py
+LINES = 8000  # per kill
+FILE = 100  # lines per file
+BURSTS, BURST = 3, 150  # number of bursts, and lines in each
 
 KINDS = ("stateless", "windowed", "stateful", "sessions")
 SOURCES = ("generator", "files", "socket")
 OUTPUTS = ("json", "parquet", "append", "accumulate")
 KILLS = ("both", "python", "jvm", "point")
-TROUBLES = ("failing", "deleted", "two", "paused")
+FAULTS = ("failing", "deleted", "two", "paused")
 
 POINTS: tuple[Point, ...] = (
     ("write_new", 1, "after"),
-    ("claim", 1, "before"),
-    ("claim", 2, "after"),
+    ("append", 1, "before"),
+    ("append", 2, "after"),
     ("done", 1, "before"),
     ("done", 2, "after"),
     ("compact", 1, "before"),
 )
-"""Those that every job comes to which finds a backlog."""
+"""Points that every job with a backlog reaches."""
 
 SOCKET_POINTS: tuple[Point, ...] = (
     ("land", 1, "after"),
-    ("claim", 1, "after"),
+    ("append", 1, "after"),
     ("done", 1, "before"),
     ("done", 1, "after"),
 )
-"""Those that a job comes to with the first lines it receives."""
+"""Points that a job reaches with the first lines it receives."""
 
 
 class Row(NamedTuple):
@@ -68,11 +68,11 @@ class Row(NamedTuple):
     source: str
     output: str
     kill: str
-    trouble: str
+    fault: str
 
 
 def pairwise(*factors: tuple[str, ...], seed: int = 0) -> list[tuple[str, ...]]:
-    """Rows with a value of each factor, such that any two values of two factors meet in one; greedily few of them."""
+    """Rows of one value per factor, so that any two values of two factors meet in a row; greedily few rows."""
 
     def pairs(row: tuple[str, ...]) -> set[tuple[tuple[int, str], ...]]:
         return set(itertools.combinations(enumerate(row), 2))
@@ -86,22 +86,22 @@ def pairwise(*factors: tuple[str, ...], seed: int = 0) -> list[tuple[str, ...]]:
     return rows
 
 
-ROWS = [Row(*row) for row in pairwise(KINDS, SOURCES, OUTPUTS, KILLS, TROUBLES, seed=31)]
+ROWS = [Row(*row) for row in pairwise(KINDS, SOURCES, OUTPUTS, KILLS, FAULTS, seed=31)]
 
 
-# --- sources: where a job's lines come from, and which of them a batch has had
+# --- sources: where the lines of a job come from, and which of them a batch had
 
 
 class Generated:
-    """Lines that the job makes; all are there at once."""
+    """Lines that the job generates; all are available at once."""
 
     def __init__(self, job: Job, seed: int, count: int):
         self._seed, self._count = seed, count
         self.words = f"generator:?rate=1000000&seed={seed}&count={count}"
-        self.most = 900  # records in a batch
+        self.most = 900  # records per batch
 
-    def lines(self, claim: Claim) -> list[str]:
-        start, end = claim.range()
+    def lines(self, entry: Entry) -> list[str]:
+        start, end = entry.range()
         return _generator.lines(self._seed, start, end)
 
     def all_lines(self) -> list[str]:
@@ -112,7 +112,7 @@ class Generated:
 
 
 class Files(Generated):
-    """The same lines in files, which are there from the beginning."""
+    """The same lines in files, all there from the start."""
 
     def __init__(self, job: Job, seed: int, count: int):
         super().__init__(job, seed, count)
@@ -123,15 +123,15 @@ class Files(Generated):
             (folder / f"{start:08d}.log").write_text("".join(f"{line}\n" for line in lines))
         self.words, self.most = f"files:{folder}", 9
 
-    def lines(self, claim: Claim) -> list[str]:
+    def lines(self, entry: Entry) -> list[str]:
         parts = sorted(self._listings.glob("[0-9]*"))
         files = [file for part in parts for file, _ in json.loads(part.read_text())]
-        start, end = (int(str(offset).partition(":")[0]) for offset in claim.range())
+        start, end = (int(str(offset).partition(":")[0]) for offset in entry.range())
         return [line for file in files[start:end] for line in Path(file.removeprefix("file:")).read_text().splitlines()]
 
 
 class Sent:
-    """Lines that a server sends to the job, some at a time."""
+    """Lines that a server sends to the job in bursts."""
 
     def __init__(self, job: Job, seed: int):
         self._job = job
@@ -140,25 +140,25 @@ class Sent:
         self._landed: dict[str, list[str]] = {}
 
     def expect(self) -> None:
-        """A new driver will connect; one that has done nothing yet first looks whether somebody listens."""
-        self.server.expect_a_new_driver(looks=not self._job.claimed())
+        """A new driver will connect; at a first start it also checks whether somebody listens."""
+        self.server.expect_a_new_driver(looks=not self._job.recorded())
 
     def feed(self, run: Run) -> None:
-        """Send lines and wait until each of them is in the write-ahead log or has been landed."""
+        """Send lines, and wait until each of them is in the write-ahead log or landed."""
         for _ in range(BURSTS):
             self.server.send(BURST)
-            run.wait_until(self._is_safe, "all that was sent is safe")
+            run.wait_until(self._is_safe, "everything sent is safe")
 
     def _is_safe(self) -> bool:
         sent = set(range(self.server.sent))
         return sockets.logged(self._job.home / "checkpoint") | self._numbers() >= sent
 
     def all_is_out(self) -> bool:
-        """Whether everything that was sent has been given to a batch."""
-        return sum(len(self.lines(claim)) for claim in self._job.claims()) >= self.server.sent
+        """Whether everything sent belongs to a batch."""
+        return sum(len(self.lines(entry)) for entry in self._job.entries()) >= self.server.sent
 
-    def lines(self, claim: Claim) -> list[str]:
-        start, end = claim.range()
+    def lines(self, entry: Entry) -> list[str]:
+        start, end = entry.range()
         return [line for name, lines in self._found().items() if start < int(name[:10]) <= end for line in lines]
 
     def all_lines(self) -> list[str]:
@@ -171,7 +171,7 @@ class Sent:
         return {n for lines in self._found().values() for n in sockets.numbers("\n".join(lines).encode())}
 
     def _found(self) -> dict[str, list[str]]:
-        """What was landed: still under the home, or copied before it was removed."""
+        """The landed lines: still in the home, or copied before they were removed."""
         for root in (self._job.home / "received", self._job.copies / "received"):
             for folder in (root / "socket").glob("[0-9]*"):
                 if folder.name not in self._landed:
@@ -180,10 +180,10 @@ class Sent:
         return self._landed
 
 
-# --- what must come out, batch by batch
+# --- the expected result of each batch
 
 
-class Came(NamedTuple):
+class Recorded(NamedTuple):
     """A batch as it was recorded."""
 
     n: int
@@ -192,19 +192,19 @@ class Came(NamedTuple):
 
 
 Expected = dict[int, Counter[tuple[str, int]]]
-"""For each batch in which the output has something to say: its rows of key and count."""
+"""For each batch in which the output writes: its rows of key and count."""
 
 
-def each(batches: list[Came]) -> Expected:
+def each(batches: list[Recorded]) -> Expected:
     return {b.n: Counter(statuses(b).items()) for b in batches}
 
 
-def running(batches: list[Came]) -> Expected:
+def running(batches: list[Recorded]) -> Expected:
     totals = itertools.accumulate((statuses(b) for b in batches), lambda total, new: total + new)
     return {b.n: Counter(total.items()) for b, total in zip(batches, totals, strict=True)}
 
 
-def in_windows(batches: list[Came]) -> Expected:
+def in_windows(batches: list[Recorded]) -> Expected:
     found, before = {}, batches[0].time - INTERVAL
     for b in batches:
         if b.time // SLIDE > before // SLIDE:
@@ -214,7 +214,7 @@ def in_windows(batches: list[Came]) -> Expected:
     return found
 
 
-def closed_sessions(batches: list[Came]) -> Expected:
+def closed_sessions(batches: list[Recorded]) -> Expected:
     found: Expected = {}
     watermark = newest = 0
     open_: dict[str, list[int]] = defaultdict(list)
@@ -236,11 +236,11 @@ def closed_sessions(batches: list[Came]) -> Expected:
     return found
 
 
-def statuses(batch: Came) -> Counter[str]:
+def statuses(batch: Recorded) -> Counter[str]:
     return Counter(line.split(" ")[8] for line in batch.lines)
 
 
-RECOUNTS: dict[str, Callable[[list[Came]], Expected]] = {
+RECOUNTS: dict[str, Callable[[list[Recorded]], Expected]] = {
     "stateless": each,
     "windowed": in_windows,
     "stateful": running,
@@ -248,7 +248,7 @@ RECOUNTS: dict[str, Callable[[list[Came]], Expected]] = {
 }
 
 
-# --- outputs: rows as each of them keeps them, and rows as it must have kept what is expected
+# --- outputs: the rows in each of them, and the rows that are expected there
 
 
 def words_of(output: str, job: Job) -> str:
@@ -259,7 +259,7 @@ def words_of(output: str, job: Job) -> str:
 
 
 def kept(output: str, rows: Expected) -> Counter[Any]:
-    """The rows of files stand in their batch, those of append together; of accumulate only the sums are left."""
+    """Files have rows by batch, append has them without it, and accumulate only has their sums."""
     every = [(n, key, count, times) for n, batch in rows.items() for (key, count), times in batch.items()]
     if output == "append":
         return total(((key, count), times) for _, key, count, times in every)
@@ -283,13 +283,13 @@ def found_in(output: str, job: Job) -> Counter[Any]:
     return Counter(rows) if output == "append" else total(rows)
 
 
-# --- a row: killed, in trouble, finished, recounted
+# --- a row: killed, hit by a fault, finished, recounted
 
 
 def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
-    """Let a job suffer what the row says, and more kills if it is to be, and recount it."""
+    """Put a job through a row, with further kills if `kills` is more than 1, and recount it."""
     chance = random.Random(f"{seed} {row}")
-    job = Job(work, script="uris.py", save_every=3, ttl=3, beat=0.5)
+    job = Job(work, script="kinds.py", save_every=3, ttl=3, beat=0.5)
     job.out.mkdir()
     source: Any = {
         "generator": lambda: Generated(job, seed, LINES * (kills + 1)),
@@ -301,19 +301,19 @@ def go_through(row: Row, work: Path, *, seed: int, kills: int = 1) -> Figures:
     try:
         for victim in [row.kill, *chance.choices(KILLS, k=kills - 1)]:
             kill(job, source, arguments, victim, chance)
-        TROUBLE[row.trouble](job, source, arguments, row.output)
-        batches = [Came(c.n, c.time, source.lines(c)) for c in job.claims()]
+        FAULT[row.fault](job, source, arguments, row.output)
+        batches = [Recorded(c.n, c.time, source.lines(c)) for c in job.entries()]
         expected, found = kept(row.output, RECOUNTS[row.kind](batches)), found_in(row.output, job)
-        came, whole = Counter(line for b in batches for line in b.lines), Counter(source.all_lines())
-        lost, more = (whole - came) + (expected - found), (came - whole) + (found - expected)
-        return job.report(" ".join(row), whole.total(), lost.total(), more.total())
+        written, sent = Counter(line for b in batches for line in b.lines), Counter(source.all_lines())
+        missing, doubled = (sent - written) + (expected - found), (written - sent) + (found - expected)
+        return job.report(" ".join(row), sent.total(), missing.total(), doubled.total())
     finally:
         job.close()
         source.close()
 
 
 def kill(job: Job, source: Any, arguments: list[str], victim: str, chance: random.Random) -> None:
-    """Kill the job at a random ctx, or at a point."""
+    """Kill the job at a random moment, or at a point."""
     if not isinstance(source, Sent):
         if victim == "point":
             supervisor.kill_at_point(job, arguments, chance.choice(POINTS), most=source.most)
@@ -329,14 +329,14 @@ def kill(job: Job, source: Any, arguments: list[str], victim: str, chance: rando
     hold = job.work / "hold"
     hold.touch()
     run = job.start(*arguments, hold=str(hold), kill=chance.choice(SOCKET_POINTS))
-    source.feed(run)  # held, so that it is safe before the job comes to the point
+    source.feed(run)  # held, so that it is safe before the job reaches the point
     hold.unlink()
     assert run.end() == -signal.SIGKILL, run.said()
     job.kills += 1
 
 
 def last_run(job: Job, source: Any, arguments: list[str], **options: Any) -> Run:
-    """Start the run that does what is left."""
+    """Start the run that finishes the work."""
     if not isinstance(source, Sent):
         return job.start(*arguments, "--drain", "--max-per-batch", str(3 * source.most), **options)
     source.expect()
@@ -346,20 +346,20 @@ def last_run(job: Job, source: Any, arguments: list[str], **options: Any) -> Run
 
 
 def let_end(source: Any, run: Run) -> None:
-    """Wait until the last run has done everything and ends in order."""
+    """Wait until the last run has finished everything and stopped gracefully."""
     if isinstance(source, Sent):
-        run.wait_until(source.all_is_out, "all lines are out")
+        run.wait_until(source.all_is_out, "all lines are written")
         run.signal(signal.SIGTERM)
     assert run.end() == 0, run.said()
 
 
 def held(job: Job, source: Any, arguments: list[str], output: str) -> tuple[Run, Path]:
-    """The last run, whose output fails as long as a file is there."""
+    """The last run, whose output fails as long as a file exists."""
     away = job.work / "away"
     away.touch()
     name = f"{output if output in ('json', 'parquet') else 'sql'}:counts"
     run = last_run(job, source, arguments, fail=str(away), failing=[name])
-    run.wait_until(lambda: run.said().count("retrying in") >= 2, "it has tried twice")
+    run.wait_until(lambda: run.said().count("retrying in") >= 2, "it has failed twice")
     return run, away
 
 
@@ -371,7 +371,7 @@ def failing(job: Job, source: Any, arguments: list[str], output: str) -> None:
 
 
 def deleted(job: Job, source: Any, arguments: list[str], output: str) -> None:
-    """What may be deleted while a job is down: its newest save, unfinished writes, and all of Spark's but a WAL."""
+    """While the job is down, everything expendable is deleted: newer snapshots, unfinished writes, Spark's files."""
     doomed = [job.home / "ticks", job.out / "counts" / ".attempts", job.work / "local"]
     if not isinstance(source, Sent):
         doomed.append(job.home / "checkpoint")
@@ -384,7 +384,7 @@ def deleted(job: Job, source: Any, arguments: list[str], output: str) -> None:
 
 
 def two(job: Job, source: Any, arguments: list[str], output: str) -> None:
-    """Somebody starts the job once more while it runs."""
+    """The job is started once more while it runs."""
     run, away = held(job, source, arguments, output)
     second = job.start(*arguments)
     assert second.end() == 2, second.said()
@@ -394,8 +394,8 @@ def two(job: Job, source: Any, arguments: list[str], output: str) -> None:
 
 
 def paused(job: Job, source: Any, arguments: list[str], output: str) -> None:
-    """The job is stopped for longer than the lease, another one takes over and kills it, and is killed itself."""
-    socket, claimed = isinstance(source, Sent), job.claimed()
+    """The job is paused for longer than the lease; another one takes over and kills it, and is killed itself."""
+    socket, recorded = isinstance(source, Sent), job.recorded()
 
     def start() -> Run:
         if not socket:
@@ -406,19 +406,19 @@ def paused(job: Job, source: Any, arguments: list[str], output: str) -> None:
         return run
 
     first = start()
-    first.wait_until(lambda: socket or job.claimed() > claimed, "it has claimed a batch")
+    first.wait_until(lambda: socket or job.recorded() > recorded, "it has recorded a batch")
     os.killpg(first.process.pid, signal.SIGSTOP)
     leases = set((job.home / "lease").glob("*"))
     second = start()
-    second.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
-    os.killpg(first.process.pid, signal.SIGCONT)  # what helped them may end now
+    second.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it holds the lease")
+    os.killpg(first.process.pid, signal.SIGCONT)  # resumed, it can end
     assert first.end() == -signal.SIGKILL, first.said()
-    assert second.kill() == -signal.SIGKILL  # so that the next run finds what both have left
+    assert second.kill() == -signal.SIGKILL  # so that the next run finds what both left behind
     job.kills += 1
     let_end(source, last_run(job, source, arguments))
 
 
-TROUBLE: dict[str, Callable[[Job, Any, list[str], str], None]] = {
+FAULT: dict[str, Callable[[Job, Any, list[str], str], None]] = {
     "failing": failing,
     "deleted": deleted,
     "two": two,
@@ -427,10 +427,10 @@ TROUBLE: dict[str, Callable[[Job, Any, list[str], str], None]] = {
 
 
 def main() -> None:
-    """Go through the rows, five kills in each, until there were so many kills; print what came of it."""
+    """Go through the rows, with up to five kills in each, until the number of kills is reached; print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, metavar="N", help="how many kills in all (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the lines, and of when to kill what")
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="total number of kills (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of lines and kills (default: 0)")
     options = parser.parse_args()
     rows = random.Random(options.seed).sample(ROWS, len(ROWS))
     sums: dict[str, Figures] = {kind: Figures(kind) for kind in KINDS}
@@ -439,14 +439,14 @@ def main() -> None:
         if not left:
             break
         work = Path(tempfile.mkdtemp(prefix="faults-"))
-        print(f"{' '.join(row)}, in {work}", file=sys.stderr)  # what is left of one that fails stays there
+        print(f"{' '.join(row)}, in {work}", file=sys.stderr)  # kept if the row fails
         kills = min(5, left)
         figures = go_through(row, work, seed=options.seed + number, kills=kills)
         print(figures, file=sys.stderr)
         shutil.rmtree(work)
         sums[row.kind] += figures
         left -= kills
-    print(*sums.values(), sum(sums.values(), Figures("in all")), sep="\n")
+    print(*sums.values(), sum(sums.values(), Figures("total")), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server that sends numbered lines, and what of them is safe in Spark's write-ahead log."""
+"""A server that sends numbered lines, and which of them are safe in Spark's write-ahead log."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.support.supervisor import PATIENCE
 
 
 def numbered(n: int) -> str:
-    """The line of a number; the semicolon tells that it is whole."""
+    """The line of a number; the semicolon shows that it is complete."""
     return f"line {n:06d};"
 
 
 def numbers(data: bytes) -> set[int]:
-    """The numbers of all whole lines in there, however they are wrapped up."""
+    """The numbers of all complete lines in any serialized form."""
     return {int(number) for number in re.findall(rb"line (\d{6});", data)}
 
 
 class Server:
-    """Sends lines to whoever is connected, each number once."""
+    """Sends lines to the connected client, each number once."""
 
     def __init__(self, line: Callable[[int], str] = numbered) -> None:
         self.sent = 0
@@ -52,26 +52,26 @@ class Server:
                     self._connected.notify_all()
 
     def expect_a_new_driver(self, *, looks: bool) -> None:
-        """Its receiver will connect; before that, perhaps, the driver, just to see whether somebody listens."""
+        """A receiver will connect; `looks`: and before it the driver, to check that somebody listens."""
         with self._connected:
             self._client, self._checks = None, int(looks)
 
     def expect_a_new_receiver(self) -> None:
-        """Send nothing to the one that was connected."""
+        """Send nothing more to the receiver that was connected."""
         with self._connected:
             self._client = None
 
     def send(self, number: int) -> None:
-        """Send so many new lines to a client that is connected now."""
+        """Send this many new lines, once a client is connected."""
         text = "".join(f"{self.line(n)}\n" for n in range(self.sent, self.sent + number))
         with self._connected:
-            assert self._connected.wait_for(lambda: self._client is not None, PATIENCE), "nobody connects"
+            assert self._connected.wait_for(lambda: self._client is not None, PATIENCE), "no client has connected"
             assert self._client is not None
             self._client.sendall(text.encode())
         self.sent += number
 
     def die(self) -> None:
-        """Hang up on whoever is connected, and take no new one."""
+        """Close the connection, and accept no new one."""
         self.close()
         with self._connected:
             if self._client is not None:
@@ -83,7 +83,7 @@ class Server:
         self._listen(self.port)
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # close alone leaves a thread in accept, which takes one more
+        self._listener.shutdown(socket.SHUT_RDWR)  # close alone leaves a thread in accept, which accepts once more
         self._listener.close()
 
 
@@ -95,7 +95,7 @@ def logged(checkpoint: Path) -> set[int]:
 
 
 def contents(path: Path) -> list[bytes]:
-    """The bytes of a file, or of all files in a directory; files that go away meanwhile have none."""
+    """The bytes of a file, or of all files in a directory; files deleted meanwhile are skipped."""
     found = []
     for file in path.glob("log-*") if path.is_dir() else [path]:
         try:

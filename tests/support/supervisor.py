@@ -1,7 +1,8 @@
-"""Starts jobs as process groups of their own, kills them, and recounts by itself what should have come out.
+"""Starts jobs in process groups of their own, kills them, and recounts independently what they should have written.
 
-What is expected follows from the recorded times and ranges of the offset log, whose entries `armed.py` copies, since
-killed and clean runs cut batches differently. The recount shares no code with the kit but the generator's Python twin.
+What is expected follows from the times and offset ranges in the offset log, since killed and clean runs cut batches
+differently; `armed.py` copies its entries. The recount shares no code with the kit but the Python version of the
+generator.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,34 +30,34 @@ ROOT = Path(__file__).parents[2]
 LOGGING = ROOT / "conf" / "log4j2.properties"
 HERE = Path(__file__).parent
 JOBS = ROOT / "tests" / "faults" / "jobs"
-PATIENCE = 120  # seconds, far more than any step takes
-INTERVAL, WINDOW, SLIDE = 200, 2000, 1000  # ms, as jobs/counts.py has them
+PATIENCE = 300  # seconds, far more than any step takes
+INTERVAL, WINDOW, SLIDE = 200, 2000, 1000  # ms, as in jobs/counts.py
 VICTIMS = ("both", "python", "jvm")
 
 Point = tuple[str, int, str]
 POINTS: list[Point] = [
-    ("write_new", 1, "after"),  # the lease is taken, and has not beaten yet
-    ("claim", 1, "before"),
-    ("claim", 2, "after"),
-    ("publish", 1, "before"),  # the first output is written, but not under its name
-    ("publish", 2, "after"),  # some outputs are out
-    ("free", 1, "before"),  # the state has moved on
+    ("write_new", 1, "after"),  # the lease is taken, and not renewed yet
+    ("append", 1, "before"),
+    ("append", 2, "after"),
+    ("publish", 1, "before"),  # the first output is written, but not published
+    ("publish", 2, "after"),  # some outputs are published
+    ("free", 1, "before"),  # the state has advanced
     ("load", 1, "after"),
     ("save", 1, "before"),
-    ("hidden", 1, "before"),  # the save is there, and those before it, too
+    ("hidden", 1, "before"),  # the snapshot exists, and older ones, too
     ("save", 1, "after"),
     ("done", 1, "before"),
     ("done", 2, "after"),
     ("compact", 1, "before"),
-    ("compacted", 1, "before"),  # the compacted entry is written, and what it covers is still there
+    ("compacted", 1, "before"),  # the compacted entry is written, and what it covers still exists
     ("compact", 1, "after"),
 ]
-"""Where `armed.py` kills a job, in the order of a tick: around each step, and within those that take several."""
+"""Where `armed.py` kills a job, in the order of a tick: before and after each step, and within steps of several."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a job went through and what came of it; missing and doubled are what must never be."""
+    """What a job went through, and the result: missing and doubled must always be 0."""
 
     title: str
     kills: int = 0
@@ -77,19 +78,19 @@ class Figures:
 
 
 REPORTS: list[Figures] = []
-"""What was found, for each supervised job; conftest.py shows them at the end."""
+"""The figures of each supervised job; tests/conftest.py prints them at the end."""
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:
-    """Wait for something that happens outside of this process."""
+    """Wait for something that happens outside this process."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
         time.sleep(0.01)
 
 
 class Run:
-    """One process of a job with the JVM it starts, in a session of their own."""
+    """One process of a job and the JVM it starts, in a session of their own."""
 
     def __init__(self, command: list[str], log: Path, env: dict[str, str]):
         self._log = log
@@ -100,7 +101,7 @@ class Run:
         return self._log.read_text()
 
     def wait_until(self, holds: Callable[[], object], what: str) -> None:
-        """Wait for something that the job brings about while it runs."""
+        """Wait for something that the job does while it runs."""
         wait_until(lambda: self.process.poll() is not None or holds(), f"{what}:\n{self.said()}")
         assert holds(), f"the job ended ({self.process.returncode}) before {what}:\n{self.said()}"
 
@@ -108,13 +109,13 @@ class Run:
         self.wait_until(lambda: words in self.said(), f"it said {words!r}")
 
     def end(self, patience: float = PATIENCE) -> int:
-        """The exit code, once neither Python nor the JVM is there any more."""
+        """The exit code, once both Python and the JVM have ended."""
         code = self.process.wait(patience)
         wait_until(lambda: not self._members(), "all processes of the job have ended")
         return code
 
     def kill(self, victim: str = "both") -> int:
-        """kill -9 of Python, of the JVM or of both; the other one must not live on."""
+        """kill -9 of Python, of the JVM or of both; the other one must not survive."""
         if victim == "both":
             os.killpg(self.process.pid, signal.SIGKILL)
         else:
@@ -128,7 +129,7 @@ class Run:
         self.process.send_signal(number)
 
     def processes(self, words: str) -> list[int]:
-        """The living processes of the job with these words in their command line."""
+        """The processes of the job with these words in their command line."""
         found = []
         for pid in self._members():
             with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -143,7 +144,7 @@ class Run:
         self.process.wait()
 
     def _members(self) -> dict[int, str]:
-        """The living processes of the session, with their names."""
+        """The processes of the session, by name."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -157,8 +158,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """An entry of the offset log, as it was found on disk."""
+class Entry:
+    """An entry of the offset log, as found on disk."""
 
     n: int
     time: int
@@ -166,13 +167,13 @@ class Claim:
     ranges: dict[str, list[Any]]
 
     def range(self) -> tuple[int, int]:
-        """Positions from the first up to, not including, the second, of a job with one source."""
+        """The offset range of a job with one source: the first offset, and the one after the last."""
         (start, end), *_ = self.ranges.values() or [(0, 0)]
         return start or 0, end
 
 
 class Job:
-    """One home and one directory of outputs, and the runs of the job one after the other."""
+    """One home, one directory of outputs, and the runs of the job."""
 
     def __init__(self, work: Path, *, script: str = "counts.py", **options: Any):
         self.work, self.home, self.out = work, work / "home", work / "out"
@@ -182,7 +183,7 @@ class Job:
         self._script, self._options = script, {"copies": str(self.copies), **options}
 
     def start(self, *arguments: str, script: str | None = None, python: str = sys.executable, **options: Any) -> Run:
-        """Start the job with these arguments beside the home and the outputs."""
+        """Start the job with these arguments; --home is added."""
         options = {**self._options, **options}
         command = [python, str(HERE / "armed.py"), json.dumps(options)]
         command += [str(JOBS / (script or self._script)), "--home", str(self.home), *arguments]
@@ -199,25 +200,25 @@ class Job:
         self.runs.append(run)
         return run
 
-    def claims(self) -> list[Claim]:
-        """Every entry that was ever written, oldest first."""
-        entries = (json.loads((self.copies / str(n)).read_text()) for n in range(1, self.claimed() + 1))
-        return [Claim(e["n"], e["time"], e["data"], e["ranges"]) for e in entries]
+    def entries(self) -> list[Entry]:
+        """Every entry ever written, oldest first."""
+        entries = (json.loads((self.copies / str(n)).read_text()) for n in range(1, self.recorded() + 1))
+        return [Entry(e["n"], e["time"], e["data"], e["ranges"]) for e in entries]
 
-    def claimed(self) -> int:
-        """How many batches were ever claimed."""
+    def recorded(self) -> int:
+        """The number of batches ever recorded."""
         return max((int(p.name) for p in self.copies.glob("[0-9]*")), default=0)
 
     def rows(self, kind: str, output: str) -> dict[int, Counter[Any]]:
-        """What an output wrote, batch by batch: lines, or pairs of (key, count)."""
+        """What an output wrote in each batch: lines, or pairs of (key, count)."""
         return {
             int(folder.name.partition("=")[2]): Counter(_rows(kind, folder))
             for folder in (self.out / output).glob("batch=*")
         }
 
     def report(self, title: str, records: int, missing: int, doubled: int) -> Figures:
-        """Note the figures of this job, and fail where something is missing or doubled."""
-        figures = Figures(title, self.kills, len(self.runs) - 1, self.claimed(), records, missing, doubled)
+        """Report the figures of this job; fail if something is missing or doubled."""
+        figures = Figures(title, self.kills, len(self.runs) - 1, self.recorded(), records, missing, doubled)
         REPORTS.append(figures)
         assert (missing, doubled) == (0, 0), figures
         return figures
@@ -236,7 +237,7 @@ def _rows(kind: str, folder: Path) -> list[Any]:
     return lines if kind == "text" else [tuple(json.loads(line).values()) for line in lines]
 
 
-# --- jobs/counts.py on generated lines: arguments, kills, and what must come out
+# --- jobs/counts.py on generated lines: arguments, kills, and the expected result
 
 
 def counts(job: Job, *, count: int, seed: int) -> list[str]:
@@ -256,27 +257,27 @@ def counts(job: Job, *, count: int, seed: int) -> list[str]:
 
 
 def recount(job: Job, title: str, *, count: int, seed: int) -> None:
-    """Hold every batch of every output against what its recorded time and range say."""
-    claims = job.claims()
-    lines = {c.n: _generator.lines(seed, *c.range()) for c in claims}
+    """Compare every batch of every output with what its recorded time and offset range imply."""
+    entries = job.entries()
+    lines = {c.n: _generator.lines(seed, *c.range()) for c in entries}
     statuses = {n: Counter(re.findall(r'" (\d{3}) ', "\n".join(batch))) for n, batch in lines.items()}
     running: Counter[str] = Counter()
     expected: dict[str, dict[int, Any]] = {"lines": {}, "each": {}, "running": {}, "window": {}}
-    before = claims[0].time - INTERVAL
-    for c in claims:
+    before = entries[0].time - INTERVAL
+    for c in entries:
         running += statuses[c.n]
         expected["lines"][c.n] = Counter(lines[c.n])
         expected["each"][c.n] = Counter(statuses[c.n].items())
         expected["running"][c.n] = Counter(running.items())
         if c.time // SLIDE > before // SLIDE:
-            inside = (statuses[d.n] for d in claims if c.time - WINDOW < d.time <= c.time)
+            inside = (statuses[d.n] for d in entries if c.time - WINDOW < d.time <= c.time)
             expected["window"][c.n] = Counter(sum(inside, Counter[str]()).items())
         before = c.time
     found = {"lines": job.rows("text", "lines"), "window": job.rows("parquet", "window")}
     found |= {name: job.rows("json", name) for name in ("each", "running")}
-    whole, came = Counter(_generator.lines(seed, 0, count)), sum(found["lines"].values(), Counter[str]())
-    job.report(title, count, (whole - came).total(), (came - whole).total())
-    assert running == Counter(re.findall(r'" (\d{3}) ', "\n".join(whole.elements())))
+    sent, written = Counter(_generator.lines(seed, 0, count)), sum(found["lines"].values(), Counter[str]())
+    job.report(title, count, (sent - written).total(), (written - sent).total())
+    assert running == Counter(re.findall(r'" (\d{3}) ', "\n".join(sent.elements())))
     for name, batches in expected.items():
         assert found[name] == batches, name
     methods = job.rows("json", "methods")
@@ -284,36 +285,43 @@ def recount(job: Job, title: str, *, count: int, seed: int) -> None:
 
 
 def kill_at_random(
-    job: Job, arguments: list[str], victim: str, chance: random.Random, *, most: int = 900, **options: Any
+    job: Job,
+    arguments: list[str],
+    victim: str,
+    chance: random.Random,
+    *,
+    most: int = 900,
+    after: Sequence[int] = (0, 1, 2, 4, 6),
+    **options: Any,
 ) -> None:
-    """Start the job and kill it: once it holds the lease, or after some batches, and then a part of a second later.
+    """Start the job and kill it a fraction of a second after one of these numbers of batches; 0: once it has the lease.
 
     A batch has at most `most` records.
     """
-    claimed = job.claimed() + chance.choice((0, 1, 2, 4, 6))
+    recorded = job.recorded() + chance.choice(after)
     leases = set((job.home / "lease").glob("*"))
     run = job.start(*arguments, "--max-per-batch", str(chance.randint(most // 9, most)), **options)
-    run.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it took the lease")
-    run.wait_until(lambda: job.claimed() >= claimed, f"batch {claimed} was claimed")
+    run.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it holds the lease")
+    run.wait_until(lambda: job.recorded() >= recorded, f"batch {recorded} is recorded")
     kill_soon(job, run, victim, chance)
 
 
 def kill_soon(job: Job, run: Run, victim: str, chance: random.Random) -> None:
-    """Kill a run a part of a second from now."""
-    time.sleep(chance.random() * 0.6)  # not waiting for anything: the ctx of death
+    """Kill a run after a fraction of a second."""
+    time.sleep(chance.random() * 0.6)  # waits for nothing: it makes the moment random
     assert run.kill(victim) != 0
     job.kills += 1
 
 
 def kill_at_point(job: Job, arguments: list[str], point: Point, *, most: int = 200, **options: Any) -> None:
-    """Start the job, which kills itself at a point."""
+    """Start the job, which kills itself at this point."""
     run = job.start(*arguments, "--max-per-batch", str(most), "--stop-after", "12batches", kill=point, **options)
-    assert run.end() == -signal.SIGKILL, f"it never came to {point}:\n{run.said()}"
+    assert run.end() == -signal.SIGKILL, f"it never reached {point}:\n{run.said()}"
     job.kills += 1
 
 
 def finish(job: Job, arguments: list[str], **options: Any) -> Run:
-    """Let the job process all that is there."""
+    """Let the job process everything that is left."""
     run = job.start(*arguments, "--drain", "--max-per-batch", "20000", **options)
     assert run.end() == 0, run.said()
     return run

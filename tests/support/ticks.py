@@ -1,6 +1,6 @@
-"""Jobs on frames without Spark's clock: a test calls the ticks itself, on one home as often as it likes.
+"""Jobs on frames without Spark's clock: a test runs the ticks itself, several runs on one home if need be.
 
-A tick is a second. The engine, the log and the saves are the real ones; only Spark's JobGenerator is left out.
+A tick is a second. The engine, the offset log and the snapshots are real; only Spark's JobGenerator is missing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sparkstream_kit.testing import local_session
 Given = Sequence[Sequence[Any] | None]
 Build = Callable[[StreamingContext], dict[str, FrameStream]]
 Seen = dict[str, dict[int, list[Any]]]
-"""For each stream the rows of each batch, by the second that was recorded; a batch that it skips is not there."""
+"""For each stream the rows of each batch, by its recorded second, without the batches that the stream skips."""
 
 
 def given(ssc: StreamingContext, batches: Given, schema: str, name: str = "rows") -> FrameStream:
-    """A replayable source: the n-th list comes in at second n; where it is None nothing does."""
+    """A replayable source: the n-th list arrives at second n, or nothing if it is None."""
     session, kind = local_session(), StructType.fromDDL(schema)
 
     def latest_offset(now: int | None) -> Offset:
@@ -48,9 +48,9 @@ def given(ssc: StreamingContext, batches: Given, schema: str, name: str = "rows"
 
 @contextlib.contextmanager
 def job(build: Build, home: Path | str, seen: Seen | None = None) -> Iterator[Engine]:
-    """The engine of a job that is on its home, until the block ends as a process does that is killed.
+    """The engine of a job on its home, until the block ends like a killed process.
 
-    What its streams give is put into `seen`; a batch that runs again must give the same.
+    The rows of its streams are added to `seen`; a batch that runs again must have the same rows.
     """
     ssc = new_context(local_session(), 1000)
     try:
@@ -74,7 +74,7 @@ def job(build: Build, home: Path | str, seen: Seen | None = None) -> Iterator[En
 
 
 def run_ticks(build: Build, home: Path | str, ticks: Sequence[int], seen: Seen | None = None) -> Seen:
-    """Run the ticks at these seconds and give what each stream gave."""
+    """Run the ticks at these seconds; returns the rows of each stream."""
     seen = {} if seen is None else seen
     with job(build, home, seen) as engine:
         for second in ticks:
@@ -87,9 +87,9 @@ def killed(n: int) -> None:
 
 
 def run_with_kills(build: Build, home: Path, ticks: Sequence[int], kills: set[int]) -> Seen:
-    """Run the ticks; at those of `kills` the process ends when all is out and saved, but before the done mark."""
+    """Run the ticks; at those of `kills` the process ends after the outputs and snapshots, before the done mark."""
     seen: Seen = {}
-    waiting = [*ticks, ticks[-1]]  # the last one again: a killed one is finished
+    waiting = [*ticks, ticks[-1]]  # the last one twice, so that it is finished if killed
     while waiting:
         with job(build, home, seen) as engine, contextlib.suppress(SystemExit):
             while waiting:
@@ -102,7 +102,7 @@ def run_with_kills(build: Build, home: Path, ticks: Sequence[int], kills: set[in
 
 
 def claimed(batches: Given, recorded: Sequence[int]) -> dict[int, list[Any]]:
-    """The rows of each batch by the second it was recorded at: after a kill it may be more than one second's."""
+    """The rows of each batch by its recorded second: after a kill a batch may cover several seconds."""
     return {
         until: [row for batch in batches[after:until] for row in batch or ()]
         for after, until in zip([0, *recorded], recorded, strict=False)
@@ -110,7 +110,7 @@ def claimed(batches: Given, recorded: Sequence[int]) -> dict[int, list[Any]]:
 
 
 def few(examples: int) -> settings:
-    """So many examples, the same ones each time: each is a job of several batches, so a failing one is not shrunk."""
+    """This many examples, the same each time: each is a job of several batches, so failing ones are not shrunk."""
     phases = [Phase.explicit, Phase.generate]
     return settings(
         max_examples=examples, deadline=None, derandomize=True, phases=phases, suppress_health_check=list(HealthCheck)

@@ -1,4 +1,4 @@
-"""The job that is killed: a stateless, a running and a windowed count of one read of the lines, and the lines."""
+"""The job that is killed: the lines, and a stateless, a running and a windowed count of them."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The job of counts.py after somebody worked on it: functions renamed, outputs moved, and one added."""
+"""The job of counts.py after a code change: functions renamed, outputs moved, and one added."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One job of each kind of operation, chosen by --conf spark.kind=..., all with the columns key and count."""
+"""One job for each kind of operation, selected by --conf spark.kind=..., all with the columns key and count."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every line that comes in, as it is."""
+"""Every line, unchanged."""
 
 import sys
 

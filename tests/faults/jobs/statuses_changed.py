@@ -1,6 +1,6 @@
-"""jobs/running_status_counts.py after somebody worked on it: functions renamed, an output and a bare DStream added.
+"""jobs/running_status_counts.py after a code change: functions renamed, an output and a bare DStream added.
 
-The DStream makes the job need Spark's checkpoint, which the job before it did without.
+Because of the DStream the job needs Spark's checkpoint, which the one before did not.
 """
 
 import sys
