@@ -106,12 +106,14 @@ def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(
     assert capsys.readouterr().out.startswith("stopped after batch ")
 
 
-def test_a_directory_that_is_no_home_is_told(spark: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_is_not_a_home_is_refused(
+    spark: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["status", str(tmp_path)]) == 2
     assert "is not a home" in capsys.readouterr().err
 
 
-def test_a_folder_of_batches_is_compacted_and_another_one_is_told(
+def test_a_folder_of_batches_is_compacted_and_another_one_is_refused(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for n in (1, 2, 3):

@@ -98,7 +98,7 @@ def test_statements_that_change_places_between_two_runs_give_the_same_or_are_ref
     assert {key: {**before[key], **after[key]} for key in first} == straight
 
 
-def test_two_counts_that_changed_places_went_on_with_each_others_state_and_are_refused_now(
+def test_two_counts_without_names_whose_states_would_change_places_are_refused(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     assert "two states are named 'by-client'" in str(run(["good", "bad"], set(), tmp_path, range(1, 3)))
@@ -152,7 +152,7 @@ def test_two_of_a_kind_without_a_name_are_refused_and_with_one_accepted(kind: st
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".hidden", "_hidden"])
-def test_a_name_that_is_no_name_of_a_directory_is_refused(name: str, spark: SparkSession) -> None:
+def test_a_name_that_cannot_be_the_name_of_a_directory_is_refused(name: str, spark: SparkSession) -> None:
     ssc = StreamingContext(spark.sparkContext, 1)
     try:
         with pytest.raises(ss.UsageError, match=r"got the name '.*', expected one without /"):

@@ -55,7 +55,7 @@ def test_an_output_with_a_name_takes_only_the_stream_of_that_name(run, tmp_path:
     assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["lines"]
 
 
-def test_it_ends_in_order_after_the_batches_asked_for(run, tmp_path: Path) -> None:
+def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path: Path) -> None:
     home = ("--home", f"{tmp_path}/home", "--output", f"json:{tmp_path}/out")
     code, _ = run("--source", "generator:?rate=100", *home, "--batch-interval", "200ms", "--stop-after", "2batches")
     assert code == 0
@@ -77,7 +77,7 @@ def test_it_ends_in_order_after_the_batches_asked_for(run, tmp_path: Path) -> No
         (["--source", "a=generator:", "--source", "b=generator:"], "error: the job needs one --source, got 2"),
     ],
 )
-def test_what_cannot_work_is_told_in_one_sentence_and_exits_with_2(run, words: list[str], said: str) -> None:
+def test_what_cannot_work_is_reported_in_one_sentence_and_exits_with_2(run, words: list[str], said: str) -> None:
     code, error = run(*words)
     (sentence,) = [line for line in error.splitlines() if line.startswith("error: ")]
     assert code == 2

@@ -45,7 +45,7 @@ def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
         ("generator:?rate=fast", "got rate=fast for generator, expected a number"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_what_is_expected(text: str, said: str) -> None:
+def test_an_invalid_argument_is_reported_with_what_is_expected(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         uris.parse(text, sources)
 

@@ -21,7 +21,7 @@ def main(host: str, port: str, batch_interval: str = "1s") -> int:
     """Print the numbers until Ctrl-C."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ss.UsageError(f"got port {port!r}, expected a number from 1 to 65535")
-    ss.checks.check_port(host, int(port))  # the receiver would retry for ever
+    ss.checks.check_port(host, int(port))  # the receiver would retry forever
 
     def build(ssc: StreamingContext) -> None:  # 2. the definition
         lines_per_batch(ssc.socketTextStream(host, int(port))).pprint()
