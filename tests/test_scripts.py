@@ -49,7 +49,9 @@ class Project:
         self.bin = folder / "bin"
         self.log = folder / "log"
         shutil.copytree(SCRIPTS, self.root / "scripts")
-        (self.root / "pyproject.toml").write_text("[project.optional-dependencies]\nconsole = []\ntest = []\n")
+        (self.root / "pyproject.toml").write_text(
+            "[project.optional-dependencies]\nconsole = []\nsql = []\ntest = []\n"
+        )
         (self.root / "constraints.txt").touch()
         self.bin.mkdir()
         for tool in TOOLS:
