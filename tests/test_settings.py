@@ -104,10 +104,11 @@ def test_the_log4j_file_of_the_environment_is_used(
 
 
 LAUNCHED = """
+from pyspark import SparkConf
 from sparkstream_kit.bridge import jvm
 from sparkstream_kit.context import live_session
 
-live_session()
+live_session(SparkConf().set("spark.ui.enabled", "false"))  # whose port another Spark may have
 log = jvm.view().org.apache.logging.log4j.LogManager.getLogger("org.apache.spark.util.Utils")
 for level in ("info", "warn", "error"):
     getattr(log, level)(f"a real {level}")
