@@ -1,7 +1,7 @@
 """What a web server does, from its access log: the main job of this project, and the one that scripts/demo runs.
 
     spark-submit --py-files sparkstream_kit.zip jobs/access_log.py \
-        --source "files:/var/log/apache2?glob=*.log" --output console: --home /data/access.home
+        --source "files:/data/logs?glob=*.log" --output console: --home /data/access.home
 
 Outputs:
     totals     lines, bytes, rejected: bigint           of each batch

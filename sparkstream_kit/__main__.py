@@ -5,6 +5,7 @@ Importing `cli` imports PySpark, so what has to work without it is here.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from . import __version__, _lazy, _spark
@@ -21,7 +22,12 @@ def main() -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    code: int = cli.main()
+    try:
+        code: int = cli.main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `sparkstream status HOME | head`: whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell makes of SIGPIPE
     return code
 
 

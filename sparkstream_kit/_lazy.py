@@ -31,8 +31,8 @@ def load(package: str, table: Table, name: str) -> Any:
         if library not in EXTRAS:
             raise
         raise MissingLibrary(
-            f"{package}.{name} needs the library {library}: install the extra, for example "
-            f"pip install 'sparkstream_kit[{EXTRAS[library]}]'"
+            f"{package}.{name} needs the library {library}: install the kit with the extra {EXTRAS[library]}, "
+            f"in a clone with pip install '.[{EXTRAS[library]}]'"
         ) from None
     return loaded if table[name] == "." else getattr(loaded, name)
 

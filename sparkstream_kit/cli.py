@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __doc__ as about
 from . import __version__, _lazy, _spark
+from .bridge import jvm
 from .context import live_session
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
@@ -106,11 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError, jvm.JavaError) as error:  # what is there cannot be read or written
+        print(f"error: {jvm.reason(error)}", file=sys.stderr)
+        return UsageError.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("sparkstream", description=f"{about}\n\n{__doc__}", formatter_class=raw)
+    parser = argparse.ArgumentParser("sparkstream", description=__doc__, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"{__version__}, {_spark.describe()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

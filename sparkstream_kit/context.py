@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
@@ -44,6 +44,7 @@ def get_or_create(
     max_per_batch: int | None = None,
     drain: bool = False,
     give_up_received: bool = False,
+    give_up_sources: Collection[str] = (),
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
@@ -57,7 +58,9 @@ def get_or_create(
     that take about one interval. With `drain` the job processes what is available now, in one batch unless
     `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
     one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
-    write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early.
+    write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early. A source
+    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is a new state
+    beside a saved one that is not used, when its earlier input is gone: they may have been renamed.
 
     Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
     or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
@@ -93,7 +96,14 @@ def get_or_create(
         ssc = create()
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
-            return at_home(ssc, home, max_per_batch=max_per_batch, drain=drain, give_up_received=give_up_received)
+            return at_home(
+                ssc,
+                home,
+                max_per_batch=max_per_batch,
+                drain=drain,
+                give_up_received=give_up_received,
+                give_up_sources=give_up_sources,
+            )
     if not streaming.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
@@ -123,6 +133,7 @@ def at_home(
     max_per_batch: int | None = None,
     drain: bool = False,
     give_up_received: bool = False,
+    give_up_sources: Collection[str] = (),
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
     """The context on which a newly built graph continues from its home; the errors are those of `get_or_create`.
@@ -149,6 +160,7 @@ def at_home(
             home.mark_stopped()
             raise StopRequested(f"a stop was requested while the job was down, so it stays stopped ({path})")
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
+        graph.check_names(give_up_sources)
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")

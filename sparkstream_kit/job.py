@@ -77,13 +77,25 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         if not equals:
             raise UsageError(f"got --conf {setting}, expected --conf NAME=VALUE")
         conf.set(name, value)
+
+    def build_all(ssc: StreamingContext) -> None:
+        results: set[str] = set()
+        build(ssc, _job_source(from_where), _job_output(to_where, results))
+        wanted, has = {spec.name for spec in to_where}, ", ".join(sorted(results)) or "none"
+        unknown = sorted(wanted - results - {""})
+        if unknown and not wanted & {*results, ""}:
+            raise UsageError(f"got --output {unknown[0]}=..., but the job has no result of that name: it has {has}")
+        for name in unknown:  # another version of the job may have it
+            log.warning("the job has no result named %r, which an --output asks for: it has %s", name, has)
+
     ssc = get_or_create(
-        lambda ssc: build(ssc, _job_source(from_where), _job_output(to_where)),
+        build_all,
         home=options.home,
         batch_interval=options.batch_interval,
         max_per_batch=options.max_per_batch,
         drain=options.drain,
         give_up_received=options.give_up_received,
+        give_up_sources=options.give_up_source,
         conf=conf,
     )
     engine = batches.live()
@@ -101,22 +113,26 @@ def _job_source(specs: list[uris.Spec]) -> JobSource:
     made: dict[str, FrameStream] = {}
 
     def source(ssc: StreamingContext, name: str = "") -> FrameStream:
-        chosen = [spec for spec in specs if spec.name == name] or ([] if name and len(specs) > 1 else specs)
-        if len(chosen) != 1:
-            wanted = f"--source {name}=KIND:..." if name else "one --source"
-            raise UsageError(f"the job needs {wanted}, got {len(specs)} sources: {_names(specs)}")
         if name not in made:
-            made[name] = chosen[0](ssc, **({"name": name} if name else {}))
+            named = [spec for spec in specs if spec.name == name]
+            free = [spec for spec in specs if not spec.name or not name] if not made else []
+            chosen = named or free  # a source without a name serves one, and a named one a job that asks for no name
+            if len(chosen) != 1:
+                wanted = f"--source {name}=KIND:..." if name else "one --source"
+                raise UsageError(f"the job needs {wanted}, got {_names(specs)}")
+            key = name or chosen[0].name
+            made[name] = chosen[0](ssc, **({"name": key} if key else {}))
         return made[name]
 
     return source
 
 
-def _job_output(specs: list[uris.Spec]) -> JobOutput:
+def _job_output(specs: list[uris.Spec], results: set[str]) -> JobOutput:
     def output(stream: FrameStream, name: str) -> None:
+        results.add(name)
         chosen = [spec for spec in specs if spec.name in ("", name)]
         if not chosen:
-            log.warning("no --output takes %r: it is not computed", name)
+            log.warning("no --output takes the result %r: it is not computed", name)
         for spec in chosen:
             spec(stream, name=name)
 
@@ -124,7 +140,7 @@ def _job_output(specs: list[uris.Spec]) -> JobOutput:
 
 
 def _names(specs: list[uris.Spec]) -> str:
-    return ", ".join(f"{spec.name or '(no name)'}={spec.kind}" for spec in specs) or "none"
+    return ", ".join(f"{spec.name}={spec.kind}" if spec.name else spec.kind for spec in specs) or "none"
 
 
 def _stop_after(text: str | None) -> Callable[[int], bool]:
@@ -180,6 +196,13 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         "--give-up-received",
         action="store_true",
         help="start even if the checkpoint cannot be resumed, losing received records that were not processed",
+    )
+    add(
+        "--give-up-source",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="start although the job no longer has a source that the home has read, losing what it may still have",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser

@@ -34,7 +34,7 @@ def status(home: Home) -> dict[str, Any]:
         "id": home.id,
         "health": _health(home, log, holder),
         "driver": holder or None,
-        "stop_pending": home.stop_requested() if holder else home.stop_pending(),
+        "stop_pending": home.stop_pending(),
         "last_batch": _batch(log, last) if last.n else None,
         "sources": {
             name: {"end_offset": offset, "available": last.available.get(name, offset)}
@@ -79,9 +79,12 @@ def describe(facts: dict[str, Any]) -> str:
 def _health(home: Home, log: OffsetLog, holder: str) -> str:
     if not holder:
         return "stopped" if storage.exists(home / "STOPPED") else "down"
-    if home.stop_requested():
+    if home.stop_requested() and not storage.exists(home / "STOPPED"):  # with it, the job is only starting
         return "stopping"
-    return "stalled" if not log.is_done(log.last.n) and _age(log.last.time) > STALLED_AFTER else "running"
+    last = log.last
+    # an unfinished batch of an earlier driver was not started when it was recorded
+    started_here = not log.is_done(last.n) and last.epoch == lease.epoch(home / "lease")
+    return "stalled" if started_here and _age(last.time) > STALLED_AFTER else "running"
 
 
 def _batch(log: OffsetLog, last: Entry) -> dict[str, Any]:

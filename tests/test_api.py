@@ -87,7 +87,8 @@ def test_a_missing_library_names_its_extra(library: str, extra: str, monkeypatch
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(
-        ss.MissingLibrary, match=rf"{function} needs the library {library}: .*sparkstream_kit\[{extra}\]"
+        ss.MissingLibrary,
+        match=rf"{function} needs the library {library}: .* extra {extra}, in a clone with pip install '.\[{extra}\]'",
     ):
         getattr(outputs, function)
     monkeypatch.undo()

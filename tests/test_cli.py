@@ -96,6 +96,28 @@ def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.Cap
     assert health() == (0, "stopped")
 
 
+def test_a_batch_left_by_an_earlier_driver_does_not_make_the_next_one_stalled(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = lease.acquire(home / "lease")
+    home.mark_running()
+    OffsetLog(home / "offsets", held.epoch).append(1000, {"files": (None, 3)}, data=True)
+    held.release()
+    lease.acquire(home / "lease")
+    assert cli.main(["status", home.root.removeprefix("file:")]) == 0
+    assert said(capsys)["health"] == "running"
+
+
+@pytest.mark.parametrize("damage", ["lease", "format"])
+def test_what_cannot_be_read_is_one_sentence(damage: str, home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    lease.acquire(home / "lease")
+    where = Path(home.root.removeprefix("file:")) / ("lease/1" if damage == "lease" else "format")
+    where.write_bytes(b"\xff")
+    assert cli.main(["status", home.root.removeprefix("file:")]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("error: ")
+
+
 def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def run(order: list[str], named: set[str], home: Path, ticks: range) -> Seen | s
 
 
 @pytest.mark.slow
-@few(6)
+@few(4)
 @given(
     orders=st.sampled_from([2, 3]).flatmap(
         lambda k: st.lists(st.sampled_from(sorted(STATEMENTS)), min_size=k, max_size=k, unique=True).flatmap(
@@ -159,6 +160,52 @@ def test_a_name_that_cannot_be_the_name_of_a_directory_is_refused(name: str, spa
             ss.sources.generator(ssc, name=name)
     finally:
         ssc.stop(stopSparkContext=False)
+
+
+def numbers(ssc: StreamingContext, name: str, until: int = 9) -> FrameStream:
+    return given_rows(ssc, [[("a", second)] for second in range(1, until + 1)], "client string, status int", name)
+
+
+def test_a_source_under_a_new_name_is_refused_and_given_up_only_on_request(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_ticks(lambda ssc: {"rows": numbers(ssc, "logs")}, tmp_path, range(1, 4))
+    renamed = r"has read the source 'logs' up to 3, and .* only 'weblogs': keep the name= .* --give-up-source logs"
+    with pytest.raises(ss.UsageError, match=renamed):
+        run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [4])
+    seen = run_ticks(lambda ssc: {"rows": numbers(ssc, "logs")}, tmp_path, [4])
+    assert seen == {"rows": {4: [("a", 4)]}}, "the refusal has changed nothing"
+    run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [5], give_up_sources=["logs"])
+    assert "the source 'logs' is given up; it was read up to 4" in caplog.text
+    assert run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [6]) == {"rows": {6: [("a", 6)]}}
+
+
+def test_an_unfinished_batch_needs_the_source_it_read(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 20)  # or the log would be compacted
+    run_ticks(lambda ssc: {"rows": numbers(ssc, "logs")}, tmp_path, [1])
+    (tmp_path / "offsets" / "1.done").unlink()  # killed before it was done
+    with pytest.raises(
+        ss.UsageError, match="batch 1 is unfinished and has input from the source 'logs', which the job"
+    ):
+        run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [2], give_up_sources=["logs"])
+
+
+def test_a_state_that_would_start_in_the_middle_beside_one_that_is_not_used_is_refused(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def counted(name: str) -> Callable[[StreamingContext], dict[str, FrameStream]]:
+        return lambda ssc: {"n": numbers(ssc, "logs").update_state_by_key("client", COUNT, name=name)}
+
+    run_ticks(counted("hits"), tmp_path, range(1, 6))
+    refusal = r"the state 'requests' is new, .* has a state 'hits' that the job does not use: .* delete .*/state/hits"
+    with pytest.raises(ss.StateRefused, match=refusal):
+        run_ticks(counted("requests"), tmp_path, [6])
+    assert run_ticks(counted("hits"), tmp_path, [6]) == {"n": {6: [("a", 6)]}}
+    shutil.rmtree(tmp_path / "state" / "hits")
+    (rows,) = run_ticks(counted("requests"), tmp_path, [7])["n"].values()
+    assert rows[0][1] < 7, "it starts where the log still has its input"
 
 
 def test_sockets_that_change_names_do_not_resume_from_one_checkpoint(spark: SparkSession) -> None:

@@ -46,6 +46,38 @@ def test_a_drain_processes_all_that_is_there_in_batches_of_the_size_asked_for(ru
     assert len(rows(tmp_path / "out" / "lengths")) == 250
 
 
+def both(ssc: StreamingContext, source: JobSource, output: JobOutput) -> None:
+    output(source(ssc, "east").union(source(ssc, "west")).count(), "lines")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["east=generator:?count=1"], "the job needs --source west=KIND:..., got east=generator"),
+        (["generator:?count=1"], "the job needs --source west=KIND:..., got generator"),
+        (["east=generator:?count=1", "south=generator:?count=1"], "the job needs --source west=KIND:..., got "),
+    ],
+)
+def test_one_source_does_not_serve_two_names(
+    words: list[str], said: str, spark: SparkSession, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sources = [word for text in words for word in ("--source", text)]
+    assert main(both, [*sources, "--output", "console:", "--drain"]) == 2
+    assert f"error: {said}" in capfd.readouterr().err
+
+
+def test_a_source_has_the_name_that_the_command_line_gives_it(run, tmp_path: Path) -> None:
+    words = ("--output", f"json:{tmp_path}/out", "--home", f"{tmp_path}/home", "--drain", "--batch-interval", "200ms")
+    assert run("--source", "east=generator:?count=5", *words)[0] == 0
+    assert json.loads((tmp_path / "home" / "offsets" / "1").read_text())["end_offsets"] == {"east": 5}
+
+
+def test_an_output_for_a_result_that_the_job_does_not_have_is_refused(run) -> None:
+    code, error = run("--source", "generator:?count=1", "--output", "lnies=console:", "--drain")
+    assert code == 2
+    assert "got --output lnies=..., but the job has no result of that name: it has lengths, lines" in error
+
+
 def test_an_output_with_a_name_takes_only_the_stream_of_that_name(run, tmp_path: Path) -> None:
     code, _ = run(
         *("--source", "generator:?count=5", "--output", f"lines=json:{tmp_path}/out", "--batch-interval", "200ms"),
@@ -73,8 +105,11 @@ def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path
         (["--source", "generator:", "--drain"], "error: cannot drain 'generator', a source that never ends"),
         (["--source", "generator:?count=1", "--stop-after", "soon"], "error: invalid duration 'soon'"),
         (["--source", "generator:?count=1", "--conf", "spark.x"], "error: got --conf spark.x, expected"),
-        ([], "error: the job needs one --source, got 0 sources: none"),
-        (["--source", "a=generator:", "--source", "b=generator:"], "error: the job needs one --source, got 2"),
+        ([], "error: the job needs one --source, got none"),
+        (
+            ["--source", "a=generator:", "--source", "b=generator:"],
+            "error: the job needs one --source, got a=generator, b=generator",
+        ),
     ],
 )
 def test_what_cannot_work_is_reported_in_one_sentence_and_exits_with_2(run, words: list[str], said: str) -> None:

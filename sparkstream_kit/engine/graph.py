@@ -8,7 +8,8 @@ windows and states are rebuilt from the batches they need. What is kept in memor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
@@ -20,9 +21,12 @@ from pyspark.streaming import DStream, StreamingContext
 
 from ..bridge import dataframes, jvm, streaming
 from ..contracts import Batch, Source, Write
-from ..errors import UsageError
+from ..errors import StateRefused, UsageError
+from ..recovery import snapshots, storage
 from ..recovery.home import Home
 from ..recovery.offset_log import Entry, OffsetLog
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -134,6 +138,40 @@ class Graph:
         """The offset log; set by `bind`."""
         assert self._log is not None
         return self._log
+
+    def check_names(self, give_up_sources: Collection[str] = ()) -> None:
+        """Refuse a job that lacks a source or state which its home knows by name: it may have been renamed.
+
+        Under a new name all input would be read once more, and a state would start from what the log still has. Sources
+        in `give_up_sources` are forgotten, with a warning.
+        """
+        last, mine = self.log.last, ", ".join(map(repr, sorted(self.sources)))
+        for name in [] if self.log.is_done(last.n) else last.ranges:
+            if name not in self.sources:
+                raise UsageError(
+                    f"batch {last.n} is unfinished and has input from the source {name!r}, which the job no longer "
+                    "has: start it with that source once more"
+                )
+        for name, offset in last.end_offsets.items():
+            if name in self.sources:
+                continue
+            if name not in give_up_sources:
+                raise UsageError(
+                    f"the home has read the source {name!r} up to {offset}, and the job has no source of that name, "
+                    f"only {mine}: keep the name= of a source that continues; give up one that was removed, with the "
+                    f"input it may still have, by --give-up-source {name}"
+                )
+            log.warning("the source %r is given up; it was read up to %s", name, offset)
+        self.log.give_up([name for name in last.end_offsets if name not in self.sources])
+        saved = [name for name in storage.names(self.home / "state") if snapshots.numbers(self.home / f"state/{name}")]
+        unused = [name for name in saved if name not in self.states]
+        new = [name for name in self.states if name not in saved]
+        if self.log.compacted_to.n and new and unused:
+            raise StateRefused(
+                f"the state {new[0]!r} is new, its earlier input is no longer available, and the home has a state "
+                f"{unused[0]!r} that the job does not use: keep the name= of a state that continues, or delete "
+                f"{self.home / f'state/{unused[0]}'} to start {new[0]!r} empty"
+            )
 
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column raises UsageError before the first batch."""

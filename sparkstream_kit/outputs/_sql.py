@@ -95,7 +95,7 @@ def sql(
     stream.for_each_batch(target.write, name=f"sql:{name}", check=target.check)
 
 
-def sql_table(url: str, table: str, *, mode: Mode = "append", key: Columns = (), name: str = "sql") -> SqlTable:
+def sql_table(url: str, table: str, *, mode: Mode = "append", key: Columns = (), name: str | None = None) -> SqlTable:
     """The output `sql` for a bare DStream: give its `write` to `each_batch`.
 
     >>> import sqlite3, tempfile
@@ -109,7 +109,8 @@ def sql_table(url: str, table: str, *, mode: Mode = "append", key: Columns = (),
     >>> sqlite3.connect(f"{folder.name}/hits.db").execute("select host, n from hits order by host").fetchall()
     [('a', 2), ('b', 1)]
 
-    Columns and modes are those of `sql`.
+    Columns and modes are those of `sql`. The name, by which the ledger finds a batch again, is that of the table unless
+    given.
 
     Guarantee: once per batch time, as `each_batch` explains.
 
@@ -134,7 +135,7 @@ postgresql://USER@HOST/DATABASE
     if bool(keys) == (mode == "append"):
         wants = "takes no key" if keys else "needs key= with the columns that identify a row"
         raise UsageError(f"the mode {mode} of the table {table!r} {wants}")
-    return SqlTable(url, table, mode, keys, name)
+    return SqlTable(url, table, mode, keys, name or table)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import uuid
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ FORMAT = 1
 """Version of the layout, raised by a release whose homes an older one would misread (VERSIONING.md)."""
 
 _DRAINED = "drained\n"
+_REBUILDING = "REBUILDING"
+_RESTORE = "restore the home from a backup, rebuild it from the ledger of a SQL output, or start with a new home"
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ class Home:
             _refuse_if_others_can_write(root)
             if storage.exists(f"{root}/checkpoint"):
                 _refuse_if_others_can_write(f"{root}/checkpoint")
-            for part in ("offsets", "sources", "received", "state", "lease", "ticks"):
-                storage.make_directory(f"{root}/{part}")
             if not storage.exists(f"{root}/id"):
+                if storage.names(f"{root}/offsets"):
+                    raise HomeDamaged(f"{root} has an offset log, but no file `id`: {_RESTORE}")
+                for part in ("offsets", "sources", "received", "state", "lease", "ticks"):
+                    storage.make_directory(f"{root}/{part}")
                 cls(root, "")._begin(uuid.uuid4().hex)
             return cls.existing(root)
         except OSError as error:
@@ -65,33 +70,34 @@ class Home:
 
     @classmethod
     def existing(cls, root: str) -> Home:
-        """The home at a qualified path; HomeDamaged without a format, NewerFormat if a newer version wrote it."""
-        try:
-            found = storage.read(f"{root}/format").strip()
-        except FileNotFoundError:
-            raise HomeDamaged(
-                f"{root} has no file `format`: restore it from a backup; if a version before 0.1.0 wrote this home, "
-                "start with a new one"
-            ) from None
-        if not found.isdigit() or int(found) > FORMAT:
+        """The home at a qualified path; HomeDamaged if parts are lost, NewerFormat if a newer version wrote it."""
+        found = _read(root, "format", "[0-9]+")
+        if int(found) > FORMAT:
             raise NewerFormat(
                 f"{root} has the format {found}, and this version of sparkstream_kit reads up to {FORMAT}: use the "
                 "version that wrote it, or a newer one"
             )
-        return cls(root, storage.read(f"{root}/id"))
+        if "offsets" not in storage.names(root):
+            raise HomeDamaged(f"{root} has lost its offset log, the directory `offsets`: {_RESTORE}")
+        return cls(root, _read(root, "id", ".+"))
 
     @classmethod
     def rebuilt(cls, path: str, id: str, entries: dict[int, Entry]) -> tuple[Home, Entry]:
         """A new home with the id and log of a lost one, and the newest entry that cannot be replayed.
 
-        UsageError if there is a home at the path.
+        UsageError if there is anything in the directory, except what a rebuild left that was killed.
         """
         root = storage.qualify(path)
         if storage.exists(f"{root}/id"):
             raise UsageError(f"{path!r} is already a home: name a new directory")
-        compacted = rebuild(f"{root}/offsets", entries)
+        found = storage.names(root)
+        if found and _REBUILDING not in found:
+            raise UsageError(f"{path!r} is not empty: name a new directory")
         home = cls(root, id)
+        storage.write(home / _REBUILDING, "")
+        compacted = rebuild(f"{root}/offsets", entries)
         home._begin(id)
+        storage.delete(home / _REBUILDING)
         return home, compacted
 
     def _begin(self, id: str) -> None:
@@ -125,6 +131,18 @@ class Home:
     def stop_requested(self) -> bool:
         """Whether somebody deleted RUNNING."""
         return not storage.exists(self / "RUNNING")
+
+
+def _read(root: str, name: str, expected: str) -> str:
+    """The line in a small file of the home; HomeDamaged if it is lost or is not what it must be."""
+    try:
+        text = storage.read(f"{root}/{name}").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        text = ""
+    if not re.fullmatch(expected, text, re.ASCII):
+        old = "; if a version before 0.1.0 wrote it, start with a new home" if name == "format" else ""
+        raise HomeDamaged(f"{root} has no valid file `{name}`: {_RESTORE}{old}")
+    return text
 
 
 def _refuse_if_others_can_write(directory: str) -> None:

@@ -117,12 +117,20 @@ def acquire(root: str, application: str = "") -> Lease:
         return lease
 
 
+def epoch(root: str) -> int:
+    """The epoch of the newest lease; 0 before the first."""
+    return _newest(root)
+
+
 def holder(root: str) -> str:
     """The holder of the lease, without waiting; empty if it is free. A dead driver elsewhere counts as alive."""
-    newest = _newest(root)
-    if not newest or storage.exists(f"{root}/{newest}.free") or _is_gone(_read(root, newest)):
-        return ""
-    return _holder(root, newest)
+    while newest := _newest(root):
+        try:
+            free = storage.exists(f"{root}/{newest}.free") or _is_gone(_read(root, newest))
+        except FileNotFoundError:  # removed since: there is a newer one
+            continue
+        return "" if free else _holder(root, newest)
+    return ""
 
 
 def _newest(root: str) -> int:

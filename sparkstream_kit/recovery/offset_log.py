@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from ..contracts import Offset, OffsetRange
 from ..errors import Fenced, HomeDamaged
@@ -132,6 +132,11 @@ class OffsetLog:
         """Record that all outputs of batch n are written."""
         storage.write(f"{self._root}/{n}.done", "")
         self._done.add(n)
+
+    def give_up(self, sources: list[str]) -> None:
+        """Leave these sources out of the end offsets of the next entries."""
+        known = {name: offset for name, offset in self.last.end_offsets.items() if name not in sources}
+        self._entries[self._last] = replace(self.last, end_offsets=known)
 
     def begin_drain(self, ends: dict[str, Offset]) -> dict[str, Offset]:
         """The end offsets of a drain: `ends`, or those of an earlier run of the same drain that was interrupted."""

@@ -112,8 +112,8 @@ def test_rows_with_a_known_key_are_replaced_or_added_to_once(
     assert [table.write(second, batch(2)), table.write(second, batch(2))] == [2, 0]
     assert rows_of(url, "hits") == expected
     assert rows_of(url, "sparkstream_ledger", "home", "output", "batch", "table", "ranges", "rows") == [
-        ("home-a", "sql", 1, "hits", '{"lines": [0, 1]}', 2),
-        ("home-a", "sql", 2, "hits", '{"lines": [1, 2]}', 2),
+        ("home-a", "hits", 1, "hits", '{"lines": [0, 1]}', 2),
+        ("home-a", "hits", 2, "hits", '{"lines": [1, 2]}', 2),
     ]
 
 
@@ -128,7 +128,7 @@ def test_two_rows_for_one_key_cannot_both_be_kept(url: str, frame: Frame, either
     table = sql_table(url, "hits", mode="upsert", key="host")
     table.write(frame(("a", 1)), batch(1))
     with pytest.raises(
-        BatchFailed, match="batch 2 of the output 'sql' has duplicate keys for the table 'hits'; upsert"
+        BatchFailed, match="batch 2 of the output 'hits' has duplicate keys for the table 'hits'; upsert"
     ):
         table.write(frame(("a", 2), ("a", 3)), batch(2))
     assert rows_of(url, "hits") == [("a", 1)]
@@ -334,7 +334,7 @@ def test_a_row_that_breaks_a_constraint_fails_the_batch_by_its_name(url: str, fr
     execute(url, "create table hits (host text, n bigint constraint few check (n < 10), unique (host))")
     table = sql_table(url, "hits")
     table.write(frame(("a", 1)), batch(1))
-    with pytest.raises(BatchFailed, match="rejects batch 2 of the output 'sql' for the table 'hits': .*(few|DRY_RUN)"):
+    with pytest.raises(BatchFailed, match="rejects batch 2 of the output 'hits' for the table 'hits': .*(few|CHECK)"):
         table.write(frame(("b", 1), ("c", 99)), batch(2))
     with pytest.raises(BatchFailed, match="rejects batch 3 .*(hits_host_key|UNIQUE constraint failed: hits.host)"):
         table.write(frame(("b", 1), ("a", 2)), batch(3))
@@ -395,6 +395,12 @@ def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(
     ):
         run_batches(job, [[("a",)]])
     assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
+
+
+def test_two_tables_of_bare_dstreams_have_names_of_their_own(url: str, frame: Frame) -> None:
+    for table in (sql_table(url, "hits"), sql_table(url, "copy")):
+        table.write(frame(("a", 1)), batch(1))
+    assert rows_of(url, "hits") == rows_of(url, "copy") == [("a", 1)]
 
 
 def test_a_bare_dstream_writes_each_batch_time_once(url: str) -> None:

@@ -85,8 +85,38 @@ def test_a_home_of_a_newer_version_is_refused_by_its_name(tmp_path: Path, spark:
 def test_a_home_of_before_the_first_version_is_refused(tmp_path: Path, spark: SparkSession) -> None:
     Home.open(str(tmp_path / "home"))
     (tmp_path / "home" / "format").unlink()
-    with pytest.raises(ss.HomeDamaged, match="has no file `format`: restore it from a backup"):
+    with pytest.raises(ss.HomeDamaged, match="has no valid file `format`: restore the home from a backup"):
         Home.open(str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("content", ["", "one", "²", "1 2"])
+def test_a_format_that_is_not_a_number_is_damage_and_not_a_newer_version(
+    content: str, tmp_path: Path, spark: SparkSession
+) -> None:
+    Home.open(str(tmp_path / "home"))
+    (tmp_path / "home" / "format").write_text(content)
+    with pytest.raises(ss.HomeDamaged, match="has no valid file `format`"):
+        Home.open(str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("lost", ["id", "offsets"])
+def test_a_home_that_lost_a_part_is_refused_and_not_begun_again(lost: str, tmp_path: Path, spark: SparkSession) -> None:
+    home = tmp_path / "home"
+    run_ticks(program, home, [1])
+    if lost == "id":
+        (home / "id").unlink()
+    else:
+        shutil.rmtree(home / "offsets")
+    with pytest.raises(ss.HomeDamaged, match=rf"{home} has .*`{lost}`: restore the home from a backup"):
+        run_ticks(program, home, [2])
+
+
+def test_a_directory_that_holds_something_is_not_rebuilt_into(tmp_path: Path, spark: SparkSession) -> None:
+    (tmp_path / "offsets").mkdir()
+    (tmp_path / "offsets" / "precious").touch()
+    with pytest.raises(ss.UsageError, match="is not empty: name a new directory"):
+        Home.rebuilt(str(tmp_path), "id", {})
+    assert (tmp_path / "offsets" / "precious").exists()
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_a_home_whose_creation_was_interrupted_has_no_pending_stop(tmp_path: Pat
 
 def test_a_home_without_its_format_is_refused_as_damaged(home: Home) -> None:
     storage.delete(home / "format")
-    with pytest.raises(HomeDamaged, match=f"{home.root} has no file `format`: restore it from a backup"):
+    with pytest.raises(HomeDamaged, match=f"{home.root} has no valid file `format`: restore the home from a backup"):
         Home.existing(home.root)
 
 

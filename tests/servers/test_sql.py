@@ -172,13 +172,13 @@ def test_a_server_that_is_away_fails_the_first_start_and_is_awaited_later(
 ) -> None:
     away = sql_table("postgresql://kit:s3cret@127.0.0.1:1/db?password=s3cret", "hits")
     with pytest.raises(
-        UsageError, match=r"'sql' cannot use postgresql://kit:\*\*\*@127.0.0.1:1/db .*refused"
+        UsageError, match=r"'hits' cannot use postgresql://kit:\*\*\*@127.0.0.1:1/db .*refused"
     ) as refused:
         away.check(frame(), batch(0))
     away.check(frame(), batch(7))
     with pytest.raises(sa.exc.OperationalError) as failed:
         away.write(frame(("a", 1)), batch(8))
-    assert "the output 'sql' is waiting for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
+    assert "the output 'hits' is waiting for postgresql://kit:***@127.0.0.1:1/db" in caplog.text
     shown = "".join([str(refused.value), str(failed.value), caplog.text, repr(away), repr(_sql.engine_of(away.url))])
     assert "s3cret" not in shown
 
@@ -186,7 +186,7 @@ def test_a_server_that_is_away_fails_the_first_start_and_is_awaited_later(
 def test_a_user_without_privileges_is_refused_at_the_start(url: str, frame: Frame) -> None:
     execute(url, "create table hits (host text, n bigint)", "drop role if exists guest", "create role guest login")
     try:
-        with pytest.raises(UsageError, match="'sql' cannot use postgresql://guest.* .permission denied"):
+        with pytest.raises(UsageError, match="'hits' cannot use postgresql://guest.* .permission denied"):
             sql_table(url.replace("kit:s3cret", "guest"), "hits").check(frame(), batch(3))
     finally:
         execute(url, "drop role guest")

@@ -47,7 +47,7 @@ def given(ssc: StreamingContext, batches: Given, schema: str, name: str = "rows"
 
 
 @contextlib.contextmanager
-def job(build: Build, home: Path | str, seen: Seen | None = None) -> Iterator[Engine]:
+def job(build: Build, home: Path | str, seen: Seen | None = None, **options: Any) -> Iterator[Engine]:
     """The engine of a job on its home, until the block ends like a killed process.
 
     The rows of its streams are added to `seen`; a batch that runs again must have the same rows.
@@ -62,7 +62,7 @@ def job(build: Build, home: Path | str, seen: Seen | None = None) -> Iterator[En
                     assert seen.setdefault(name, {}).setdefault(round(batch.time.timestamp()), rows) == rows
 
             stream.for_each_batch(keep, name=name)
-        at_home(ssc, str(home), retry_for=0)
+        at_home(ssc, str(home), retry_for=0, **options)
         engine = live()
         assert engine is not None
         try:
@@ -73,10 +73,10 @@ def job(build: Build, home: Path | str, seen: Seen | None = None) -> Iterator[En
         ssc.stop(stopSparkContext=False)
 
 
-def run_ticks(build: Build, home: Path | str, ticks: Sequence[int], seen: Seen | None = None) -> Seen:
+def run_ticks(build: Build, home: Path | str, ticks: Sequence[int], seen: Seen | None = None, **options: Any) -> Seen:
     """Run the ticks at these seconds; returns the rows of each stream."""
     seen = {} if seen is None else seen
-    with job(build, home, seen) as engine:
+    with job(build, home, seen, **options) as engine:
         for second in ticks:
             engine.tick(1000 * second)
     return seen
