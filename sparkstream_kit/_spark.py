@@ -160,6 +160,10 @@ def _check_same_version(importable: Spark) -> None:
     # A driver under spark-submit has its JVM already, and a worker never starts one.
     if not named or "PYSPARK_GATEWAY_PORT" in os.environ or "pyspark.worker" in sys.modules:
         return
+    if not os.path.exists(os.path.join(named, "bin", "spark-submit")):
+        raise UsageError(
+            f"found {importable}, but SPARK_HOME={named} has no bin/spark-submit: unset SPARK_HOME, or correct it"
+        )
     for jar in glob.glob(os.path.join(glob.escape(named), "jars", "spark-core_*.jar")):
         version = os.path.basename(jar).removesuffix(".jar").partition("-core_")[2].partition("-")[2]
         if importable.version and _minor(version) != _minor(importable.version):

@@ -92,6 +92,8 @@ def a_spark(home: Path, version: str) -> str:
     (home / "python/pyspark").mkdir(parents=True)
     (home / "python/lib").mkdir()
     (home / "jars").mkdir()
+    (home / "bin").mkdir()
+    (home / "bin/spark-submit").touch()
     (home / "python/pyspark/__init__.py").touch()
     (home / "python/pyspark/version.py").write_text(f'"""Made by the build."""\n\n__version__: str = "{version}"\n')
     (home / "python/lib/py4j-0.10.9.9-src.zip").touch()
@@ -241,6 +243,14 @@ def test_an_installed_pyspark_of_another_version_is_refused_in_a_sentence(bare: 
     assert first_use(bare, PYTHONPATH=packages) == (
         f"found Spark 3.5.1 in {packages}/pyspark (on Python's path), expected 4.0 to 4.3: "
         f"{_spark.INSTALL}, or use the spark-submit of a supported Spark"
+    )
+
+
+def test_a_spark_home_without_a_spark_is_refused_although_pyspark_is_installed(bare: Bare, tmp_path: Path) -> None:
+    packages, home = installed(tmp_path / "packages", "4.2.1"), tmp_path / "empty"
+    assert first_use(bare, PYTHONPATH=packages, SPARK_HOME=str(home)) == (
+        f"found Spark 4.2.1 in {packages}/pyspark (on Python's path), but SPARK_HOME={home} has no bin/spark-submit: "
+        "unset SPARK_HOME, or correct it"
     )
 
 

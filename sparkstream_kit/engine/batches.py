@@ -93,7 +93,8 @@ class Engine:
 
     def log_summary(self) -> None:
         """Log a summary of this run: batches, rows written by each output, retries with their last error."""
-        log.info("%d batches%s", self.finished, ", drained" if self.drained.is_set() else "")
+        batches = "1 batch" if self.finished == 1 else f"{self.finished} batches"
+        log.info("%s%s", batches, ", drained" if self.drained.is_set() else "")
         for name in self.graph.outputs:
             facts = [f"{self.written[name]} rows written"] if name in self.written else []
             if name in self.errors:

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contracts import Batch
+from ..errors import UsageError
 from ..frames import FrameStream
 
 NARROWEST = 38
@@ -48,6 +49,8 @@ def console(stream: FrameStream, *, name: str = "console", rows: int = 20) -> No
 
     Guarantee: at least once. What is shown cannot command the terminal: control characters are replaced.
     """
+    if rows < 1:
+        raise UsageError(f"got rows={rows} for the console, expected at least 1")
     screen = stream.graph.shared.setdefault("console", _Screen())
     screen.add(name)
 

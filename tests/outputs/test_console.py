@@ -17,6 +17,7 @@ from pyspark.streaming import DStream
 from rich.cells import cell_len
 from rich.console import Console
 
+from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _console
 from sparkstream_kit.testing import run_batches
@@ -225,3 +226,8 @@ def test_what_attackers_write_into_a_log_cannot_command_the_terminal(spark: Spar
     for text in (printed(_console._plain(shown)), "\n".join(on_screen(shown))):
         assert not any(c in text for c in "\x1b\x07\r\x9b\u202e")
         assert "[red]x[/red]" in text or "[red]" not in hostile
+
+
+def test_a_table_without_rows_is_refused_at_the_definition(spark: SparkSession) -> None:
+    with pytest.raises(UsageError, match="got rows=-1 for the console, expected at least 1"):
+        run_batches(lambda lines: _console.console(FrameStream.of(lines), rows=-1), [["a"]])
