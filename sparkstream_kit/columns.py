@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pyspark.sql import DataFrame
+
 Columns = str | Sequence[str]
 
 
@@ -25,3 +27,13 @@ def quoted(name: str) -> str:
     ('`a.b`', '`tick``tock`')
     """
     return "`{}`".format(name.replace("`", "``"))
+
+
+def other_columns(frame: DataFrame, *names: str) -> list[str]:
+    """The columns of a frame except these, quoted.
+
+    >>> import sparkstream_kit as ss
+    >>> other_columns(ss.testing.local_session().range(1).selectExpr("id", "id as `a.b`"), "id")
+    ['`a.b`']
+    """
+    return [quoted(name) for name in frame.columns if name not in names]

@@ -20,7 +20,7 @@ from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session, run_batches
-from tests.support.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
+from tests.support.ticks import Build, Given, few, planned, run_ticks, run_with_kills
 from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -306,7 +306,7 @@ def test_windows_states_and_expiry_are_exact_across_any_kills(
     rows: Given, kills: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     seen = run_with_kills(looking_back(rows), tmp_path_factory.mktemp("home"), range(1, len(rows) + 4), kills)
-    came = claimed(rows, sorted(seen.get("totals", {})))
+    came = planned(rows, sorted(seen.get("totals", {})))
     for second in came:
         expected = in_plain_python(came, second)
         assert {name: seen[name].get(second) for name in expected} == expected

@@ -199,10 +199,10 @@ def _alerts(
         )
         return evaluated(both, ctx.entry.time)
 
-    def keep(rows: DataFrame, _: int) -> DataFrame:
+    def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.withColumn("__alert", F.lit(False))
 
-    node = StateNode(stream.graph, stream.compute, name, keys, empty, advance, keep)
+    node = StateNode(stream.graph, stream.compute, name, keys, empty, advance, retain)
 
     def alerts(ctx: BatchContext) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")

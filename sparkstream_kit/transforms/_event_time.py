@@ -71,10 +71,10 @@ def event_time_window(
     def empty(new: DataFrame, _: int) -> DataFrame:
         return in_windows(new).withColumn("__closed", F.lit(False))
 
-    def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+    def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         before, after = watermark(ctx)
         fresh = in_windows(new.filter(F.col("__at") >= before))
-        rows = agg.merge(kept.drop("__closed").union(fresh), by, aggregates)
+        rows = agg.merge(state.drop("__closed").union(fresh), by, aggregates)
         return rows.withColumn("__closed", F.col("__start") + length <= after)
 
     node = StateNode(stream.graph, parts.compute, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"))

@@ -72,12 +72,12 @@ def sessions(
     extent = {"__first": agg.min("__first"), "__at": agg.max("__at"), "__stays": agg.max("__stays")}
     kept_parts = [part for part, _ in agg.named_parts(aggregates)]
 
-    def advance(kept: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+    def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         before, after = watermark(ctx)
         at, begin = F.col("__at"), F.col("__begin")
         began = F.when(F.col("__emitted"), begin)
         fresh = new.filter(at >= before).withColumn("__origin", F.lit(None).cast("bigint")).repartition(*names)
-        rows = kept.withColumn("__origin", began).select(*fresh.columns).union(fresh)
+        rows = state.withColumn("__origin", began).select(*fresh.columns).union(fresh)
 
         in_order = Window.partitionBy(*names).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)
         pause = at - F.lag("__at").over(Window.partitionBy(*names).orderBy("__at"))
@@ -111,10 +111,10 @@ def sessions(
         rows = new.withColumns(nothing).withColumn("__first", F.col("__at")).limit(0)
         return rows.select(*names, "__begin", "__emitted", "__closed", "__first", "__at", "__stays", *kept_parts)
 
-    def keep(rows: DataFrame, _: int) -> DataFrame:
+    def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.filter("not __closed or __stays").withColumn("__emitted", F.col("__closed"))
 
-    node = StateNode(stream.graph, parts.compute, name, keys, empty, advance, keep)
+    node = StateNode(stream.graph, parts.compute, name, keys, empty, advance, retain)
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:

@@ -74,9 +74,9 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
     def empty(new: DataFrame, _: int) -> DataFrame:
         return row(new, F.lit(None).cast("bigint"), F.lit(None).cast("bigint"))
 
-    def advance(kept: DataFrame, new: DataFrame, _: BatchContext) -> DataFrame:
+    def advance(state: DataFrame, new: DataFrame, _: BatchContext) -> DataFrame:
         nothing = F.lit(None).cast("bigint")
-        was = kept.select(F.col("after").alias("before"), "after")
+        was = state.select(F.col("after").alias("before"), "after")
         return row(was.union(new.select(nothing, F.col("__at") - lateness)), F.col("before"), F.col("after"))
 
     node = StateNode(parts.graph, parts.compute, name, [], empty, advance)

@@ -29,7 +29,7 @@ from typing import NamedTuple, TypeVar
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from ..columns import quoted
+from ..columns import other_columns
 from ..frames import FrameStream
 from ._log_formats import Format, reader
 
@@ -284,7 +284,7 @@ def parse(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     Cost: grows with the bytes of the lines and the number of columns used.
     """
     rules = reader(lines.sparkSession.sparkContext, format)
-    kept = _others(lines, "value", *rules.columns)
+    kept = other_columns(lines, "value", *rules.columns)
     texts = [text.alias(name) for name, text in rules.texts.items()]
     columns = [column.alias(name) for name, column in rules.columns.items()]
     parts = lines.select(*kept, "value", rules.pieces).select(*kept, rules.parts)
@@ -308,7 +308,7 @@ def rejected(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     Cost: grows with the bytes of the lines.
     """
     rules = reader(lines.sparkSession.sparkContext, format)
-    kept = _others(lines, "value", "line", "reason")
+    kept = other_columns(lines, "value", "line", "reason")
     parts = lines.select(*kept, "value", rules.pieces).select("*", rules.parts)
     others = parts.filter(~rules.valid & F.col("value").isNotNull())
     return others.select(*kept, F.col("value").alias("line"), rules.reason.alias("reason"))
@@ -372,7 +372,3 @@ def unescaped(text: Column) -> Column:
     for letter in '"bfnrtv':
         url = F.replace(url, F.lit(f"\\{letter}"), F.lit(_ESCAPED[letter]))
     return F.when(text.contains("\\"), F.url_decode(url)).otherwise(text)
-
-
-def _others(frame: DataFrame, *names: str) -> list[str]:
-    return [quoted(name) for name in frame.columns if name not in names]

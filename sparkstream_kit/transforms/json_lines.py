@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, StringType, StructType
 
-from ..columns import quoted
+from ..columns import other_columns
 from ..frames import FrameStream
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
@@ -35,7 +35,7 @@ def parse(lines: DataFrame, schema: StructType | str) -> DataFrame:
     Cost: grows with the bytes of the lines.
     """
     kind = _kind(schema)
-    kept = _others(lines, "value", *kind.names)
+    kept = other_columns(lines, "value", *kind.names)
     members = (F.col(_READ)["line"][0][name].alias(name) for name in kind.names)
     return _read(lines, kind).filter(_is_object()).select(*kept, *members)
 
@@ -60,7 +60,7 @@ def rejected(lines: DataFrame, schema: StructType | str) -> DataFrame:
     is_object = (F.json_array_length(F.concat(F.lit("["), line, F.lit(",0]"))) == 2) & F.ltrim(line).startswith("{")
     reason = F.when(is_object, "a member has another type than in the schema").otherwise("line is not one JSON object")
     others = _read(lines, _kind(schema)).filter(~_is_object() & line.isNotNull())
-    return others.select(*_others(lines, "value", "line", "reason"), line.alias("line"), reason.alias("reason"))
+    return others.select(*other_columns(lines, "value", "line", "reason"), line.alias("line"), reason.alias("reason"))
 
 
 def split(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
@@ -105,7 +105,3 @@ def _is_object() -> Column:
     read = F.col(_READ)
     is_one = read["broken"].isNull() & (read["end"] == 1) & (F.size(read["line"]) == 1) & read["line"][0].isNotNull()
     return F.coalesce(is_one, F.lit(False))
-
-
-def _others(frame: DataFrame, *names: str) -> list[str]:
-    return [quoted(name) for name in frame.columns if name not in names]

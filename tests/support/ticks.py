@@ -101,7 +101,7 @@ def run_with_kills(build: Build, home: Path, ticks: Sequence[int], kills: set[in
     return seen
 
 
-def claimed(batches: Given, recorded: Sequence[int]) -> dict[int, list[Any]]:
+def planned(batches: Given, recorded: Sequence[int]) -> dict[int, list[Any]]:
     """The rows of each batch by its recorded second: after a kill a batch may cover several seconds."""
     return {
         until: [row for batch in batches[after:until] for row in batch or ()]

@@ -18,7 +18,7 @@ from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.transforms import event_time_window, sessions
-from tests.support.ticks import Build, Given, claimed, few, run_ticks, run_with_kills
+from tests.support.ticks import Build, Given, few, planned, run_ticks, run_with_kills
 from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -142,7 +142,7 @@ def test_closed_rows_equal_one_computation_over_the_whole_log_in_any_order_and_t
     rows: list[list[Line] | None], kills: set[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     seen = run_with_kills(program(rows), tmp_path_factory.mktemp("home"), range(1, len(rows) + 1), kills)
-    good, late, watermark = on_time(list(claimed(rows, sorted(seen.get("late", {}))).values()))
+    good, late, watermark = on_time(list(planned(rows, sorted(seen.get("late", {}))).values()))
     emitted = {
         name: sorted((row for batch in seen.get(name, {}).values() for row in batch), key=repr)
         for name in ("visits", "late", "tumbling", "sliding")
