@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -50,13 +52,22 @@ class Server:
 
     def kill(self) -> None:
         """kill -9 the server and all of its processes, as if its machine were switched off."""
+        ends = []
         for pid in (self.process.pid, *_descendants(self.process.pid)):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                ends.append(os.pidfd_open(pid))
+                signal.pidfd_send_signal(ends[-1], signal.SIGKILL)
+        for end in ends:  # the next start finds the shared memory of a process that is still ending
+            select.select([end], [], [])
+            os.close(end)
         self.process.wait()
 
 
 def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:  # it has ended
+        return []
     return [*map(int, children), *(d for child in children for d in _descendants(int(child)))]
 
 
