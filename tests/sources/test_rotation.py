@@ -1,0 +1,1099 @@
+"""Ways in which files are written and rotated: each line comes once, however the job is stopped in between.
+
+A case is a generator: it does something to a directory, yields the lines that the job must bring then, and so on. A
+list is compared in its order; a Counter where several files arrive at once and nothing says which is first. `RUNS` are
+the ways in which a job lives meanwhile. No case waits: the times of files are set.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.streaming import StreamingContext
+
+import sparkstream_kit as ss
+from sparkstream_kit.contracts import Batch
+from sparkstream_kit.errors import InputLost
+from sparkstream_kit.frames import FrameStream
+from tests.support.ticks import job, killed
+
+pytestmark = pytest.mark.slow
+
+Line = int | str
+"""The number of a line of `log_line`, or any other line as it is."""
+
+Steps = Iterator[list[Line] | Counter[Line]]
+
+HEADER = "#Fields: " + " ".join(f"column-{n:03d}" for n in range(250))  # longer than 2 KiB
+LONG = 3 << 20  # bytes
+
+
+def log_line(number: int) -> str:
+    """A line as servers write them; all are equally long, so that a size proves nothing."""
+    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+    return f'198.51.100.7 - - [26/Nov/2026:10:00:00 +0000] "GET /r/{number:06d} HTTP/1.1" 200 5120 "-" "{agent}"'
+
+
+def short(row: str) -> Line:
+    """A row as cases name it. Of a line that is longer than any reader needs, a beginning is enough."""
+    number = row.partition("/r/")[2][:6]
+    if number.isdecimal() and row == log_line(int(number)):
+        return int(number)
+    return "long" if len(row) >= 1 << 16 and set(row) == {"x"} else row
+
+
+class Logs:
+    """The directory of a case: what writers do to it, and how the job is asked to read it."""
+
+    def __init__(self, root: Path, glob: str, options: dict[str, Any]):
+        self.root, self.path = root, root / "logs"
+        self.glob, self.options = glob, options
+        self._now = time.time_ns() - 10**10
+        self.path.mkdir()
+
+    def __truediv__(self, name: str | bytes) -> Path:
+        return self.path / os.fsdecode(name)
+
+    def put(self, name: str | bytes, data: bytes, mode: str = "ab") -> None:
+        """Write bytes in one of the ways of `open`; each file is newer than what was written before."""
+        (self / name).parent.mkdir(parents=True, exist_ok=True)
+        with (self / name).open(mode) as file:
+            file.write(data)
+        self.touch(name)
+
+    def touch(self, name: str | bytes) -> None:
+        self._now += 10**7
+        os.utime(self / name, ns=(self._now, self._now)) if (self / name).exists() else self.put(name, b"")
+
+    def age(self, name: str, seconds: int) -> None:
+        """Make it look as if nobody had written for this long."""
+        at = time.time() - seconds
+        os.utime(self / name, (at, at))
+
+    def append(self, name: str | bytes, *lines: Line) -> None:
+        self.put(name, text(*lines))
+
+    def hold(self, name: str) -> Callable[..., None]:
+        """Open a file as a server does: it is the same file whatever its name becomes."""
+        descriptor = os.open(self / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+        def write(*lines: Line) -> None:
+            self._now += 10**7
+            os.write(descriptor, text(*lines))
+            os.utime(descriptor, ns=(self._now, self._now))
+
+        return write
+
+    def move(self, old: str, new: str) -> None:
+        (self / new).parent.mkdir(parents=True, exist_ok=True)
+        (self / old).rename(self / new)
+
+    def copy(self, old: str, new: str, size: int | None = None) -> None:
+        """Copy the first bytes, or all, into a file of its own, as logrotate's `copy` does."""
+        self.put(new, (self / old).read_bytes()[:size], "wb")
+
+    def truncate(self, name: str) -> None:
+        self.put(name, b"", "r+b")
+        os.truncate(self / name, 0)
+        self.touch(name)
+
+    def compress(self, old: str, new: str, how: Callable[[bytes], bytes] = gzip.compress) -> None:
+        """Replace a file by a compressed one with its time, as gzip does."""
+        times = (self / old).stat()
+        (self / new).write_bytes(how((self / old).read_bytes()))
+        os.utime(self / new, ns=(times.st_atime_ns, times.st_mtime_ns))
+        (self / old).unlink()
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write another file and give it this name, as rsync, sed -i and editors do."""
+        self.put(f".{name}.Xa81Kq", data, "wb")
+        self.move(f".{name}.Xa81Kq", name)
+
+
+def text(*lines: Line) -> bytes:
+    return "".join(f"{log_line(line) if isinstance(line, int) else line}\n" for line in lines).encode()
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+class Case(NamedTuple):
+    do: Callable[[Logs], Steps]
+    glob: str
+    options: dict[str, Any]
+    keeps: bool
+    """Whether what was read is still there after each step, under whatever name, so that a batch can run again."""
+    warns: str | None
+
+
+CASES: list[Case] = []
+
+
+def case(
+    glob: str = "*", *, keeps: bool = True, warns: str | None = None, **options: Any
+) -> Callable[[Callable[[Logs], Steps]], Callable[[Logs], Steps]]:
+    def add(do: Callable[[Logs], Steps]) -> Callable[[Logs], Steps]:
+        CASES.append(Case(do, glob, options, keeps, warns))
+        return do
+
+    return add
+
+
+# --- files that grow
+
+
+@case()
+def a_file_grows(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    yield [3]
+    yield []
+    logs.append("access.log", 4, 5, 6)
+    yield [4, 5, 6]
+
+
+@case()
+def a_file_of_short_lines_grows(logs: Logs) -> Steps:
+    logs.append("app.log", "a")
+    yield ["a"]
+    logs.append("app.log", "a", "a")
+    yield ["a", "a"]
+    logs.append("app.log", "", "b")
+    yield ["", "b"]
+
+
+@case()
+def many_files_grow(logs: Logs) -> Steps:
+    names = [f"{n:02d}.log" for n in range(40)]
+    for step in range(3):
+        for n, name in enumerate(names):
+            logs.append(name, 1000 * n + step)
+        yield Counter(1000 * n + step for n in range(40))
+    logs.append("07.log", 7777)
+    yield [7777]
+
+
+@case()
+def a_file_is_touched_and_written_later(logs: Logs) -> Steps:
+    logs.touch("access.log")
+    yield []
+    logs.append("access.log", 1)
+    yield [1]
+    logs.append("access.log", 2)
+    yield [2]
+
+
+@case()
+def a_line_is_written_in_pieces(logs: Logs) -> Steps:
+    line = text(2)
+    logs.put("access.log", text(1) + line[:40])
+    yield [1]
+    logs.put("access.log", line[40:-1])
+    yield []
+    logs.put("access.log", line[-1:] + text(3))
+    yield [2, 3]
+
+
+@case()
+def a_line_without_its_end_is_read_once_its_writer_is_inactive(logs: Logs) -> Steps:
+    logs.put("access.log", text(1) + b"cut")
+    yield [1]
+    logs.age("access.log", 90)
+    yield ["cut"]
+    logs.put("access.log", b"\n" + text(2))
+    yield [2]
+
+
+@case(inactive_after="10min")
+def how_long_a_line_waits_for_its_end_is_an_option(logs: Logs) -> Steps:
+    logs.put("access.log", text(1) + b"cut")
+    logs.age("access.log", 90)
+    yield [1]
+    logs.age("access.log", 660)
+    yield ["cut"]
+
+
+@case()
+def a_character_is_cut_in_the_middle(logs: Logs) -> Steps:
+    line = "größe 😀 ende\n".encode()
+    logs.put("access.log", line[:9])
+    yield []
+    logs.put("access.log", line[9:])
+    yield ["größe 😀 ende"]
+
+
+@case()
+def a_line_is_longer_than_any_buffer(logs: Logs) -> Steps:
+    logs.append("access.log", 1, "x" * LONG, 2)
+    yield [1, "long", 2]
+    logs.put("access.log", b"x" * LONG)
+    yield []
+    logs.append("access.log", "x", 3)
+    yield ["long", 3]
+
+
+@case(keeps=False)
+def a_file_is_deleted_before_it_was_read(logs: Logs) -> Steps:
+    logs.append("access.log", 1)
+    logs.append("other.log", 10)
+    yield Counter([1, 10])
+    logs.append("access.log", 2)
+    (logs / "access.log").unlink()
+    logs.append("other.log", 11)
+    yield [11]
+    logs.append("access.log", 3)
+    yield [3]
+
+
+# --- rotation by renaming
+
+
+@case("access.log*")
+def rotated(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.move("access.log", "access.log.1")
+    yield []
+    logs.append("access.log", 3, 4)
+    yield [3, 4]
+    logs.append("access.log", 5)
+    yield [5]
+
+
+@case("access.log*")
+def rotated_with_a_rest_that_was_not_read(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 4)
+    yield [3, 4]
+
+
+@case("*.log")
+def rotated_out_of_the_glob(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 4)
+    yield [3, 4]
+    logs.move("access.log.1", "access.log.2")
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 5)
+    yield [5]
+
+
+@case("*.log")
+def rotated_into_another_name_of_the_glob(logs: Logs) -> Steps:
+    logs.append("app.log", 1, 2)
+    yield [1, 2]
+    logs.append("app.log", 3)
+    logs.move("app.log", "app-2026-11-26.log")
+    logs.append("app.log", 4)
+    yield [3, 4]
+    logs.move("app.log", "app-2026-11-27.log")
+    logs.append("app.log", 5)
+    yield [5]
+
+
+@case("access.log*")
+def numbers_move_up(logs: Logs) -> Steps:
+    for n in range(1, 6):
+        logs.append("access.log", n)
+        yield [n]
+        for number in range(n - 1, 0, -1):
+            logs.move(f"access.log.{number}", f"access.log.{number + 1}")
+        logs.move("access.log", "access.log.1")
+    yield []
+
+
+@case("access.log*")
+def rotated_twice_between_two_batches(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 4)
+    logs.move("access.log.1", "access.log.2")
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 5)
+    yield [3, 4, 5]
+
+
+@case("*.log")
+def rotated_twice_out_of_the_glob_between_two_batches(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    logs.move("access.log", "access.log.1")
+    logs.move("access.log.1", "access.log.2")
+    logs.append("access.log", 4)
+    yield [3, 4]
+
+
+@case("access.log*")
+def a_server_writes_on_until_it_opens_the_new_file(logs: Logs) -> Steps:
+    old = logs.hold("access.log")
+    old(1, 2)
+    yield [1, 2]
+    logs.move("access.log", "access.log.1")
+    old(3)
+    yield [3]
+    new = logs.hold("access.log")
+    yield []
+    old(4)
+    new(5)
+    yield Counter([4, 5])
+    old(6)
+    yield [6]
+
+
+@case("*.log")
+def a_server_writes_on_in_a_file_that_left_the_glob(logs: Logs) -> Steps:
+    old = logs.hold("access.log")
+    old(1, 2)
+    yield [1, 2]
+    logs.move("access.log", "access.log.1")
+    old(3)
+    yield [3]
+    new = logs.hold("access.log")
+    old(4)
+    new(5)
+    yield Counter([4, 5])
+
+
+@case("access.log*")
+def everything_is_there_at_the_first_start(logs: Logs) -> Steps:
+    logs.append("access.log.3", 1, 2)
+    logs.compress("access.log.3", "access.log.3.gz")
+    logs.append("access.log.2", 3)
+    logs.append("access.log.1", 4)
+    logs.append("access.log", 5)
+    yield [1, 2, 3, 4, 5]
+    logs.append("access.log", 6)
+    yield [6]
+
+
+@case("**/access*")
+def rotated_into_a_folder_below(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    logs.move("access.log", "old/access.log.1")
+    logs.append("access.log", 4)
+    yield [3, 4]
+
+
+# --- rotation that compresses
+
+
+@case("access.log*")
+def rotated_by_date_and_compressed_a_day_later(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.move("access.log", "access.log-20261126")
+    logs.append("access.log", 3)
+    yield [3]
+    logs.compress("access.log-20261126", "access.log-20261126.gz")
+    yield []
+    logs.append("access.log", 4)
+    logs.move("access.log", "access.log-20261127")
+    logs.append("access.log", 5)
+    yield [4, 5]
+
+
+@case("access.log*")
+def rotated_and_compressed_at_once_with_a_rest_that_was_not_read(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.append("access.log", 3)
+    logs.move("access.log", "access.log.1")
+    logs.compress("access.log.1", "access.log.1.gz")
+    logs.append("access.log", 4)
+    yield [3, 4]
+    logs.move("access.log.1.gz", "access.log.2.gz")
+    yield []
+
+
+@case("access.log*")
+def a_file_that_was_never_read_is_compressed(logs: Logs) -> Steps:
+    logs.append("access.log", 1)
+    yield [1]
+    logs.append("access.log", 2)
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 3)
+    logs.compress("access.log.1", "access.log.2.gz")
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", 4)
+    yield [2, 3, 4]
+
+
+@case("access.log*")
+def compressed_one_rotation_later(logs: Logs) -> Steps:
+    for n in range(1, 8, 2):
+        logs.append("access.log", n)
+        yield [n]
+        logs.append("access.log", n + 1)
+        if (logs / "access.log.1").exists():
+            logs.compress("access.log.1", f"access.log.{n}.gz")
+        logs.move("access.log", "access.log.1")
+        yield [n + 1]
+
+
+@case("access.log*")
+def compressed_in_place_while_both_are_there(logs: Logs) -> Steps:
+    logs.append("access.log.1", 1, 2)
+    yield [1, 2]
+    packed = gzip.compress((logs / "access.log.1").read_bytes())
+    logs.put("access.log.1.gz", packed[:20])
+    yield []
+    logs.put("access.log.1.gz", packed[20:])
+    yield []
+    (logs / "access.log.1").unlink()
+    yield []
+
+
+@case("*")
+def compressed_files_are_known_by_their_content(logs: Logs) -> Steps:
+    ways = {"a.gz": gzip.compress, "b.bz2": bz2.compress, "c.zst": zstd, "d.gz": bytes}
+    ways |= {"e.log": gzip.compress, "f.old": bz2.compress, "g.1": zstd}
+    for n, (name, how) in enumerate(ways.items()):
+        logs.put(name, how(text(n, "end")))
+        yield [n, "end"]
+
+
+@case("*")
+def several_gzip_members_are_one_file(logs: Logs) -> Steps:
+    logs.put("a.gz", gzip.compress(text(1)) + gzip.compress(text(2)))
+    yield [1, 2]
+
+
+@case("*")
+def a_compressed_file_arrives_in_pieces(logs: Logs) -> Steps:
+    packed = gzip.compress(text(*range(1000)))
+    logs.put("a.gz", packed[: len(packed) // 2])
+    logs.append("b.log", 2000)
+    yield [2000]
+    logs.put("a.gz", packed[len(packed) // 2 :])
+    yield list(range(1000))
+
+
+@case("*", warns="a.gz")
+def a_damaged_compressed_file_does_not_block_others(logs: Logs) -> Steps:
+    logs.put("a.gz", gzip.compress(text(1, 2))[:12])
+    logs.age("a.gz", 7200)
+    logs.append("b.log", 3)
+    yield [3]
+    logs.append("b.log", 4)
+    yield [4]
+
+
+# --- rotation by copying and truncating
+
+
+@case("access.log*")
+def copied_and_truncated(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2)
+    yield [1, 2]
+    logs.copy("access.log", "access.log.1")
+    logs.truncate("access.log")
+    yield []
+    write(3)
+    yield [3]
+    logs.move("access.log.1", "access.log.2")
+    logs.copy("access.log", "access.log.1")
+    logs.truncate("access.log")
+    write(4)
+    yield [4]
+
+
+@case("access.log*")
+def copied_and_truncated_with_a_rest_that_was_not_read(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2)
+    yield [1, 2]
+    write(3)
+    logs.copy("access.log", "access.log.1")
+    logs.truncate("access.log")
+    write(4)
+    yield [3, 4]
+
+
+@case("access.log*")
+@case("*.log", keeps=False)
+def as_large_as_before_after_a_truncation(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2)
+    yield [1, 2]
+    logs.copy("access.log", "access.log.1")
+    logs.truncate("access.log")
+    write(3, 4)
+    yield [3, 4]
+
+
+@case("access.log*")
+@case("*.log", keeps=False)
+def larger_than_before_after_a_truncation(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2)
+    yield [1, 2]
+    logs.copy("access.log", "access.log.1")
+    logs.truncate("access.log")
+    write(*range(3, 30))
+    yield list(range(3, 30))
+
+
+@case("access.log*")
+def listed_between_copy_and_truncation(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2)
+    yield [1, 2]
+    write(3)
+    logs.copy("access.log", "access.log.1")
+    yield [3]
+    logs.truncate("access.log")
+    yield []
+    write(4)
+    yield [4]
+
+
+@case("access.log*")
+def listed_while_the_copy_grows(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2, 3, 4)
+    yield [1, 2, 3, 4]
+    logs.copy("access.log", "access.log.1", size=0)
+    yield []
+    logs.copy("access.log", "access.log.1", size=250)
+    yield []
+    logs.copy("access.log", "access.log.1")
+    yield []
+    logs.truncate("access.log")
+    write(5)
+    yield [5]
+
+
+@case("access.log*")
+def written_between_copy_and_truncation_and_read(logs: Logs) -> Steps:
+    """The line is in neither file afterwards: whoever read it before is lucky, and must not read others twice."""
+    write = logs.hold("access.log")
+    write(1, 2)
+    logs.copy("access.log", "access.log.1")
+    yield [1, 2]
+    write(3)
+    logs.truncate("access.log")
+    write(4)
+    yield [4]
+
+
+@case("access.log*")
+def copied_truncated_and_compressed(logs: Logs) -> Steps:
+    write = logs.hold("access.log")
+    write(1, 2)
+    yield [1, 2]
+    write(3)
+    logs.copy("access.log", "access.log.1")
+    logs.truncate("access.log")
+    logs.compress("access.log.1", "access.log.1.gz")
+    write(4)
+    yield [3, 4]
+
+
+@case("access.log*")
+def a_writer_that_does_not_append_leaves_a_hole(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.copy("access.log", "access.log.1")
+    size = (logs / "access.log").stat().st_size
+    logs.truncate("access.log")
+    logs.put("access.log", b"\0" * size + text(3))
+    yield [3]
+    logs.append("access.log", 4)
+    yield [4]
+
+
+@case("access.log*")
+def a_hole_is_larger_than_a_fingerprint(logs: Logs) -> Steps:
+    logs.append("access.log", *range(100))
+    yield list(range(100))
+    logs.copy("access.log", "access.log.1")
+    size = (logs / "access.log").stat().st_size
+    logs.truncate("access.log")
+    logs.put("access.log", b"\0" * size + text(100))
+    yield [100]
+    logs.copy("access.log", "access.log.2")
+    logs.truncate("access.log")
+    logs.put("access.log", b"\0" * (size + len(text(100))) + text(101))
+    yield [101]
+
+
+# --- files that are replaced, mirrored, moved
+
+
+@case(keeps=False)
+def replaced_by_another_file(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.replace("access.log", text(3, 4, 5))
+    yield [3, 4, 5]
+    logs.replace("access.log", text(6))
+    yield [6]
+
+
+@case()
+def replaced_by_a_longer_copy_of_itself(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.replace("access.log", text(1, 2, 3))
+    yield [3]
+    logs.replace("access.log", text(1, 2, 3))
+    yield []
+    logs.append("access.log", 4)
+    yield [4]
+
+
+@case("access.log*")
+def a_mirror_of_rotated_files(logs: Logs) -> Steps:
+    """rsync of a directory that rotates: every name gets the content of another one, and no inode stays."""
+    logs.replace("access.log", text(1, 2))
+    yield [1, 2]
+    logs.replace("access.log.1", text(1, 2, 3))
+    logs.replace("access.log", text(4))
+    yield [3, 4]
+    logs.replace("access.log.2", text(1, 2, 3))
+    logs.replace("access.log.1", text(4, 5))
+    logs.replace("access.log", text(6))
+    yield [5, 6]
+
+
+@case(keeps=False)
+def an_inode_is_used_again(logs: Logs) -> Steps:
+    logs.append("monday.log", 1, 2, 3)
+    yield [1, 2, 3]
+    logs.move("monday.log", "tuesday.log")
+    logs.truncate("tuesday.log")
+    logs.append("tuesday.log", 4)
+    yield [4]
+    logs.move("tuesday.log", "wednesday.log")
+    logs.truncate("wednesday.log")
+    logs.append("wednesday.log", *range(5, 20))
+    yield list(range(5, 20))
+
+
+@case()
+def files_with_the_same_header(logs: Logs) -> Steps:
+    logs.append("one.log", HEADER, 1)
+    logs.append("two.log", HEADER, 2)
+    yield Counter([HEADER, 1, HEADER, 2])
+    logs.append("one.log", 3)
+    logs.append("three.log", HEADER)
+    yield Counter([3, HEADER])
+    logs.append("three.log", 4)
+    yield [4]
+
+
+@case("u_ex*")
+def rotated_files_with_the_same_header(logs: Logs) -> Steps:
+    logs.append("u_ex.log", HEADER, 1)
+    yield [HEADER, 1]
+    logs.move("u_ex.log", "u_ex.log.1")
+    logs.append("u_ex.log", HEADER)
+    yield [HEADER]
+    logs.append("u_ex.log", 2)
+    yield [2]
+    logs.compress("u_ex.log.1", "u_ex.log.1.gz")
+    yield []
+
+
+@case("u_ex*")
+def a_header_comes_back_after_a_truncation(logs: Logs) -> Steps:
+    logs.append("u_ex.log", HEADER, 1, 2)
+    yield [HEADER, 1, 2]
+    logs.copy("u_ex.log", "u_ex.log.1")
+    logs.truncate("u_ex.log")
+    logs.append("u_ex.log", HEADER, 3, 4, 5)
+    yield [HEADER, 3, 4, 5]
+
+
+@case()
+def unrelated_files_with_equal_content(logs: Logs) -> Steps:
+    logs.append("shop.log", 1, 2)
+    logs.append("mail.log", 1, 2)
+    yield Counter([1, 1, 2, 2])
+    logs.append("shop.log", 3)
+    yield [3]
+    logs.append("mail.log", 3)
+    yield [3]
+    logs.append("blog.log", 1, 2, 3)
+    yield [1, 2, 3]
+
+
+@case("*.log*")
+def unrelated_files_with_equal_content_are_compressed(logs: Logs) -> Steps:
+    logs.append("shop.log.1", 1, 2)
+    logs.append("mail.log.1", 1, 2)
+    yield Counter([1, 1, 2, 2])
+    logs.compress("shop.log.1", "shop.log.1.gz")
+    yield []
+    logs.compress("mail.log.1", "mail.log.1.gz")
+    yield []
+
+
+@case("access.log*")
+def a_writer_starts_again_with_the_same_lines(logs: Logs) -> Steps:
+    """After a rotation the new file begins as the old one did: `server started`, say."""
+    logs.append("access.log", "server started")
+    yield ["server started"]
+    logs.move("access.log", "access.log.1")
+    logs.append("access.log", "server started")
+    yield ["server started"]
+    logs.append("access.log", 1)
+    yield [1]
+
+
+@case()
+def a_directory_is_renamed(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.path = logs.path.rename(logs.root / "archive")
+    logs.append("access.log", 3)
+    yield [3]
+
+
+@case()
+def a_directory_is_reached_by_a_link(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    (logs.root / "link").symlink_to(logs.path)
+    logs.path = logs.root / "link"
+    logs.append("access.log", 3)
+    yield [3]
+
+
+@case()
+def a_directory_is_copied_to_another_machine(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    shutil.copytree(logs.path, logs.root / "copy")
+    logs.path = logs.root / "copy"
+    yield []
+    logs.append("access.log", 3)
+    yield [3]
+
+
+@case()
+def a_link_beside_its_target(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    (logs / "current.log").symlink_to("access.log")
+    yield [1, 2]
+    logs.append("current.log", 3)
+    yield [3]
+
+
+@case("*.log")
+def a_link_moves_on_beside_its_targets(logs: Logs) -> Steps:
+    logs.append("web-1.log", 1, 2)
+    (logs / "current.log").symlink_to("web-1.log")
+    yield [1, 2]
+    logs.append("web-1.log", 3)
+    logs.append("web-2.log", 4)
+    (logs / "current.log").unlink()
+    (logs / "current.log").symlink_to("web-2.log")
+    yield [3, 4]
+    logs.append("current.log", 5)
+    yield [5]
+
+
+@case("current.log")
+def a_link_moves_on_and_only_it_is_read(logs: Logs) -> Steps:
+    for n in range(1, 4):
+        logs.append(f"web-{n}.log", 2 * n)
+        (logs / "current.log").unlink(missing_ok=True)
+        (logs / "current.log").symlink_to(f"web-{n}.log")
+        yield [2 * n]
+        logs.append("current.log", 2 * n + 1)
+        yield [2 * n + 1]
+
+
+@case()
+def a_link_to_nothing_and_one_to_itself(logs: Logs) -> Steps:
+    (logs / "nowhere.log").symlink_to("gone.txt")
+    (logs / "loop.log").symlink_to("loop.log")
+    logs.append("access.log", 1)
+    yield [1]
+    logs.append("gone.txt", 2)
+    yield [2]
+
+
+@case()
+def a_hard_link(logs: Logs) -> Steps:
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    os.link(logs / "access.log", logs / "same.log")
+    yield []
+    logs.append("same.log", 3)
+    yield [3]
+    (logs / "access.log").unlink()
+    yield []
+    logs.append("same.log", 4)
+    yield [4]
+
+
+@case("**/*.log")
+def folders_below(logs: Logs) -> Steps:
+    logs.append("access.log", 1)
+    logs.append("shop/access.log", 2)
+    logs.append("shop/eu/access.log", 3)
+    yield Counter([1, 2, 3])
+    logs.append("mail/access.log", 4)
+    yield [4]
+    logs.move("shop", "store")
+    logs.append("store/eu/access.log", 5)
+    yield [5]
+
+
+@case("*.log")
+def a_directory_and_a_pipe_with_the_name_of_a_log(logs: Logs) -> Steps:
+    (logs / "folder.log").mkdir()
+    os.mkfifo(logs / "pipe.log")
+    logs.append("access.log", 1)
+    yield [1]
+    logs.append("access.log", 2)
+    yield [2]
+
+
+# --- names
+
+
+@case()
+def names_are_only_names(logs: Logs) -> Steps:
+    names = ["a[1].log", "b[2].log", "{c,d}.log", "e*.log", "f?.log", "g\\h.log", "100%.log", "%41.log", "i#j.log"]
+    names += ["k,l.log", "m n.log", "o\np.log", "+q&r=s.log", "é.log", "plain.log", "a1.log", "'\".log", "~t.log"]
+    for step in (0, 100):
+        for n, name in enumerate(names):
+            logs.append(name, step + n)
+        yield Counter(range(step, step + len(names)))
+    for name in names:
+        logs.move(name, f"{name}.1")
+    logs.append("plain.log", 1000)
+    yield [1000]
+
+
+@case(warns="12:30.log")
+def a_name_that_hadoop_cannot_hold_is_left_out(logs: Logs) -> Steps:
+    logs.append("12:30.log", 1)
+    logs.append(b"caf\xe9.log", 2)
+    logs.append("access.log", 3)
+    yield [3]
+    logs.append("12:30.log", 4)
+    logs.append("access.log", 5)
+    yield [5]
+
+
+@case("*.log")
+def the_directory_has_a_name_with_brackets(logs: Logs) -> Steps:
+    logs.path = logs.path.rename(logs.root / "[prod] {a,b} 100%")
+    logs.append("access.log", 1)
+    yield [1]
+    logs.append("access.log", 2)
+    logs.append("b.log", 3)
+    yield Counter([2, 3])
+
+
+@case("*.log")
+def a_file_beside_has_a_colon(logs: Logs) -> Steps:
+    logs.append("12:30.txt", 1)
+    logs.append("access.log", 2)
+    yield [2]
+
+
+@case()
+def unfinished_files_are_read_under_their_final_names(logs: Logs) -> Steps:
+    for n, name in enumerate(("x.log.part", "x.log.tmp", "x.log._COPYING_", ".x.log.Xa81Kq", "_x.log", "x.log.swp")):
+        logs.append(name, n)
+        yield []
+        logs.move(name, f"{n}.log")
+        yield [n]
+
+
+@case()
+def a_writer_renames_a_file_that_was_read(logs: Logs) -> Steps:
+    logs.append("x.new", 1, 2)
+    yield [1, 2]
+    logs.move("x.new", "x.log")
+    yield []
+    logs.append("x.log", 3)
+    yield [3]
+
+
+# --- encodings and shapes
+
+
+@case()
+def a_byte_order_mark(logs: Logs) -> Steps:
+    logs.put("access.log", b"\xef\xbb\xbf")
+    yield []
+    logs.append("access.log", 1, 2)
+    yield [1, 2]
+    logs.put("other.log", b"\xef\xbb\xbf" + text(3))
+    yield [3]
+
+
+@case()
+def lines_end_as_on_windows(logs: Logs) -> Steps:
+    logs.put("access.log", b"1\r\n2\r\n")
+    yield ["1", "2"]
+    logs.put("access.log", b"3\r")
+    yield []
+    logs.put("access.log", b"\n4\r\n")
+    yield ["3", "4"]
+
+
+@case()
+def a_lone_carriage_return_ends_a_line(logs: Logs) -> Steps:
+    logs.put("access.log", b"1\r2\n3\n")
+    yield ["1", "2", "3"]
+
+
+@case()
+def bytes_that_are_not_utf_8(logs: Logs) -> Steps:
+    logs.put("access.log", b"caf\xe9\n" + text(1))
+    yield ["caf�", 1]
+
+
+# --- the runs of a job
+
+
+@pytest.fixture
+def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Logs:
+    case: Case = request.param
+    return Logs(tmp_path, case.glob, case.options)
+
+
+class Reader:
+    """A job on the files of a case, which is started as often as its run wants."""
+
+    def __init__(self, logs: Logs):
+        self._logs, self._home = logs, logs.root / "home"
+        self._rows: dict[int, list[str]] = {}
+        self._second = self._seen = 0
+
+    def _build(self, ssc: StreamingContext) -> dict[str, FrameStream]:
+        logs = self._logs
+
+        def keep(frame: DataFrame, batch: Batch) -> None:
+            rows = [row.value for row in frame.collect()]
+            assert self._rows.setdefault(batch.n, rows) == rows, "a batch that runs again has the same rows"
+
+        lines = ss.sources.files(ssc, str(logs.path), logs.glob, name="logs", **logs.options)
+        lines.for_each_batch(keep, name="lines")
+        return {}
+
+    def started(self) -> contextlib.AbstractContextManager[Any]:
+        return job(self._build, self._home, max_per_batch=10**9)
+
+    def tick(self, engine: Any) -> None:
+        self._second += 1
+        engine.tick(1000 * self._second)
+
+    def killed_tick(self, engine: Any) -> None:
+        """A tick in which the process is killed after the outputs, before the done mark of a new batch."""
+        log, last = engine.graph.log, engine.graph.log.last.n
+        mark_done = log.mark_done
+        log.mark_done = lambda n: killed(9) if n > last else mark_done(n)
+        with contextlib.suppress(SystemExit):
+            self.tick(engine)
+
+    def came(self) -> list[Line]:
+        """The lines of the batches since the last question."""
+        new = sorted(n for n in self._rows if n > self._seen)
+        self._seen = max([self._seen, *new])
+        return [short(row) for n in new for row in self._rows[n]]
+
+
+def compare(step: int, came: list[Line], expected: list[Line] | Counter[Line]) -> None:
+    found = Counter(came) if isinstance(expected, Counter) else came
+    assert found == expected, f"step {step}"
+
+
+def runs_through(case: Case, logs: Logs) -> None:
+    reader, at = Reader(logs), None
+    with contextlib.ExitStack() as running:
+        engine: Any = None
+        for step, expected in enumerate(case.do(logs), 1):
+            if at != (at := logs.path):  # another path is another start
+                running.close()
+                engine = running.enter_context(reader.started())
+            reader.tick(engine)
+            compare(step, reader.came(), expected)
+
+
+def stops_gracefully(case: Case, logs: Logs) -> None:
+    reader = Reader(logs)
+    for step, expected in enumerate(case.do(logs), 1):
+        with reader.started() as engine:
+            reader.tick(engine)
+            compare(step, reader.came(), expected)
+            engine.close()
+
+
+def is_killed(case: Case, logs: Logs) -> None:
+    """After each step the job is killed in its batch, and started again before the next step."""
+    reader = Reader(logs)
+    for step, expected in enumerate(case.do(logs), 1):
+        with reader.started() as engine:
+            reader.killed_tick(engine)
+        with reader.started() as engine:
+            reader.tick(engine)
+        compare(step, reader.came(), expected)
+
+
+def is_down_for_a_step(case: Case, logs: Logs) -> None:
+    """After each step the job is killed in its batch, and started again after the next step."""
+    reader = Reader(logs)
+    for step, expected in enumerate(case.do(logs), 1):
+        with reader.started() as engine:
+            try:
+                reader.killed_tick(engine)
+            except InputLost as lost:
+                assert not case.keeps, lost
+                return
+        compare(step, reader.came(), expected)
+    assert case.keeps, "a batch whose input is gone ran again"
+
+
+RUNS = (runs_through, stops_gracefully, is_killed, is_down_for_a_step)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+@pytest.mark.parametrize(
+    ("case", "logs"), [(c, c) for c in CASES], ids=[f"{c.do.__name__}-{c.glob}" for c in CASES], indirect=["logs"]
+)
+def test_each_line_comes_once(
+    spark: SparkSession, case: Case, logs: Logs, run: Callable[[Case, Logs], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run(case, logs)
+    if case.warns is not None:
+        warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert sum(case.warns in warning for warning in warnings) >= 1, warnings
