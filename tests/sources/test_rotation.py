@@ -138,8 +138,8 @@ class Case(NamedTuple):
     do: Callable[[Logs], Steps]
     glob: str
     options: dict[str, Any]
-    keeps: bool
-    """Whether what was read is still there after each step, under whatever name, so that a batch can run again."""
+    keeps: bool | None
+    """Whether what was read is still there after each step, so that a batch can run again; None: outside the glob."""
     warns: str | None
 
 
@@ -147,7 +147,7 @@ CASES: list[Case] = []
 
 
 def case(
-    glob: str = "*", *, keeps: bool = True, warns: str | None = None, **options: Any
+    glob: str = "*", *, keeps: bool | None = True, warns: str | None = None, **options: Any
 ) -> Callable[[Callable[[Logs], Steps]], Callable[[Logs], Steps]]:
     def add(do: Callable[[Logs], Steps]) -> Callable[[Logs], Steps]:
         CASES.append(Case(do, glob, options, keeps, warns))
@@ -261,6 +261,27 @@ def a_file_is_deleted_before_it_was_read(logs: Logs) -> Steps:
     yield [11]
     logs.append("access.log", 3)
     yield [3]
+
+
+@case(keeps=False)
+def a_file_that_was_read_is_deleted(logs: Logs) -> Steps:
+    logs.append("monday.log", 1)
+    yield [1]
+    (logs / "monday.log").unlink()
+    logs.append("tuesday.log", 2)
+    yield [2]
+
+
+@case()
+def a_file_may_not_be_read_for_a_while(logs: Logs) -> Steps:
+    logs.append("a.log", 1)
+    (logs / "a.log").chmod(0)
+    waits = not os.access(logs / "a.log", os.R_OK)  # root reads everything
+    logs.append("b.log", 2)
+    yield [2] if waits else [1, 2]
+    (logs / "a.log").chmod(0o600)
+    logs.append("a.log", 3)
+    yield [1, 3] if waits else [3]
 
 
 # --- rotation by renaming
@@ -540,7 +561,7 @@ def copied_and_truncated_with_a_rest_that_was_not_read(logs: Logs) -> Steps:
 
 
 @case("access.log*")
-@case("*.log", keeps=False)
+@case("*.log", keeps=None)
 def as_large_as_before_after_a_truncation(logs: Logs) -> Steps:
     write = logs.hold("access.log")
     write(1, 2)
@@ -552,7 +573,7 @@ def as_large_as_before_after_a_truncation(logs: Logs) -> Steps:
 
 
 @case("access.log*")
-@case("*.log", keeps=False)
+@case("*.log", keeps=None)
 def larger_than_before_after_a_truncation(logs: Logs) -> Steps:
     write = logs.hold("access.log")
     write(1, 2)
@@ -929,7 +950,8 @@ def a_file_beside_has_a_colon(logs: Logs) -> Steps:
 
 @case()
 def unfinished_files_are_read_under_their_final_names(logs: Logs) -> Steps:
-    for n, name in enumerate(("x.log.part", "x.log.tmp", "x.log._COPYING_", ".x.log.Xa81Kq", "_x.log", "x.log.swp")):
+    names = ["x.log.part", "x.log.filepart", "x.log.tmp", "x.log._COPYING_", ".x.log.Xa81Kq", "_x.log", ".x.log.swp"]
+    for n, name in enumerate(names):
         logs.append(name, n)
         yield []
         logs.move(name, f"{n}.log")
@@ -996,6 +1018,7 @@ class Reader:
     def __init__(self, logs: Logs):
         self._logs, self._home = logs, logs.root / "home"
         self._rows: dict[int, list[str]] = {}
+        self._runs: Counter[int] = Counter()
         self._second = self._seen = 0
 
     def _build(self, ssc: StreamingContext) -> dict[str, FrameStream]:
@@ -1003,6 +1026,7 @@ class Reader:
 
         def keep(frame: DataFrame, batch: Batch) -> None:
             rows = [row.value for row in frame.collect()]
+            self._runs[batch.n] += 1
             assert self._rows.setdefault(batch.n, rows) == rows, "a batch that runs again has the same rows"
 
         lines = ss.sources.files(ssc, str(logs.path), logs.glob, name="logs", **logs.options)
@@ -1019,10 +1043,11 @@ class Reader:
     def killed_tick(self, engine: Any) -> None:
         """A tick in which the process is killed after the outputs, before the done mark of a new batch."""
         log, last = engine.graph.log, engine.graph.log.last.n
-        mark_done = log.mark_done
+        unfinished, mark_done = not log.is_done(last), log.mark_done
         log.mark_done = lambda n: killed(9) if n > last else mark_done(n)
         with contextlib.suppress(SystemExit):
             self.tick(engine)
+        assert self._runs[last] == (2 if unfinished else self._runs[last]), "the batch before was not run again"
 
     def came(self) -> list[Line]:
         """The lines of the batches since the last question."""
@@ -1064,7 +1089,7 @@ def is_killed(case: Case, logs: Logs) -> None:
         with reader.started() as engine:
             reader.killed_tick(engine)
         with reader.started() as engine:
-            reader.tick(engine)
+            reader.killed_tick(engine)  # nothing is new, so it lives
         compare(step, reader.came(), expected)
 
 
@@ -1075,11 +1100,12 @@ def is_down_for_a_step(case: Case, logs: Logs) -> None:
         with reader.started() as engine:
             try:
                 reader.killed_tick(engine)
-            except InputLost as lost:
-                assert not case.keeps, lost
+            except InputLost:
+                if case.keeps:
+                    raise
                 return
         compare(step, reader.came(), expected)
-    assert case.keeps, "a batch whose input is gone ran again"
+    assert case.keeps is not False, "a batch whose input is gone ran again"
 
 
 RUNS = (runs_through, stops_gracefully, is_killed, is_down_for_a_step)
