@@ -55,7 +55,7 @@ def test_every_line_of_a_rotated_log_comes_once(
         if chance.random() < 0.4:
             kill_at_point(job, arguments, chance.choice(POINTS), most=None)
         else:
-            kill_at_random(job, arguments, chance.choice(VICTIMS), chance, most=None, after=(0, 1, 2, 4))
+            kill_at_random(job, arguments, chance.choice(VICTIMS), chance, most=None, after=(0, 1, 3, 6, 10))
     log.stop()
     last = job.start(*arguments, "--drain")
     assert last.end() == 0, last.said()
