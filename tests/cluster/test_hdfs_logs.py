@@ -21,7 +21,7 @@ class HdfsLogs:
     """A directory of HDFS: what writers do to it, and how a job is asked to read it."""
 
     def __init__(self, spark: SparkSession, path: str, home: Path, glob: str = "access.log*"):
-        self.path, self.glob, self.home, self.keeps = path, glob, str(home), True
+        self.path, self.glob, self.home = path, glob, str(home)
         self.options: dict[str, Any] = {}
         self._jvm: Any = spark._jvm
         # a client of its own, as a writer has, and files on the one DataNode that there is

@@ -16,7 +16,6 @@ from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
 from sparkstream_kit.contracts import Batch
-from sparkstream_kit.errors import InputLost
 from sparkstream_kit.frames import FrameStream
 
 from .ticks import job, killed
@@ -34,8 +33,6 @@ class Files(Protocol):
     glob: str
     options: dict[str, Any]
     home: str
-    keeps: bool | None
-    """Whether what was read is still there after each step, so that a batch can run again; None: outside the glob."""
 
 
 def log_line(number: int) -> str:
@@ -145,14 +142,8 @@ def is_down_for_a_step(steps: Steps, logs: Files) -> None:
     reader = Reader(logs)
     for step, expected in enumerate(steps, 1):
         with reader.started() as engine:
-            try:
-                reader.killed_tick(engine)
-            except InputLost:
-                if logs.keeps:
-                    raise
-                return
+            reader.killed_tick(engine)
         compare(step, reader.came(), expected)
-    assert logs.keeps is not False, "a batch whose input is gone ran again"
 
 
 RUNS: tuple[Callable[[Steps, Files], None], ...] = (runs_through, stops_gracefully, is_killed, is_down_for_a_step)
