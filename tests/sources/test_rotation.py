@@ -1,65 +1,39 @@
 """Ways in which files are written and rotated: each line comes once, however the job is stopped in between.
 
-A case is a generator: it does something to a directory, yields the lines that the job must bring then, and so on. A
-list is compared in its order; a Counter where several files arrive at once and nothing says which is first. `RUNS` are
-the ways in which a job lives meanwhile. No case waits: the times of files are set.
+`support/steps.py` says what a case is, and how the job lives meanwhile. No case waits: the times of files are set.
 """
 
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import logging
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
 import pytest
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.streaming import StreamingContext
+from pyspark.sql import SparkSession
 
-import sparkstream_kit as ss
-from sparkstream_kit.contracts import Batch
-from sparkstream_kit.frames import FrameStream
-from tests.support.ticks import job, killed
+from tests.support.steps import RUNS, Line, Steps, text
 
 pytestmark = pytest.mark.slow
-
-Line = int | str
-"""The number of a line of `log_line`, or any other line as it is."""
-
-Steps = Iterator[list[Line] | Counter[Line]]
 
 HEADER = "#Fields: " + " ".join(f"column-{n:03d}" for n in range(250))  # longer than 2 KiB
 LONG = 3 << 20  # bytes
 
 
-def log_line(number: int) -> str:
-    """A line as servers write them; all are equally long, so that a size proves nothing."""
-    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
-    return f'198.51.100.7 - - [26/Nov/2026:10:00:00 +0000] "GET /r/{number:06d} HTTP/1.1" 200 5120 "-" "{agent}"'
-
-
-def short(row: str) -> Line:
-    """A row as cases name it. Of a line that is longer than any reader needs, a beginning is enough."""
-    number = row.partition("/r/")[2][:6]
-    if number.isdecimal() and row == log_line(int(number)):
-        return int(number)
-    return "long" if len(row) >= 1 << 16 and set(row) == {"x"} else row
-
-
 class Logs:
     """The directory of a case: what writers do to it, and how the job is asked to read it."""
 
-    def __init__(self, root: Path, glob: str, options: dict[str, Any]):
-        self.root, self.path = root, root / "logs"
-        self.glob, self.options = glob, options
+    def __init__(self, root: Path, case: Case):
+        self.root, self.path, self.home = root, root / "logs", str(root / "home")
+        self.glob, self.options = case.glob, case.options
         self._now = time.time_ns() - 10**10
         self.path.mkdir()
 
@@ -120,10 +94,6 @@ class Logs:
         """Write another file and give it this name, as rsync, sed -i and editors do."""
         self.put(f".{name}.Xa81Kq", data, "wb")
         self.move(f".{name}.Xa81Kq", name)
-
-
-def text(*lines: Line) -> bytes:
-    return "".join(f"{log_line(line) if isinstance(line, int) else line}\n" for line in lines).encode()
 
 
 def zstd(data: bytes) -> bytes:
@@ -1005,101 +975,7 @@ def bytes_that_are_not_utf_8(logs: Logs) -> Steps:
 
 @pytest.fixture
 def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Logs:
-    case: Case = request.param
-    return Logs(tmp_path, case.glob, case.options)
-
-
-class Reader:
-    """A job on the files of a case, which is started as often as its run wants."""
-
-    def __init__(self, logs: Logs):
-        self._logs, self._home = logs, logs.root / "home"
-        self._rows: dict[int, list[str]] = {}
-        self._runs: Counter[int] = Counter()
-        self._second = self._seen = 0
-
-    def _build(self, ssc: StreamingContext) -> dict[str, FrameStream]:
-        logs = self._logs
-
-        def keep(frame: DataFrame, batch: Batch) -> None:
-            rows = [row.value for row in frame.collect()]
-            self._runs[batch.n] += 1
-            assert self._rows.setdefault(batch.n, rows) == rows, "a batch that runs again has the same rows"
-
-        lines = ss.sources.files(ssc, str(logs.path), logs.glob, name="logs", **logs.options)
-        lines.for_each_batch(keep, name="lines")
-        return {}
-
-    def started(self) -> contextlib.AbstractContextManager[Any]:
-        return job(self._build, self._home, max_per_batch=10**9)
-
-    def tick(self, engine: Any) -> None:
-        self._second += 1
-        engine.tick(1000 * self._second)
-
-    def killed_tick(self, engine: Any) -> None:
-        """A tick in which the process is killed after the outputs, before the done mark of a new batch."""
-        log, last = engine.graph.log, engine.graph.log.last.n
-        unfinished, mark_done = not log.is_done(last), log.mark_done
-        log.mark_done = lambda n: killed(9) if n > last else mark_done(n)
-        with contextlib.suppress(SystemExit):
-            self.tick(engine)
-        assert self._runs[last] == (2 if unfinished else self._runs[last]), "the batch before was not run again"
-
-    def came(self) -> list[Line]:
-        """The lines of the batches since the last question."""
-        new = sorted(n for n in self._rows if n > self._seen)
-        self._seen = max([self._seen, *new])
-        return [short(row) for n in new for row in self._rows[n]]
-
-
-def compare(step: int, came: list[Line], expected: list[Line] | Counter[Line]) -> None:
-    found = Counter(came) if isinstance(expected, Counter) else came
-    assert found == expected, f"step {step}"
-
-
-def runs_through(case: Case, logs: Logs) -> None:
-    reader, at = Reader(logs), None
-    with contextlib.ExitStack() as running:
-        engine: Any = None
-        for step, expected in enumerate(case.do(logs), 1):
-            if at != (at := logs.path):  # another path is another start
-                running.close()
-                engine = running.enter_context(reader.started())
-            reader.tick(engine)
-            compare(step, reader.came(), expected)
-
-
-def stops_gracefully(case: Case, logs: Logs) -> None:
-    reader = Reader(logs)
-    for step, expected in enumerate(case.do(logs), 1):
-        with reader.started() as engine:
-            reader.tick(engine)
-            compare(step, reader.came(), expected)
-            engine.close()
-
-
-def is_killed(case: Case, logs: Logs) -> None:
-    """After each step the job is killed in its batch, and started again before the next step."""
-    reader = Reader(logs)
-    for step, expected in enumerate(case.do(logs), 1):
-        with reader.started() as engine:
-            reader.killed_tick(engine)
-        with reader.started() as engine:
-            reader.killed_tick(engine)  # nothing is new, so it lives
-        compare(step, reader.came(), expected)
-
-
-def is_down_for_a_step(case: Case, logs: Logs) -> None:
-    """After each step the job is killed in its batch, and started again after the next step."""
-    reader = Reader(logs)
-    for step, expected in enumerate(case.do(logs), 1):
-        with reader.started() as engine:
-            reader.killed_tick(engine)
-        compare(step, reader.came(), expected)
-
-
-RUNS = (runs_through, stops_gracefully, is_killed, is_down_for_a_step)
+    return Logs(tmp_path, request.param)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
@@ -1107,10 +983,10 @@ RUNS = (runs_through, stops_gracefully, is_killed, is_down_for_a_step)
     ("case", "logs"), [(c, c) for c in CASES], ids=[f"{c.do.__name__}-{c.glob}" for c in CASES], indirect=["logs"]
 )
 def test_each_line_comes_once(
-    spark: SparkSession, case: Case, logs: Logs, run: Callable[[Case, Logs], None], caplog: pytest.LogCaptureFixture
+    spark: SparkSession, case: Case, logs: Logs, run: Callable[[Steps, Logs], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        run(case, logs)
+        run(case.do(logs), logs)
     if case.warns is not None:
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert sum(case.warns in warning for warning in warnings) >= 1, warnings
