@@ -60,12 +60,12 @@ def _split(places: Sequence[tuple[str, int, int]], parts: int) -> list[list[tupl
 
 
 def _object(package: Any, name: str) -> Any:
-    """A Scala object."""
+    """A Scala object, by the MODULE$ of its class."""
     return getattr(getattr(package, f"{name}$"), "MODULE$")
 
 
 def _seq(items: Sequence[Any]) -> Any:
-    """A Scala Seq."""
+    """A Scala Seq (CollectionConverters.asScala)."""
     made = view().java.util.ArrayList()
     for item in items:
         made.add(item)

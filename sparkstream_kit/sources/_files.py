@@ -109,6 +109,7 @@ def files(
         encoding=_lines.check_encoding(encoding),
         directory=lambda: graph.home / f"sources/{name}",
         taken=lambda: graph.log.last.end_offsets.get(name),
+        may_give_up=lambda path: path in graph.give_up_files,
     )
     source = Source(
         lines.latest_offset,
@@ -125,7 +126,8 @@ def files(
 class _Lines:
     """The lines of the files that a tracker follows.
 
-    `taken` returns the offset up to which batches have been recorded.
+    `taken` returns the offset up to which batches have been recorded, `may_give_up` whether bytes of a file may be
+    missing.
     """
 
     def __init__(
@@ -136,9 +138,10 @@ class _Lines:
         encoding: str,
         directory: Callable[[], str],
         taken: Callable[[], Offset],
+        may_give_up: Callable[[str], bool],
     ):
         self._disk, self._tracker, self._encoding = disk, tracker, encoding
-        self._directory, self._taken = directory, taken
+        self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
         self._opened: Journal | None = None
 
     # --- what a source is
@@ -153,7 +156,7 @@ class _Lines:
         return journal.offset(len(journal))
 
     def limit(self, start: Offset, end: Offset, most: int) -> Offset:
-        """The offset at most so many bytes after start, and at least one range."""
+        """The offset after at most this number of bytes, and at least one range."""
         sizes = (r.end - r.start for r in self._between(start, end))
         fitting = sum(1 for total in itertools.accumulate(sizes) if total <= most)
         return self._journal().offset(count(start) + max(1, fitting))
@@ -173,7 +176,7 @@ class _Lines:
             else:
                 landed = self._landed(first, ranges)
                 if not storage.exists(landed):
-                    self._land(first, ranges, lost=_refuse_lost)
+                    self._land(first, ranges, lost=self._give_up)
                 frames.append(session.read.option("__globPaths__", "false").text(landed))
         return functools.reduce(DataFrame.unionAll, frames)
 
@@ -229,13 +232,14 @@ class _Lines:
     # --- reading in place
 
     def _in_place(self, session: SparkSession, ranges: list[Range]) -> DataFrame:
-        places = [(self._place(r), r.start, r.end) for r in ranges]
+        found = ((self._place(r), r.start, r.end) for r in ranges)
+        places = [(path, start, end) for path, start, end in found if path is not None]
         return exact.lines(session, places).select(_cleaned(F.col("value"), self._encoding).alias("value"))
 
-    def _place(self, range_: Range) -> str:
-        """A path under which Spark finds the bytes of a range, whatever the file is called now."""
-        file = self._tracker.files.get(range_.file)
-        for _ in range(_TRIES):
+    def _place(self, range_: Range) -> str | None:
+        """A path under which Spark finds the bytes of a range, whatever the file is called now; None if given up."""
+        for _ in range(0 if self._journal().is_given_up(range_) else _TRIES):
+            file = self._tracker.files.get(range_.file)
             if file is not None:
                 try:
                     with self._tracker.open(file) as opened:
@@ -244,8 +248,20 @@ class _Lines:
                 except Moved:
                     pass
             self.latest_offset(None)
-        _refuse_lost(range_)
-        raise AssertionError
+        self._give_up(range_)
+        return None
+
+    def _give_up(self, range_: Range) -> None:
+        """Note that a range is given up; InputLost if nobody has said so."""
+        if self._journal().is_given_up(range_):
+            return
+        if not self._may_give_up(range_.path):
+            raise InputLost(
+                f"bytes {range_.start} to {range_.end} of the input file {range_.path!r} are gone or have changed: "
+                f"restore it, or give them up by --give-up {range_.path}"
+            )
+        self._journal().give_up(range_)
+        log.warning("%r: its bytes %d to %d are gone, and given up", range_.path, range_.start, range_.end)
 
     # --- landing
 
@@ -313,10 +329,3 @@ def _warn_cut(range_: Range, dropped: int) -> None:
 
 def _warn_lost(range_: Range) -> None:
     log.warning("%r is gone: its bytes %d to %d were not read and are left out", range_.path, range_.start, range_.end)
-
-
-def _refuse_lost(range_: Range) -> None:
-    raise InputLost(
-        f"input file {range_.path!r} is gone or has changed, but an unfinished batch, a state or a window still needs "
-        f"its bytes {range_.start} to {range_.end}: restore it, or give them up by --give-up {range_.path}"
-    )

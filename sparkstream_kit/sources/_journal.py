@@ -2,6 +2,7 @@
 
     sources/<name>/<n>          the ranges from number n on that one survey found, and the files they are of
     sources/<name>/<n>.base     everything before n that is still needed, and all files: what it covers is deleted
+    sources/<name>/given-up     ranges whose bytes are gone, and that somebody gave up
 
 An offset is the number of ranges up to it, and a digest of them: "3:1f0c2a9b7d3e4f50". No part is ever overwritten. The
 base with the highest number counts, so a driver that was paused while it wrote one cannot undo a later one.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -48,6 +50,7 @@ class Journal:
         self._digests = [""]
         """For each offset from `first` on, a digest of all ranges up to there."""
         self._parts = 0
+        self._given_up: list[Range] = []
 
     def load(self) -> list[File]:
         """Read what is on disk; returns the files."""
@@ -67,13 +70,15 @@ class Journal:
             self._append(Range(*item) for item in stored["ranges"])
             files.update((file.id, file) for file in map(File.from_json, stored["files"]))
             self._parts += 1
+        if "given-up" in names:
+            self._given_up = [Range(*item) for item in self._read("given-up")]
         return list(files.values())
 
     def __len__(self) -> int:
         return self.first + len(self.ranges)
 
     def offset(self, count: int) -> Offset:
-        """The offset after so many ranges."""
+        """The offset after this number of ranges."""
         return f"{count}:{self._digests[count - self.first]}" if count else None
 
     def holds(self, offset: Offset) -> bool:
@@ -99,6 +104,15 @@ class Journal:
             raise Fenced(f"another driver has written to {self._directory}: this one must stop") from None
         self._append(ranges)
         self._parts += 1
+
+    def is_given_up(self, range_: Range) -> bool:
+        """Whether a range was given up."""
+        return range_ in self._given_up
+
+    def give_up(self, range_: Range) -> None:
+        """Note that a range is given up."""
+        self._given_up.append(range_)
+        storage.write(f"{self._directory}/given-up", json.dumps(self._given_up))
 
     def merge(self, done: Offset, files: Mapping[int, File]) -> None:
         """Forget the ranges up to an offset; once there are many parts, merge them into a base."""
@@ -159,5 +173,8 @@ def _parts(names: list[str]) -> dict[int, str]:
 def _format_1(stored: list[list[Any]], first: int) -> dict[str, Any]:
     """A part of format 1 in today's form: its files are known by their paths alone, and were read whole."""
     ranges = [Range(first + n, path, 0, size, "") for n, (path, size) in enumerate(stored)]
-    files = [File(first + n, path, None, size, 0, size).to_json() for n, (path, size) in enumerate(stored)]
+    files = [
+        File(first + n, re.sub("^file:/+", "/", path), None, size, 0, size).to_json()
+        for n, (path, size) in enumerate(stored)
+    ]
     return {"ranges": ranges, "files": files}

@@ -288,6 +288,9 @@ class Tracker:
 
     def _origin(self, path: str, content: Content) -> File | None:
         """The known file that this is; if it is only a copy, the one that was seen in this survey."""
+        here = self._by_path.get(path)
+        if here is not None and not here.marks and content.size >= here.position:
+            return here  # known by its path alone since format 1
         moved, copied = [], []
         for file in self._candidates(path, content):
             is_derived = _identity.is_derived(path, file.path)
@@ -327,6 +330,8 @@ class Tracker:
             ranges.append(New(file, cut, plain, continues))
         if new:
             self._move(file, new[-1].end, content, {new[-1].end: new[-1].mark})
+        elif not file.marks:
+            self._move(file, start, content)
         file.waits = not file.packed and file.position < file.size
         file.searched = file.size if file.waits else 0
         self.add(file)
