@@ -90,10 +90,8 @@ def clean(
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     plain = codecs.lookup(encoding).name in ("utf-8", "ascii")
     last, decoding = _LF, False
+    blocks = _without_mark(blocks) if first else blocks
     for block in _cut_long_lines(_without_holes(_without_crs(blocks)), cut):
-        if first and block.startswith(codecs.BOM_UTF8):
-            block = block[3:]
-        first = False
         if decoding or not (plain and block.isascii()):
             text = decoder.decode(block)
             decoding = not plain or bool(decoder.getstate()[0])
@@ -106,6 +104,16 @@ def clean(
         yield rest.encode()
     if last != _LF:
         yield _LF
+
+
+def _without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    begin, blocks = b"", iter(blocks)
+    for block in blocks:
+        begin += block
+        if len(begin) >= len(codecs.BOM_UTF8):
+            break
+    yield begin.removeprefix(codecs.BOM_UTF8)
+    yield from blocks
 
 
 def _cut_long_lines(blocks: Iterable[bytes], cut: Callable[[int], None]) -> Iterator[bytes]:
