@@ -95,7 +95,8 @@ def test_what_comes_before_damage_is_returned(
     with pytest.raises(error):
         for block in _lines.unpack(kind, io.BytesIO(harm(PACKED[kind](LINES)))):
             came += block
-    assert LINES.startswith(came[: len(came) // 2]), "gzip notices damage only some bytes later"
+    sound = len(LINES) // 3  # gzip notices damage only some bytes later, at the latest by the checksum at its end
+    assert came[:sound] == LINES[: min(sound, len(came))]
     assert came or kind != "gzip", "the others unpack by large blocks"
 
 
