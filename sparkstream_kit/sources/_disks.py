@@ -46,6 +46,8 @@ class Disk(Protocol):
 
     in_place: bool
     """Whether Spark can read ranges where they are: what a path stands for does not change while it is read."""
+    most: int
+    """Bytes of a range, if its lines are not longer."""
 
     def walk(self, directory: str, globs: Sequence[_globs.Glob]) -> Iterator[Found]:
         """The files that globs match; FileNotFoundError if the directory is missing."""
@@ -56,7 +58,7 @@ class Disk(Protocol):
     def names(self, directory: str) -> list[tuple[str, Key | None]]:
         """All names in a directory; none if it is missing."""
 
-    def lasting_path(self, found: Found) -> str:
+    def lasting_path(self, path: str, key: Key) -> str:
         """A path under which Hadoop finds the file even after it was renamed, if there is one."""
 
     def open(self, path: str) -> contextlib.AbstractContextManager[Opened]:
@@ -90,6 +92,7 @@ class _LocalFile:
 
 class _Local:
     in_place = False
+    most = 1 << 20
 
     def walk(self, directory: str, globs: Sequence[_globs.Glob], above: tuple[Key, ...] = ()) -> Iterator[Found]:
         globs = _globs.reached(globs)
@@ -125,8 +128,8 @@ class _Local:
         except OSError:
             return []
 
-    def lasting_path(self, found: Found) -> str:
-        return f"file:{found.path}"
+    def lasting_path(self, path: str, key: Key) -> str:
+        return f"file:{path}"
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[Opened]:
@@ -160,6 +163,7 @@ class _RemoteFile:
 
 class _Remote:
     in_place = True
+    most = 16 << 20  # each range of a file costs calls to the JVM
 
     def walk(self, directory: str, globs: Sequence[_globs.Glob]) -> Iterator[Found]:
         globs = _globs.reached(globs)
@@ -182,11 +186,11 @@ class _Remote:
             return [(status.name, None) for status in hadoop.list_directory(directory)]
         return []
 
-    def lasting_path(self, found: Found) -> str:
-        if found.key == found.path:
-            return found.path
-        host = found.path.partition("://")[2].partition("/")[0]  # HDFS has each file under its id, too
-        return f"hdfs://{host}/.reserved/.inodes/{found.key}"
+    def lasting_path(self, path: str, key: Key) -> str:
+        if key == path:
+            return path
+        host = path.partition("://")[2].partition("/")[0]
+        return f"hdfs://{host}/.reserved/.inodes/{key}"  # where HDFS has each file under its id
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[Opened]:

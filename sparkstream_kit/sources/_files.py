@@ -8,6 +8,7 @@ ranges where they are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -18,6 +19,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
+from ..bridge import hadoop
 from ..bridge import ranges as exact
 from ..checks import check_directory
 from ..contracts import Offset, Source
@@ -143,6 +145,7 @@ class _Lines:
         self._disk, self._tracker, self._encoding = disk, tracker, encoding
         self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
         self._opened: Journal | None = None
+        self._found: tuple[Offset, Offset] | None = None  # the range of offsets of the last `prepare`
 
     # --- what a source is
 
@@ -163,22 +166,28 @@ class _Lines:
 
     def prepare(self, start: Offset, end: Offset) -> None:
         """Copy what Spark cannot read where it is into the home. What is gone by now is left out, with a warning."""
-        for first, ranges in self._runs(start, end):
+        self._found = (start, end)
+        for n, ranges in self._pieces(start, end):
             if not self._is_in_place(ranges[0]):
-                self._land(first, ranges, lost=_warn_lost)
+                self._land(n, ranges, lost=_warn_lost)
 
     def read(self, session: SparkSession, start: Offset, end: Offset) -> DataFrame:
         """The lines of an offset range, in their order."""
-        frames = []
-        for first, ranges in self._runs(start, end):
-            if self._is_in_place(ranges[0]):
-                frames.append(self._in_place(session, ranges))
+        was_found, self._found = self._found == (start, end), None
+        pieces = self._pieces(start, end)
+        if not self._disk.in_place:
+            ((n, ranges),) = pieces
+            return session.read.option("__globPaths__", "false").text(self._find_landed(n, ranges))
+        places = []
+        for n, ranges in pieces:
+            path = self._path(ranges[0], look=not was_found) if self._is_in_place(ranges[0]) else None
+            if path is not None:
+                places.append((path, ranges[0].start, ranges[0].end))
             else:
-                landed = self._landed(first, ranges)
-                if not storage.exists(landed):
-                    self._land(first, ranges, lost=self._give_up)
-                frames.append(session.read.option("__globPaths__", "false").text(landed))
-        return functools.reduce(DataFrame.unionAll, frames)
+                landed = self._find_landed(n, ranges)
+                places.append((landed, 0, hadoop.file_status(landed).size))
+        lines = exact.lines(session, [place for place in places if place[2]])
+        return lines.select(_cleaned(F.col("value"), self._encoding).alias("value"))
 
     def commit(self, end: Offset) -> None:
         """Remove what was landed up to the offset."""
@@ -218,38 +227,44 @@ class _Lines:
     def _between(self, start: Offset, end: Offset) -> list[Range]:
         return self._journal().between(start, end)
 
-    def _runs(self, start: Offset, end: Offset) -> Iterator[tuple[int, list[Range]]]:
-        """The ranges, in runs of those that are read in one way, with the number of the first."""
-        n = count(start)
-        for _, run in itertools.groupby(self._between(start, end), self._is_in_place):
-            ranges = list(run)
-            yield n, ranges
-            n += len(ranges)
+    def _pieces(self, start: Offset, end: Offset) -> list[tuple[int, list[Range]]]:
+        """What is copied or read together, with the number of the first range: on local disks everything."""
+        n, ranges = count(start), self._between(start, end)
+        return [(n + i, [r]) for i, r in enumerate(ranges)] if self._disk.in_place else [(n, ranges)]
+
+    # --- where the bytes of a range are
 
     def _is_in_place(self, range_: Range) -> bool:
+        """Whether Spark can read a range where it is, unless the file has been compressed since."""
         return self._disk.in_place and range_.plain
 
-    # --- reading in place
+    def _path(self, range_: Range, *, look: bool) -> str | None:
+        """A path under which Spark finds a range, whatever the file is called by now; None if it is compressed or gone.
 
-    def _in_place(self, session: SparkSession, ranges: list[Range]) -> DataFrame:
-        found = ((self._place(r), r.start, r.end) for r in ranges)
-        places = [(path, start, end) for path, start, end in found if path is not None]
-        return exact.lines(session, places).select(_cleaned(F.col("value"), self._encoding).alias("value"))
-
-    def _place(self, range_: Range) -> str | None:
-        """A path under which Spark finds the bytes of a range, whatever the file is called now; None if given up."""
-        for _ in range(0 if self._journal().is_given_up(range_) else _TRIES):
+        A range that the last survey found is taken to be there, unless told to look.
+        """
+        for _ in range(_TRIES):
             file = self._tracker.files.get(range_.file)
-            if file is not None:
-                try:
-                    with self._tracker.open(file) as opened:
-                        if opened.found.size >= range_.end:
-                            return self._disk.lasting_path(opened.found)
-                except Moved:
-                    pass
+            if file is not None and file.key is not None and not file.gone:
+                if file.packed:
+                    return None
+                if not look:
+                    return self._disk.lasting_path(file.path, file.key)
+                with contextlib.suppress(Moved), self._tracker.open(file) as opened:
+                    if opened.found.size >= range_.end:
+                        return self._disk.lasting_path(file.path, file.key)
             self.latest_offset(None)
-        self._give_up(range_)
         return None
+
+    def _find_landed(self, n: int, ranges: list[Range]) -> str:
+        """The copy of ranges in the home. If it is lost, it is made again; InputLost if the files are gone, too."""
+        landed = self._landed(n, ranges)
+        if not storage.exists(landed):
+            self._land(n, ranges, lost=self._give_up)
+        return landed
+
+    def _landed(self, n: int, ranges: list[Range]) -> str:
+        return f"{self._directory()}/landed/{n:012d}-{n + len(ranges):012d}"
 
     def _give_up(self, range_: Range) -> None:
         """Note that a range is given up; InputLost if nobody has said so."""
@@ -265,12 +280,9 @@ class _Lines:
 
     # --- landing
 
-    def _landed(self, first: int, ranges: list[Range]) -> str:
-        return f"{self._directory()}/landed/{first:012d}-{first + len(ranges):012d}"
-
-    def _land(self, first: int, ranges: list[Range], lost: Callable[[Range], None]) -> None:
+    def _land(self, n: int, ranges: list[Range], lost: Callable[[Range], None]) -> None:
         """Copy ranges into the home as clean lines; calls `lost` for those that are gone."""
-        with storage.writing(self._landed(first, ranges)) as target:
+        with storage.writing(self._landed(n, ranges)) as target:
             for range_ in ranges:
                 if not self._copy(range_, target):
                     lost(range_)
@@ -296,7 +308,8 @@ class _Lines:
             raise Moved(range_.path)
         with self._tracker.open(file) as opened:
             if file.packed:
-                begin, blocks = 0, _lines.unpack(_lines.packing(opened.read(0, 16)) or "", opened.stream())
+                kind = _lines.packing(opened.read(0, 16)) or ""
+                begin, blocks = 0, _lines.part(_lines.unpack(kind, opened.stream()), 0, range_.end)
             else:
                 begin = max(0, range_.start - WIDTH)
                 blocks = _lines.blocks_of(opened.stream(begin), range_.end - begin)
@@ -305,7 +318,8 @@ class _Lines:
             if range_.continues:
                 inside = _lines.without_line_end(inside)
             cut = functools.partial(_warn_cut, range_)
-            yield from _lines.clean(inside, self._encoding, first=not range_.start, cut=cut)
+            encoding = None if self._disk.in_place else self._encoding  # what is read in place is decoded by Spark
+            yield from _lines.clean(inside, encoding, first=not range_.start, cut=cut)
             if range_.mark and mark(seen.bytes) != range_.mark:
                 raise Moved(range_.path)
 

@@ -75,7 +75,11 @@ def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def clean(
-    blocks: Iterable[bytes], encoding: str = "utf-8", *, first: bool = True, cut: Callable[[int], None] = lambda n: None
+    blocks: Iterable[bytes],
+    encoding: str | None = "utf-8",
+    *,
+    first: bool = True,
+    cut: Callable[[int], None] = lambda n: None,
 ) -> Iterator[bytes]:
     r"""Blocks of lines in UTF-8, each line ended by one LF.
 
@@ -84,17 +88,18 @@ def clean(
 
     LF, CR and CRLF end a line, as in Spark. NULs at the beginning of a line are dropped: a
     writer that is not in append mode leaves a hole of them after a truncation. A byte order mark is dropped if these
-    are the `first` blocks of a file. Bytes that are not in the encoding become U+FFFD. Of a line longer than MAX_LINE
+    are the `first` blocks of a file. Bytes that are not in the encoding become U+FFFD; without one all
+    stay as they are. Of a line longer than MAX_LINE
     the rest is dropped, and `cut` called with its number of bytes.
     """
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    plain = codecs.lookup(encoding).name in ("utf-8", "ascii")
+    decoder = codecs.getincrementaldecoder(encoding or "utf-8")("replace")
+    ascii_is_enough = encoding is None or codecs.lookup(encoding).name in ("utf-8", "ascii")
     last, decoding = _LF, False
     blocks = _without_mark(blocks) if first else blocks
     for block in _cut_long_lines(_without_holes(_without_crs(blocks)), cut):
-        if decoding or not (plain and block.isascii()):
+        if encoding is not None and (decoding or not (ascii_is_enough and block.isascii())):
             text = decoder.decode(block)
-            decoding = not plain or bool(decoder.getstate()[0])
+            decoding = not ascii_is_enough or bool(decoder.getstate()[0])
             block = text.encode()
         if block:
             last = block[-1:]

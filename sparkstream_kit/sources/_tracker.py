@@ -23,9 +23,6 @@ from ._identity import HEAD, Content, Cut, File, Packed, Plain
 
 log = logging.getLogger(__name__)
 
-MOST = 1 << 20
-"""Bytes of a range, if its lines are not longer."""
-
 FOLLOWED = 3600 * 10**9
 """For how long (ns) a file that does not change is followed under names that no glob matches."""
 
@@ -314,7 +311,7 @@ class Tracker:
         else:
             whole = not self._is_active(found)
             searched = file.searched if file else 0
-            new = list(_identity.cuts(opened, start, found.size, most=MOST, searched=searched, whole=whole))
+            new = list(_identity.cuts(opened, start, found.size, most=self._disk.most, searched=searched, whole=whole))
         if file is None and not new:
             self._hold(found, None, look_again=not whole)
             return
@@ -326,7 +323,12 @@ class Tracker:
         for cut in new:
             continues = not file.ended
             file.ended = content.ends if isinstance(content, Packed) else opened.read(cut.end - 1, 1) == b"\n"
-            plain = not (continues or file.packed) and file.ended and cut.start != 1 and cut.end - cut.start <= MOST
+            plain = (
+                not (continues or file.packed)
+                and file.ended
+                and cut.start != 1
+                and cut.end - cut.start <= self._disk.most
+            )
             ranges.append(New(file, cut, plain, continues))
         if new:
             self._move(file, new[-1].end, content, {new[-1].end: new[-1].mark})
