@@ -192,6 +192,17 @@ def _family(name: str) -> str:
     return _ROTATED.sub("", name)
 
 
+def names(path: str) -> set[str]:
+    """The names under which a file is kept in an index of names."""
+    return {bare(path), f"family {_family(bare(path))}"}
+
+
+def names_of_relatives(path: str) -> set[str]:
+    """The names under which the files that `path` may be related to are found there."""
+    found = origins(path) | {bare(path)}
+    return found | names(path) if _PACKED.search(path) or _NUMBERED.fullmatch(bare(path)) else found
+
+
 # --- where lines end
 
 

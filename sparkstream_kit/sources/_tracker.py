@@ -9,6 +9,7 @@ a new one.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections import defaultdict
@@ -30,6 +31,9 @@ FOLLOWED = 3600 * 10**9
 
 KEPT, MOST_KEPT = 7 * 86_400_000, 100_000
 """For how long (ms) it is known what was read of a file that is gone, and of how many files at most."""
+
+ALIKE = 1000
+"""Files of one name and beginning that are compared with another one."""
 
 _MISSED = 2
 """Surveys in a row that do not find a file until it is gone: a listing may miss one that is being renamed."""
@@ -76,7 +80,8 @@ class Tracker:
         self._inactive_after, self._min_age = inactive_after * 10**6, min_age * 10**6  # ns
         self._by_key: dict[Key, File] = {}
         self._by_path: dict[str, File] = {}
-        self._by_head: dict[tuple[int, str], dict[int, File]] = defaultdict(dict)
+        self._alike: dict[tuple[str, tuple[int, str]], dict[int, File]] = defaultdict(dict)
+        """Files by their names and heads."""
         self._short: set[int] = set()
         """Offsets of heads that are shorter than the usual ones."""
         self._held: dict[Key, _Held] = {}
@@ -99,9 +104,8 @@ class Tracker:
         gone = sorted((file for file in self.files.values() if file.gone), key=lambda file: file.gone)
         for n, file in enumerate(gone):
             if file.gone < now - KEPT or n < len(gone) - MOST_KEPT:
+                self._remove(file)
                 del self.files[file.id]
-                self._drop_head(file)
-                self._drop_place(file)
 
     @contextmanager
     def open(self, file: File) -> Iterator[Opened]:
@@ -127,7 +131,11 @@ class Tracker:
                 if found.size:
                     unknown.append(found)
             elif file.size == found.size and file.changed == found.changed and not file.waits:
-                file.seen, file.path = self._survey, found.path
+                if file.seen != self._survey and file.path != found.path:
+                    self._remove(file)
+                    file.path, file.key = found.path, found.key or file.key
+                    self.add(file)
+                file.seen = self._survey
             else:
                 changed.append((found, file))
         if len(self._held) > MOST_KEPT:
@@ -257,14 +265,16 @@ class Tracker:
                 head += block
                 if len(head) >= HEAD[-1]:
                     break
-        alike = self._candidates(Packed(kind, [head], self._short))
+        alike = self._candidates(opened.found.path, Packed(kind, [head], self._short))
         marks = {at for file in alike for at in file.marks}
         return Packed(kind, _lines.unpack(kind, opened.stream()), {*offsets, *marks, *self._short})
 
-    def _candidates(self, content: Content) -> list[File]:
-        """The known files that begin like this."""
+    def _candidates(self, path: str, content: Content) -> list[File]:
+        """The known files with names and beginnings like this."""
         heads = content.marks((*HEAD, *self._short)).items()
-        return [file for head in heads for file in self._by_head.get(head, {}).values()]
+        keys = itertools.product(_identity.names_of_relatives(path), heads)
+        found = {file.id: file for key in keys for file in itertools.islice(self._alike.get(key, {}).values(), ALIKE)}
+        return list(found.values())
 
     def _continues(self, file: File, content: Content) -> bool:
         """Whether the content of a file is what was read of it, and perhaps more."""
@@ -279,7 +289,7 @@ class Tracker:
     def _origin(self, path: str, content: Content) -> File | None:
         """The known file that this is; if it is only a copy, the one that was seen in this survey."""
         moved, copied = [], []
-        for file in self._candidates(content):
+        for file in self._candidates(path, content):
             is_derived = _identity.is_derived(path, file.path)
             if file.seen == self._survey:
                 if is_derived and _identity.holds(content, file):
@@ -307,7 +317,7 @@ class Tracker:
             return
         if file is None:
             file = File(self.next_id, found.path, found.key, found.size, found.changed)
-        self._drop_place(file)
+        self._remove(file)
         file.path, file.key, file.size, file.changed = found.path, found.key, found.size, found.changed
         file.packed, file.gone, file.seen = isinstance(content, Packed), 0, self._survey
         for cut in new:
@@ -341,21 +351,28 @@ class Tracker:
 
     def _index_head(self, file: File) -> None:
         if file.marks:
-            self._by_head[file.head()][file.id] = file
+            for name in _identity.names(file.path):
+                self._alike[name, file.head()][file.id] = file
             if file.head()[0] not in HEAD:
                 self._short.add(file.head()[0])
 
     def _drop_head(self, file: File) -> None:
         if file.marks:
-            self._by_head[file.head()].pop(file.id, None)
+            for name in _identity.names(file.path):
+                self._alike[name, file.head()].pop(file.id, None)
 
     def _drop_place(self, file: File) -> None:
-        """Forget where a file is; its path is still the last one."""
+        """A file is no longer where it was; its path is still the last one."""
         if file.key is not None and self._by_key.get(file.key) is file:
             del self._by_key[file.key]
         if self._by_path.get(file.path) is file:
             del self._by_path[file.path]
         file.key = None
+
+    def _remove(self, file: File) -> None:
+        """Take a file out of the indexes."""
+        self._drop_head(file)
+        self._drop_place(file)
 
     def _hold(self, found: Found, copied: File | None, *, look_again: bool = False) -> None:
         """Do not read a file until it changes, or the one that it is a copy of is missing."""
