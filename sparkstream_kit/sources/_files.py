@@ -313,7 +313,8 @@ class _Lines:
             else:
                 begin = max(0, range_.start - WIDTH)
                 blocks = _lines.blocks_of(opened.stream(begin), range_.end - begin)
-            seen = _lines.Tail(blocks, WIDTH)
+            # a block may end after the range, and its mark is that of the bytes before its end
+            seen = _lines.Tail(_lines.part(blocks, 0, range_.end - begin), WIDTH)
             inside = _lines.part(seen, range_.start - begin, range_.end - range_.start)
             if range_.continues:
                 inside = _lines.without_line_end(inside)

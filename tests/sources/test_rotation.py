@@ -20,7 +20,7 @@ import pyarrow
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.support.steps import RUNS, Line, Steps, text
+from tests.support.steps import RUNS, Line, Steps, is_down_before_it_reads, text
 
 pytestmark = pytest.mark.slow
 
@@ -108,16 +108,18 @@ class Case(NamedTuple):
     glob: str
     options: dict[str, Any]
     warns: str | None
+    loses: bool
+    """Whether a step takes away what was written before, so that it must be read at once."""
 
 
 CASES: list[Case] = []
 
 
 def case(
-    glob: str = "*", *, warns: str | None = None, **options: Any
+    glob: str = "*", *, warns: str | None = None, loses: bool = False, **options: Any
 ) -> Callable[[Callable[[Logs], Steps]], Callable[[Logs], Steps]]:
     def add(do: Callable[[Logs], Steps]) -> Callable[[Logs], Steps]:
-        CASES.append(Case(do, glob, options, warns))
+        CASES.append(Case(do, glob, options, warns, loses))
         return do
 
     return add
@@ -179,7 +181,7 @@ def a_line_is_written_in_pieces(logs: Logs) -> Steps:
     yield [2, 3]
 
 
-@case()
+@case(loses=True)
 def a_line_without_its_end_is_read_once_its_writer_is_inactive(logs: Logs) -> Steps:
     logs.put("access.log", text(1) + b"cut")
     yield [1]
@@ -217,7 +219,7 @@ def a_line_is_longer_than_any_buffer(logs: Logs) -> Steps:
     yield ["long", 3]
 
 
-@case()
+@case(loses=True)
 def a_file_is_deleted_before_it_was_read(logs: Logs) -> Steps:
     logs.append("access.log", 1)
     logs.append("other.log", 10)
@@ -230,7 +232,7 @@ def a_file_is_deleted_before_it_was_read(logs: Logs) -> Steps:
     yield [3]
 
 
-@case()
+@case(loses=True)
 def a_file_that_was_read_is_deleted(logs: Logs) -> Steps:
     logs.append("monday.log", 1)
     yield [1]
@@ -527,8 +529,8 @@ def copied_and_truncated_with_a_rest_that_was_not_read(logs: Logs) -> Steps:
     yield [3, 4]
 
 
-@case("access.log*")
-@case("*.log")
+@case("access.log*", loses=True)
+@case("*.log", loses=True)
 def as_large_as_before_after_a_truncation(logs: Logs) -> Steps:
     write = logs.hold("access.log")
     write(1, 2)
@@ -539,8 +541,8 @@ def as_large_as_before_after_a_truncation(logs: Logs) -> Steps:
     yield [3, 4]
 
 
-@case("access.log*")
-@case("*.log")
+@case("access.log*", loses=True)
+@case("*.log", loses=True)
 def larger_than_before_after_a_truncation(logs: Logs) -> Steps:
     write = logs.hold("access.log")
     write(1, 2)
@@ -581,7 +583,7 @@ def listed_while_the_copy_grows(logs: Logs) -> Steps:
     yield [5]
 
 
-@case("access.log*")
+@case("access.log*", loses=True)
 def written_between_copy_and_truncation_and_read(logs: Logs) -> Steps:
     """The line is in neither file afterwards: whoever read it before is lucky, and must not read others twice."""
     write = logs.hold("access.log")
@@ -638,7 +640,7 @@ def a_hole_is_larger_than_a_fingerprint(logs: Logs) -> Steps:
 # --- files that are replaced, mirrored, moved
 
 
-@case()
+@case(loses=True)
 def replaced_by_another_file(logs: Logs) -> Steps:
     logs.append("access.log", 1, 2)
     yield [1, 2]
@@ -674,7 +676,7 @@ def a_mirror_of_rotated_files(logs: Logs) -> Steps:
     yield [5, 6]
 
 
-@case()
+@case(loses=True)
 def an_inode_is_used_again(logs: Logs) -> Steps:
     logs.append("monday.log", 1, 2, 3)
     yield [1, 2, 3]
@@ -990,3 +992,15 @@ def test_each_line_comes_once(
     if case.warns is not None:
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert sum(case.warns in warning for warning in warnings) >= 1, warnings
+
+
+@pytest.mark.parametrize(
+    ("case", "logs"),
+    [(c, c) for c in CASES if not c.loses],
+    ids=[f"{c.do.__name__}-{c.glob}" for c in CASES if not c.loses],
+    indirect=["logs"],
+)
+def test_what_was_planned_is_found_wherever_it_went_before_it_was_read(
+    spark: SparkSession, case: Case, logs: Logs
+) -> None:
+    is_down_before_it_reads(case.do(logs), logs)

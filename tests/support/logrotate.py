@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,9 @@ PATIENCE = 300  # seconds, far more than any step takes
 
 SIGNAL = """
     postrotate
-        touch {work}/reopen
-        kill -USR1 "$(cat {work}/pid)"
-        while test -e {work}/reopen; do sleep 0.02; done
+        touch {notes}/reopen
+        kill -USR1 "$(cat {notes}/pid)"
+        while test -e {notes}/reopen; do sleep 0.02; done
     endscript
 """
 """Tells the writer to open its file again, and waits: what it wrote into a file while gzip reads that would be lost."""
@@ -32,12 +33,11 @@ SIGNAL = """
 
 @dataclass(frozen=True)
 class Mode:
-    """A configuration of logrotate, the writer that fits it, and the glob of a job that reads all of it."""
+    """A configuration of logrotate, and the writer that fits it."""
 
     name: str
     directives: str
     how: str = "append"
-    glob: str = "access*"
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -51,44 +51,47 @@ class Mode:
 DATED = "dateext\ndateformat -%Y%m%d-%s"
 MODES = [
     Mode("create", "create"),
-    Mode("copytruncate", "copytruncate"),
     Mode("dateext", f"create\n{DATED}", how="buffer"),
     Mode("compress", "create\ncompress"),
     Mode("delaycompress", "create\ncompress\ndelaycompress", how="buffer"),
+    Mode("olddir", "create\nolddir {logs}/old\ncreateolddir 755"),
+    Mode("copytruncate", "copytruncate"),
     Mode("copytruncate compress", "copytruncate\ncompress"),
-    Mode("olddir", "create\nolddir {logs}/old\ncreateolddir 755", glob="**/access*"),
     Mode("hole", "copytruncate", how="position"),
-    Mode("out of glob", "create", how="buffer", glob="*.log"),
 ]
 
 
 class Rotated:
-    """A log in `work`/logs that grows and is rotated until `stop`."""
+    """A log in `work`/logs/<mode> that grows and is rotated until `stop`; a mode may wait until `may_rotate`."""
 
-    def __init__(self, work: Path, mode: Mode, seed: int, rate: int = 500):
-        self.mode, self.seed, self.logs = mode, seed, work / "logs"
+    def __init__(
+        self, work: Path, mode: Mode, seed: int, rate: int = 500, may_rotate: Callable[[], bool] = lambda: True
+    ):
+        self.mode, self.seed, self.logs = mode, seed, work / "logs" / str(mode)
         self.rotations = 0
-        self._work, self._chance, self._over = work, random.Random(seed), threading.Event()
+        self._notes, self._may_rotate = work / str(mode), may_rotate
+        self._chance, self._over = random.Random(seed), threading.Event()
         self._failure: BaseException | None = None
-        # logrotate refuses directories that others may write to, and a configuration that others own
-        self.logs.mkdir(mode=0o755)
-        self._conf, self._state = work / "logrotate.conf", work / "logrotate.state"
+        # logrotate refuses directories that others may write to, and a configuration that others may
+        for folder in (self._notes, work / "logs", self.logs):
+            folder.mkdir(mode=0o755, exist_ok=True)
+        self._conf, self._state = self._notes / "logrotate.conf", self._notes / "logrotate.state"
         signals = "" if mode.truncates else SIGNAL
-        directives = (mode.directives + signals).format(logs=self.logs, work=work)
+        directives = (mode.directives + signals).format(logs=self.logs, notes=self._notes)
         self._conf.write_text(f'"{self.logs}/access.log" {{\nmissingok\nrotate 1000\n{directives}\n}}\n')
         self._conf.chmod(0o600)
-        command = [sys.executable, log_writer.__file__, str(self.logs / "access.log"), "--how", mode.how]
-        self._writer = subprocess.Popen([*command, "--rate", str(rate), "--seed", str(seed)])
+        command = [sys.executable, log_writer.__file__, str(self.logs / "access.log"), str(self._notes)]
+        command += ["--how", mode.how, "--rate", str(rate), "--seed", str(seed)]
+        self._writer = subprocess.Popen(command)
         self._rotator = threading.Thread(target=self._rotate_on, daemon=True)
         self._rotator.start()
 
     def _rotate_on(self) -> None:
         try:
-            while not (self._work / "pid").exists():
-                self._over.wait(0.01)
             # names by date are names by second here
-            while not self._over.wait(self._chance.uniform(1.01, 1.5)):
-                self.rotate()
+            while not self._over.wait(self._chance.uniform(1.01, 2)):
+                if (self._notes / "pid").exists() and self._may_rotate():
+                    self.rotate()
         except BaseException as failure:
             self._failure = failure
 
@@ -119,7 +122,7 @@ class Rotated:
 
     def written(self) -> Counter[str]:
         """Every line that the writer has written, by its own count."""
-        return log_writer.lines(self.seed, int((self._work / "written").read_text()))
+        return log_writer.lines(self.seed, int((self._notes / "written").read_text()))
 
     def left(self) -> Counter[str]:
         """Every line in the files that are there now; the bytes of holes belong to no line."""
@@ -136,12 +139,11 @@ def unpacked(file: Path) -> bytes:
 
 def main() -> None:
     """Rotate logs without any job, for a look at what logrotate itself does: python -m tests.support.logrotate WORK."""
-    for mode in MODES:
-        work = Path(sys.argv[1]) / str(mode)
-        work.mkdir(parents=True)
-        log = Rotated(work, mode, seed=1)
-        time.sleep(5)
+    logs = [Rotated(Path(sys.argv[1]), mode, seed) for seed, mode in enumerate(MODES)]
+    time.sleep(10)
+    for log in logs:
         log.stop()
+        mode = log.mode
         lost, left = log.written() - log.left(), log.left()
         names = sorted(str(f.relative_to(log.logs)) for f in log.logs.rglob("*") if f.is_file())
         print(f"{mode.name}: {left.total()} lines, {lost.total()} lost, {log.rotations} rotations, {names}")

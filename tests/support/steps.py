@@ -7,6 +7,7 @@ compared in its order; a Counter where several files arrive at once and nothing 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -93,6 +94,13 @@ class Reader:
             self.tick(engine)
         assert self._runs[last] == (2 if unfinished else self._runs[last]), "the batch before was not run again"
 
+    def tick_killed_early(self, engine: Any) -> None:
+        """A tick in which the process is killed once the source knows what is new, and has kept none of it."""
+        sources = engine.graph.sources
+        sources["logs"] = dataclasses.replace(sources["logs"], prepare=lambda start, end: killed(9))
+        with contextlib.suppress(SystemExit):
+            self.tick(engine)
+
     def came(self) -> list[Line]:
         """The lines of the batches since the last question."""
         new = sorted(n for n in self._rows if n > self._seen)
@@ -144,6 +152,27 @@ def is_down_for_a_step(steps: Steps, logs: Files) -> None:
         with reader.started() as engine:
             reader.killed_tick(engine)
         compare(step, reader.came(), expected)
+
+
+def is_down_before_it_reads(steps: Steps, logs: Files) -> None:
+    """After every second step the job is killed before it reads what it has planned, and is down for the next step.
+
+    What is planned may be gone by then, so only cases in which nothing is lost are for this.
+    """
+    reader = Reader(logs)
+    planned: list[Line] = []
+    for step, expected in enumerate(steps, 1):
+        with reader.started() as engine:
+            if step % 2:
+                reader.tick_killed_early(engine)
+                planned = expected_lines(expected)
+                continue
+            reader.tick(engine)
+        assert Counter(reader.came()) == Counter([*planned, *expected_lines(expected)]), f"step {step}"
+
+
+def expected_lines(expected: list[Line] | Counter[Line]) -> list[Line]:
+    return list(expected.elements()) if isinstance(expected, Counter) else expected
 
 
 RUNS: tuple[Callable[[Steps, Files], None], ...] = (runs_through, stops_gracefully, is_killed, is_down_for_a_step)
