@@ -310,6 +310,7 @@ class Tracker:
             if content.error:
                 self._warn(found.path, f"{content.error}: what can be read, {content.end()[0]} bytes, is taken")
         else:
+            assert isinstance(content, Plain)
             whole = not self._is_active(found)
             searched = file.searched if file else 0
             content.marks([min(found.size, HEAD[0])])
