@@ -112,6 +112,8 @@ TABLES: dict[str, list[Row]] = {
         Row(access_log.split, "map of parse_line", "the same function"),
         Row(access_log.split_query, "map", "the same function"),
         Row(access_log.unescaped, "map of unescape", "the same function"),
+        Row(access_log.formats, "-", "-"),
+        Row(access_log.check_format, "-", "-"),
         Row(access_log.parse_line, "map(parse_line)", "udf"),
         Row(access_log.unescape, "map(unescape)", "udf"),
     ],

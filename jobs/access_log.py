@@ -3,13 +3,15 @@
     spark-submit --py-files sparkstream_kit.zip jobs/access_log.py \
         --source "files:/data/logs?glob=*.log" --output console: --home /data/access.home
 
+Lines in another format than Apache's common or combined need a --format, such as main for nginx: see --help.
+
 Outputs:
     totals     lines, bytes, rejected: bigint           of each batch
     statuses   status: int, count: bigint               since the first start
     alerts     those of ss.transforms.threshold         batches with more than 25 answers 404
     paths      path: string, hits: bigint               the 10 most requested in the last minute, every 10 s
     clients    client_ip: string, hits, bytes: bigint   the 10 busiest in the last minute, every 10 s
-    rejected   line, reason: string                     lines that are not in the log format
+    rejected   line, reason: string                     lines that are not in the format
 """
 
 import sys
@@ -47,7 +49,7 @@ def by_status(frame: DataFrame) -> DataFrame:
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """All outputs from one read of the log lines."""
-    requests, rejected = ss.transforms.access_log.split(source(ssc).cache())
+    requests, rejected = ss.transforms.access_log.split(source(ssc).cache(), source.log_format)
     output(requests.transform(served).join(rejected.count()).transform(totals), name="totals")
     output(requests.update_state_by_key("status", COUNT).transform(by_status), name="statuses")
     output(ss.transforms.threshold(requests.filter("status = 404"), [], ss.aggregates.count(), above=25), name="alerts")

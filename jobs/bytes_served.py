@@ -26,7 +26,7 @@ def served(requests: DataFrame) -> DataFrame:
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """Parse the log lines, dropping malformed ones, and add up each batch."""
-    requests = source(ssc).transform(ss.transforms.access_log.parse)
+    requests, _ = ss.transforms.access_log.split(source(ssc), source.log_format)
     output(requests.transform(served), name="served")
 
 

@@ -21,7 +21,7 @@ USAGE = {"requests": ss.aggregates.count(), "bytes": ss.aggregates.sum("bytes")}
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """Parse the log lines, dropping malformed ones, and aggregate each batch by client."""
-    requests = source(ssc).transform(ss.transforms.access_log.parse)
+    requests, _ = ss.transforms.access_log.split(source(ssc), source.log_format)
     clients = requests.reduce_by_key("client_ip", USAGE)
     output(clients, name="clients")
 

@@ -21,7 +21,7 @@ COUNT = {"count": ss.aggregates.count()}
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
     """Parse the log lines, dropping malformed ones, and keep a running count per status."""
-    requests = source(ssc).transform(ss.transforms.access_log.parse)
+    requests, _ = ss.transforms.access_log.split(source(ssc), source.log_format)
     statuses = requests.update_state_by_key("status", COUNT)
     output(statuses, name="statuses")
 

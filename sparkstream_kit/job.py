@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Protocol
 
@@ -25,12 +26,17 @@ from .engine import batches
 from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
 from .lifecycle import run
+from .transforms import access_log
 
 log = logging.getLogger(__name__)
 
 
 class JobSource(Protocol):
     """Gives a job its input."""
+
+    @property
+    def log_format(self) -> str:
+        """The format of access logs that --format names, for `ss.transforms.access_log`."""
 
     def __call__(self, ssc: StreamingContext, name: str = ...) -> FrameStream:
         """The stream of the only --source, or of the one with that name."""
@@ -69,6 +75,7 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
     from_where = [uris.parse(text, sources) for text in options.source]
     to_where = [uris.parse(text, outputs) for text in options.output or ["console:"]]
+    access_log.check_format(options.format)
     enough = _stop_after(options.stop_after)
     _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))
     conf = SparkConf()
@@ -80,7 +87,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
 
     def build_all(ssc: StreamingContext) -> None:
         results: set[str] = set()
-        build(ssc, _job_source(from_where), _job_output(to_where, results))
+        build(ssc, _Source(from_where, options.format), _job_output(to_where, results))
         wanted, has = {spec.name for spec in to_where}, ", ".join(sorted(results)) or "none"
         unknown = sorted(wanted - results - {""})
         if unknown and not wanted & {*results, ""}:
@@ -110,10 +117,16 @@ def _report(error: KitError) -> int:
     return error.exit_code
 
 
-def _job_source(specs: list[uris.Spec]) -> JobSource:
-    made: dict[str, FrameStream] = {}
+@dataclass(frozen=True)
+class _Source:
+    """The JobSource of a command line."""
 
-    def source(ssc: StreamingContext, name: str = "") -> FrameStream:
+    specs: list[uris.Spec]
+    log_format: str
+    made: dict[str, FrameStream] = field(default_factory=dict)
+
+    def __call__(self, ssc: StreamingContext, name: str = "") -> FrameStream:
+        specs, made = self.specs, self.made
         if name not in made:
             named = [spec for spec in specs if spec.name == name]
             free = [spec for spec in specs if not spec.name or not name] if not made else []
@@ -124,8 +137,6 @@ def _job_source(specs: list[uris.Spec]) -> JobSource:
             key = name or chosen[0].name
             made[name] = chosen[0](ssc, **({"name": key} if key else {}))
         return made[name]
-
-    return source
 
 
 def _job_output(specs: list[uris.Spec], results: set[str]) -> JobOutput:
@@ -181,6 +192,13 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         default=[],
         metavar="[NAME=]KIND:...",
         help="where results go; with a name only the results of that name (default: console:)",
+    )
+    add(
+        "--format",
+        default="combined",
+        metavar="NAME|STRING",
+        help=f"how access logs are written: {', '.join(access_log.formats())}, a LogFormat of Apache or a log_format "
+        "of nginx, as in the configuration of the server (default: combined)",
     )
     add("--home", metavar="DIR", help="where the job keeps its progress and state, on HDFS or a local disk")
     add("--batch-interval", default="1s", metavar="DURATION", help="500ms, 2s, 1min (default: 1s)")

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from pyspark import RDD, SparkConf
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -165,11 +165,15 @@ def run_batches(
 
 
 def run_job(
-    build: Callable[..., object], batches: Sequence[Sequence[str]], batch_interval: Duration = "1s"
+    build: Callable[..., object],
+    batches: Sequence[Sequence[str]],
+    batch_interval: Duration = "1s",
+    log_format: str = "combined",
 ) -> dict[str, Batches[Row]]:
     """Run the `build(ssc, source, output)` of a job on batches of lines; returns the rows of each batch, by output.
 
     A batch without lines is None, unless a window has to slide: it is not recorded in the job's offset log either.
+    `log_format` is the --format of the job.
     Raises the errors of `run_batches`.
 
     Cost: grows with the batches and with what the program does in them.
@@ -183,11 +187,21 @@ def run_job(
 
     def program(lines: DStream[str]) -> dict[str, FrameStream]:
         outputs: dict[str, FrameStream] = {}
-        source = FrameStream.of(lines)
-        build(lines.context(), lambda ssc, name="": source, lambda stream, name: outputs.update({name: stream}))
+        source = _JobSource(FrameStream.of(lines), log_format)
+        build(lines.context(), source, lambda stream, name: outputs.update({name: stream}))
         return outputs
 
     return run_batches(program, batches, batch_interval=batch_interval)
+
+
+class _JobSource(NamedTuple):
+    """The same stream under every name."""
+
+    stream: FrameStream
+    log_format: str
+
+    def __call__(self, ssc: StreamingContext, name: str = "") -> FrameStream:
+        return self.stream
 
 
 def _stream(ssc: StreamingContext, given: Sequence[Sequence[Any]]) -> DStream[Any]:

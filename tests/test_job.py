@@ -104,6 +104,14 @@ def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path
         (["--source", "generator:?count=1", "--home", "/proc/home"], "error: cannot write the home '/proc/home'"),
         (["--source", "generator:", "--drain"], "error: cannot drain 'generator', a source that never ends"),
         (["--source", "generator:?count=1", "--stop-after", "soon"], "error: invalid duration 'soon'"),
+        (
+            ["--source", "generator:?count=1", "--format", "combine"],
+            "error: got the format 'combine', expected combined, ",
+        ),
+        (
+            ["--source", "generator:?count=1", "--format", "%h %Z"],
+            "error: got %Z in the format, which is not a directive",
+        ),
         (["--source", "generator:?count=1", "--conf", "spark.x"], "error: got --conf spark.x, expected"),
         ([], "error: the job needs one --source, got none"),
         (
@@ -134,5 +142,7 @@ def test_help_shows_what_the_job_says_of_itself_and_every_kind(capsys: pytest.Ca
         "socket:HOST:PORT",
         "json:DIRECTORY",
         "console:",
+        "--format NAME|STRING",
+        "vhost_combined, main, traefik_common,",
     ):
         assert words in shown

@@ -1,7 +1,36 @@
-r"""Access logs in Apache's common and combined formats (nginx's combined is the same) and in any LogFormat.
+r"""Access logs: common and combined, any LogFormat of Apache or log_format of nginx, and the JSON of some servers.
 
-`parse`, `rejected` and `split` read DataFrames of lines inside Spark, `parse_line` reads one line in plain Python. The
-two implementations share no code and agree on every line, which is how each of them is tested.
+`parse`, `rejected` and `split` read DataFrames of lines inside Spark, `parse_line` reads one line of common or combined
+in plain Python. The two implementations share no code and agree on every line, which is how each of them is tested.
+
+**Formats.** A format is a name or a format string. All of them give the same columns, of which a format may lack some.
+
+| name | lines |
+|---|---|
+| `combined`, `common` | Apache's and nginx's; each of the two names accepts both |
+| `vhost_combined` | combined after `%v:%p` |
+| `main` | nginx's stock log_format: combined, then `"$http_x_forwarded_for"` |
+| `traefik_common` | Traefik's default: combined, then requests, router, URL and duration |
+| `traefik`, `caddy` | the JSON that these servers write |
+
+**Format strings** with a `$variable` are nginx's, those with a `%` Apache's, as in the configuration of the server.
+`%r` (or `$request`) gives method, path and protocol. Each other field gives the first of these columns that fits:
+
+| column | fields, the best first |
+|---|---|
+| virtual_host, in front, only if there is one | `%v` `$server_name`, `%V` `$host` |
+| client_ip | `%a` `$remote_addr`, `%h`, `$proxy_add_x_forwarded_for`, `%{X-Forwarded-For}i`, `%{X-Real-IP}i`, `%{c}a` |
+| timestamp | `%t` `$time_local`, `$time_iso8601`, `%{sec}t`, `%{msec}t`, `%{usec}t`, `%{%Y-%m-%dT%T%z}t`, `$msec` |
+| path | `%U%q` `$request_uri`, `%U` `$uri` |
+| bytes | `%b` `%B` `$body_bytes_sent`, `%O` `$bytes_sent` |
+
+So X-Forwarded-For, which a client can forge, gives client_ip only if the format has no address of the connection. What
+gives no such column follows user_agent, in the order of the format, under the name that nginx has for it:
+`$request_time` is request_time, `%{X-Request-Id}i` http_x_request_id, `%{Foo}o` sent_http_foo, `%{Foo}C` cookie_foo,
+`%{Foo}e` env_foo, `%{Foo}n` note_foo, `%p` server_port, `%I` request_length, `%O` bytes_sent, `%X` connection_status,
+`%D` request_time_us, `%T` request_time_s, `%{ms}T` request_time_ms. These columns are bigint if the manual says that
+they are integers, and string otherwise, `$request_time` too. A variable with the name of another column gets `var_` in
+front. Of two equal fields the last one counts.
 
 The fields are those of Apache's mod_log_config, `%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-agent}i"`; common ends
 after `%b`. Parsers disagree about some lines. Here:
@@ -17,6 +46,10 @@ after `%b`. Parsers disagree about some lines. Here:
 | a user that starts with `- ` | rejected | there is a sixth field in front, such as the virtual host |
 | text after the user agent | rejected | it is another format; half a record would hide that |
 | status 600 to 999 | accepted | some servers log codes of their own |
+| status 000 and 009 | 0 and 9 | nginx logs them if it sent no response |
+| second 60 | the first second of the next minute | so is a leap second in POSIX time |
+| several blanks between fields, one at the end | one, none | Jetty pads fields |
+| a byte order mark in front | ignored | some writers put it in front of a file |
 """
 
 from __future__ import annotations
@@ -24,14 +57,14 @@ from __future__ import annotations
 import functools
 import re
 from datetime import datetime, timedelta, timezone
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..columns import other_columns
 from ..frames import FrameStream
-from ._log_formats import Format, reader
+from ._log_formats import Format, check, reader
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
 
@@ -47,8 +80,12 @@ _TIMESTAMP = re.compile(
 _TO_CLOSING_QUOTE = re.compile(r'([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 section 5.6.2
 _PROTOCOL = re.compile(r"[A-Z]+/[0-9](?:\.[0-9])?")
-_STATUS_AND_BYTES = re.compile(r" ([^ ]*) ([^ ]*)")
-_THREE_DIGITS = re.compile(r"[1-9][0-9]{2}")
+_CLIENT = re.compile(r"[^ ]*(?:(?<=,) +[^ ]+)*")  # a list of proxies is one client
+_IDENTITY = re.compile(r" +([^ ]+) +")
+_REQUEST_OPENS = re.compile(r'\] +"')
+_STATUS_AND_BYTES = re.compile(r" +([^ ]+) +([^ ]*)")
+_QUOTE_OR_DASH = re.compile(r' +(?:"|-(?= |\Z))')
+_STATUS = re.compile(r"[1-9][0-9]{2}|00[09]")
 _UP_TO_19_DIGITS = re.compile(r"[0-9]{1,19}")
 _ESCAPE = re.compile(r'((?:\\x[0-9A-Fa-f]{2})+)|\\(["\\bfnrtv])')
 _ESCAPED = {'"': '"', "\\": "\\", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
@@ -118,7 +155,7 @@ def parse_line(line: str) -> Request | Rejected:
     Cost: grows with the length of the line, in plain Python.
     """
     try:
-        return _request(line.rstrip("\r\n"))
+        return _request(line.lstrip("\ufeff").rstrip(" \r\n"))
     except _Malformed as malformed:
         return Rejected(line, str(malformed))
 
@@ -149,7 +186,8 @@ def _decoded(escape: re.Match[str]) -> str:
 
 def _request(line: str) -> Request:
     # A quote in a user's name is logged escaped, so the first `] "` ends the timestamp, whatever brackets precede it.
-    head, request_opens, tail = line.partition('] "')
+    request_opens = _REQUEST_OPENS.search(line)
+    head, tail = (line[: request_opens.start()], line[request_opens.end() :]) if request_opens else (line, "")
     before, bracket, stamp = head.rpartition(" [")
     if not bracket:
         raise _Malformed("timestamp is not in brackets")
@@ -167,21 +205,16 @@ def _request(line: str) -> Request:
 
 
 def _client_identity_user(before: str) -> tuple[str | None, str | None, str | None]:
-    fields = before.split(" ")
-    last = 0
-    while fields[last].endswith(",") and last + 1 < len(fields):
-        last += 1
-    if len(fields) < last + 3:
+    client = _CLIENT.match(before)
+    assert client is not None, "the pattern matches nothing, too"
+    identity = _IDENTITY.match(before, client.end())
+    if identity is None:
         raise _Malformed("user is missing: fewer than three fields before the timestamp")
-    user = " ".join(fields[last + 2 :])
+    user = before[identity.end() :].strip(" ")
     if user.startswith("- "):
         raise _Malformed("user starts with '- ': more than three fields before the timestamp")
     # Apache logs a user whose name is empty as `""`.
-    return (
-        _known(" ".join(fields[: last + 1])),
-        _known(fields[last + 1]),
-        None if user == '""' else _known(user),
-    )
+    return _known(client[0]), _known(identity[1]), None if user == '""' else _known(user)
 
 
 def _timestamp(stamp: str) -> datetime:
@@ -190,9 +223,11 @@ def _timestamp(stamp: str) -> datetime:
         raise _Malformed("timestamp is not dd/Mon/yyyy:hh:mm:ss +hhmm")
     day, month, year, hour, minute, second, sign, offset_hours, offset_minutes = match.groups()
     offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
+    leap = timedelta(seconds=second == "60")  # as in POSIX, the first second of the next minute
     try:
-        local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second), tzinfo=timezone.utc)
-        return local - offset if sign == "+" else local + offset
+        date = (int(year), _MONTHS[month], int(day))
+        local = datetime(*date, int(hour), int(minute), int(second) - leap.seconds, tzinfo=timezone.utc)
+        return (local - offset if sign == "+" else local + offset) + leap
     except (KeyError, ValueError, OverflowError):
         raise _Malformed("timestamp is not a date that exists") from None
 
@@ -218,7 +253,7 @@ def _request_line(request: str) -> tuple[str | None, str | None, str | None]:
 def _status(text: str) -> int | None:
     if text == "-":
         return None
-    if not _THREE_DIGITS.fullmatch(text):
+    if not _STATUS.fullmatch(text):
         raise _Malformed("status is not a number from 100 to 999")
     return int(text)
 
@@ -242,15 +277,42 @@ def _referrer_and_agent(tail: str, start: int) -> tuple[str | None, str | None]:
 
 
 def _quoted_or_dash(tail: str, start: int, name: str) -> tuple[str, int]:
-    if tail.startswith(' "', start):
-        return _quoted(tail, start + 2, name)
-    if tail.startswith(" - ", start) or tail[start:] == " -":
-        return "-", start + 2
-    raise _Malformed(f"{name} is not in quotes")
+    opening = _QUOTE_OR_DASH.match(tail, start)
+    if opening is None:
+        raise _Malformed(f"{name} is not in quotes")
+    if opening[0].endswith("-"):
+        return "-", opening.end()
+    return _quoted(tail, opening.end(), name)
 
 
 def _known(field: str) -> str | None:
     return None if field in ("", "-") else field
+
+
+def formats() -> list[str]:
+    """The formats that have a name.
+
+    >>> from sparkstream_kit.transforms import access_log
+    >>> access_log.formats()
+    ['combined', 'common', 'vhost_combined', 'main', 'traefik_common', 'caddy', 'traefik']
+
+    Cost: grows with nothing.
+    """
+    return list(get_args(Format))
+
+
+def check_format(format: Format | str) -> None:
+    """Raise the UsageError that `parse` would raise, without Spark.
+
+    >>> from sparkstream_kit.transforms import access_log
+    >>> access_log.check_format("%h %Z")
+    Traceback (most recent call last):
+    ...
+    sparkstream_kit.errors.UsageError: got %Z in the format, which is not a directive of Apache: ...
+
+    Cost: grows with the length of the format.
+    """
+    check(format)
 
 
 # --- in Spark ----------------------------------------------------------------------------------------------------
@@ -271,15 +333,20 @@ def parse(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     timestamp: timestamp; method, path, protocol: string; status: int; bytes: bigint; referrer, user_agent: string. They
     are the fields of `Request`, null if logged as `-` or empty. Null lines are ignored.
 
-    `format` is `combined` or `common`, each of which accepts both; `vhost_combined`, which starts with `%v:%p`; or any
-    LogFormat string of Apache, for example `%h %l %u %t "%r" %>s %b %D`. A LogFormat string is matched by one regular
-    expression, which takes about twice the time. Fields that it lacks are null, `%v` and `%V` become the column
-    virtual_host: string, and all other directives must match but are not returned. A custom time format is not
-    supported.
+    `format` is one of `formats()`, or a format string of Apache or nginx, as the docstring of the module describes. A
+    format string is matched by one regular expression, which takes about twice the time. Fields that it lacks are null;
+    those that have no column above follow, with names as in nginx:
+
+    >>> line = ('192.0.2.1 - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 5 0.003 "10.0.0.1, 10.0.0.2"',)
+    >>> format = '$remote_addr - $remote_user [$time_local] "$request" $status $bytes_sent $request_time "$http_foo"'
+    >>> requests = ss.transforms.access_log.parse(spark.createDataFrame([line], "value string"), format)
+    >>> requests.select("client_ip", "bytes", "request_time", "http_foo").collect()
+    [Row(client_ip='192.0.2.1', bytes=5, request_time='0.003', http_foo='10.0.0.1, 10.0.0.2')]
 
     Columns that are not used are not computed, and which lines are valid does not depend on the columns used.
 
-    Raises UsageError for a LogFormat string without directives or with a custom time format.
+    Raises UsageError for an unknown name, and for a format string with a directive that does not exist, with a field
+    whose end nothing tells, or with times that are not complete: without date, time of day or zone.
 
     Cost: grows with the bytes of the lines and the number of columns used.
     """
@@ -300,8 +367,8 @@ def rejected(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     [Row(line='not a log line', reason='timestamp is not in brackets')]
 
     Columns in: value: string. Columns out: the other columns of `lines`, such as the file a line is from, then line:
-    string, unchanged, and reason: string, the same as from `parse_line`; for a LogFormat string it names the directive
-    at which the line stops matching.
+    string, unchanged, and reason: string, the same as from `parse_line`; for a format string it names the directive at
+    which the line stops matching.
 
     Raises UsageError as `parse` does.
 

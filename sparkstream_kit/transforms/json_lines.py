@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, IntegerType, StringType, StructType
+from pyspark.sql.types import StructType
 
 from ..columns import other_columns
 from ..frames import FrameStream
+from ._json_objects import is_object, read, reason, schema_of
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
 
@@ -34,10 +35,10 @@ def parse(lines: DataFrame, schema: StructType | str) -> DataFrame:
 
     Cost: grows with the bytes of the lines.
     """
-    kind = _kind(schema)
+    kind = schema_of(schema)
     kept = other_columns(lines, "value", *kind.names)
     members = (F.col(_READ)["line"][0][name].alias(name) for name in kind.names)
-    return _read(lines, kind).filter(_is_object()).select(*kept, *members)
+    return _read(lines, kind).filter(is_object(F.col(_READ))).select(*kept, *members)
 
 
 def rejected(lines: DataFrame, schema: StructType | str) -> DataFrame:
@@ -57,10 +58,9 @@ def rejected(lines: DataFrame, schema: StructType | str) -> DataFrame:
     Cost: grows with the bytes of the lines.
     """
     line = F.col("value")
-    is_object = (F.json_array_length(F.concat(F.lit("["), line, F.lit(",0]"))) == 2) & F.ltrim(line).startswith("{")
-    reason = F.when(is_object, "a member has another type than in the schema").otherwise("line is not one JSON object")
-    others = _read(lines, _kind(schema)).filter(~_is_object() & line.isNotNull())
-    return others.select(*other_columns(lines, "value", "line", "reason"), line.alias("line"), reason.alias("reason"))
+    others = _read(lines, schema_of(schema)).filter(~is_object(F.col(_READ)) & line.isNotNull())
+    kept = other_columns(lines, "value", "line", "reason")
+    return others.select(*kept, line.alias("line"), reason(line, "schema").alias("reason"))
 
 
 def split(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
@@ -82,26 +82,5 @@ def split(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
     )
 
 
-def _kind(schema: StructType | str) -> StructType:
-    return cast(StructType, StructType.fromDDL(schema)) if isinstance(schema, str) else schema
-
-
-def _read(frame: DataFrame, kind: StructType) -> DataFrame:
-    """The frame with each line as JSON in the column _READ.
-
-    Spark stops at the end of the first object and ignores what follows. So a line is read as the only element of an
-    array that is followed by an end marker: anything extra in the line breaks the array, lengthens it or hides the
-    marker.
-    """
-    whole = StructType().add("line", ArrayType(kind)).add("end", IntegerType()).add("broken", StringType())
-    text = F.concat(F.lit('{"line":['), "value", F.lit('],"end":1}'))
-    # Exploding an array of one keeps the filter from parsing the line a second time.
-    return frame.withColumn(
-        _READ, F.explode(F.array(F.from_json(text, whole, {"columnNameOfCorruptRecord": "broken"})))
-    )
-
-
-def _is_object() -> Column:
-    read = F.col(_READ)
-    is_one = read["broken"].isNull() & (read["end"] == 1) & (F.size(read["line"]) == 1) & read["line"][0].isNotNull()
-    return F.coalesce(is_one, F.lit(False))
+def _read(frame: DataFrame, schema: StructType) -> DataFrame:
+    return frame.withColumn(_READ, read(F.col("value"), schema))

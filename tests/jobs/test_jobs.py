@@ -36,6 +36,23 @@ def test_bytes_served_in_each_batch(spark: object) -> None:
         assert [tuple(row) for row in batch] == [(len(read(lines)), sum(size for *_, size in read(lines)))]
 
 
+def test_every_job_reads_the_format_that_is_asked_for(spark: object) -> None:
+    lines = [f"0.01|{line}" for line in LINES[:5]]
+    format = (
+        '$request_time|$remote_addr - $remote_user [$time_local] "$request" $status $bytes_sent "$http_referer" '
+        '"$http_user_agent"'
+    )
+    for build, name in (
+        *(
+            (bytes_served.build, "served"),
+            (running_status_counts.build, "statuses"),
+            (count_by_client.build, "clients"),
+        ),
+        (access_log.build, "statuses"),
+    ):
+        assert run_job(build, [lines], log_format=format)[name] == run_job(build, [LINES[:5]])[name]
+
+
 def test_running_counts_of_each_status(spark: object) -> None:
     batches = run_job(running_status_counts.build, BATCHES)["statuses"]
     before: Counter[int] = Counter()

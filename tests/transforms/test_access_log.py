@@ -138,7 +138,7 @@ def test_the_first_line_of_the_sample_is_read_field_by_field() -> None:
         (f'::1 - - {TIME} "GET /" 200 -5', "bytes is not a number from 0 to 2**63 - 1"),
         (f'::1 - - {TIME} "GET /" 200 9223372036854775808', "bytes is not a number from 0 to 2**63 - 1"),
         (f'::1 - - {TIME} "GET /" 200 {"9" * 65536}', "bytes is not a number from 0 to 2**63 - 1"),
-        (f'::1 - - {TIME} "GET /" 200 5 ', "referrer is not in quotes"),
+        (f'::1 - - {TIME} "GET /" 200 5 x', "referrer is not in quotes"),
         (f'::1 - - {TIME} "GET /" 200 5 -x "a"', "referrer is not in quotes"),
         (f'::1 - - {TIME} "GET /" 200 5 "r', "referrer has no closing quote"),
         (f'::1 - - {TIME} "GET /" 200 5 "r"', "user agent is not in quotes"),
@@ -197,6 +197,28 @@ def test_a_request_line_is_split_or_is_noise(
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_line_end_is_not_part_of_the_line(end: str) -> None:
     assert parse_line(LINE + end) == parse_line(LINE)
+
+
+def test_a_byte_order_mark_and_blanks_at_the_end_are_not_part_of_the_line() -> None:
+    assert parse_line(f"\ufeff{LINE}  \r\n") == parse_line(LINE)
+
+
+def test_several_blanks_between_fields_count_as_one() -> None:
+    padded = f'::1  -  Ann  Lee   {TIME}  "GET /a  b HTTP/1.1"  200   5  "r  r"   -'
+    request = parsed(padded)
+    assert request == parsed(f'::1 - Ann  Lee {TIME} "GET /a  b HTTP/1.1" 200 5 "r  r" -')
+    assert (request.user, request.path, request.referrer) == ("Ann  Lee", "/a  b", "r  r")
+    assert parsed(f'::1 -  -  {TIME} "GET / HTTP/1.1" 200 5').user is None  # as Jetty writes it
+
+
+def test_what_nginx_logs_for_a_client_that_closed_is_a_status() -> None:
+    assert [parsed(LINE.replace(" 200 ", f" {status} ")).status for status in ("000", "009")] == [0, 9]
+
+
+def test_a_leap_second_is_the_first_second_of_the_next_minute() -> None:
+    leap = parsed(LINE.replace(TIME, "[31/Dec/2016:23:59:60 +0000]"))
+    assert leap.timestamp == datetime(2017, 1, 1, tzinfo=timezone.utc)
+    assert parsed(LINE.replace(TIME, "[01/Jan/2017:05:29:60 +0530]")).timestamp == leap.timestamp
 
 
 def test_a_status_that_was_never_sent_is_missing() -> None:

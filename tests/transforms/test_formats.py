@@ -46,6 +46,27 @@ CASES = {
         ("::1", "::1 200 5", "::1 99", REQUEST, *JUNK),
         "status",
     ),
+    "access_log of nginx": Case(
+        ss.transforms.access_log,
+        ('$remote_addr [$time_local] "$request" $status $request_time',),
+        ('::1 [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 0.003',),
+        ("::1", '::1 [31/Feb/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 0.003', REQUEST, *JUNK),
+        "request_time",
+    ),
+    "access_log of Caddy": Case(
+        ss.transforms.access_log,
+        ("caddy",),
+        ('{"ts": 1646861401.5, "status": 200}', '{"ts": "2022-03-09T21:30:01Z", "status": 0, "request": {"uri": "/"}}'),
+        (
+            '{"ts": 1646861401.5}',
+            '{"status": 200}',
+            '{"ts": 1, "status": "x"}',
+            '{"ts": 1, "status": 200}{}',
+            REQUEST,
+            *JUNK,
+        ),
+        "status",
+    ),
     "json_lines": Case(
         ss.transforms.json_lines,
         ("status int, path string",),
