@@ -1,7 +1,7 @@
 """What a web server does, from its access log: the main job of this project, and the one that scripts/demo runs.
 
     spark-submit --py-files sparkstream_kit.zip jobs/access_log.py \
-        --source "files:/data/logs?glob=*.log" --output console: --home /data/access.home
+        --source "files:/var/log/apache2?glob=access*" --output console: --home /data/access.home
 
 Lines in another format than Apache's common or combined need a --format, such as main for nginx: see --help.
 

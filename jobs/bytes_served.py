@@ -1,7 +1,7 @@
 """Requests and bytes served in each batch.
 
     spark-submit --py-files sparkstream_kit.zip jobs/bytes_served.py \
-        --source "files:/data/logs?glob=*.log" --output json:/data/served --home /data/served.home
+        --source "files:/var/log/apache2?glob=access*" --output json:/data/served --home /data/served.home
 
 Without a log to read, try it on generated lines:
 

@@ -1,7 +1,7 @@
 """Requests and bytes per client address in each batch.
 
     spark-submit --py-files sparkstream_kit.zip jobs/count_by_client.py \
-        --source "files:/data/logs?glob=*.log" --output json:/data/clients --home /data/clients.home
+        --source "files:/var/log/apache2?glob=access*" --output json:/data/clients --home /data/clients.home
 
 Without a log to read, try it on generated lines:
 

@@ -1,7 +1,7 @@
 """Requests per HTTP status since the job was first started.
 
     spark-submit --py-files sparkstream_kit.zip jobs/running_status_counts.py \
-        --source "files:/data/logs?glob=*.log" --output json:/data/statuses --home /data/statuses.home
+        --source "files:/var/log/apache2?glob=access*" --output json:/data/statuses --home /data/statuses.home
 
 Without a log to read, try it on generated lines; with the same --home a second run continues the counts:
 

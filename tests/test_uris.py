@@ -38,7 +38,7 @@ def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
         ("logs", r"got 'logs', expected \[NAME=\]KIND:REST, where KIND is files, "),
         ("file:/logs", "got the kind 'file', expected files, "),
         ("files:", "got files:, expected files:PATH"),
-        ("files:/logs?globb=x", "got the option 'globb' for files, expected glob or min_age"),
+        ("files:/logs?globb=x", "got the option 'globb' for files, expected encoding, glob, inactive_after or min_age"),
         ("socket:localhost", "got socket:localhost, expected socket:HOST:PORT"),
         ("socket:localhost:http", "got port=http for socket, expected a number"),
         ("generator:rate=5", "got generator:rate%3D5, expected generator: followed by nothing but"),

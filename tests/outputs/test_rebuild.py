@@ -150,7 +150,7 @@ def test_files_are_refused_if_those_that_were_read_have_changed(lost: Path, what
     with (
         job(count_lines(lost), lost / "home") as engine,
         pytest.raises(
-            InputLost, match=r"the 2 files read so far do not match the list in .*: files are missing, changed in size"
+            InputLost, match=r"the 2 ranges of files .* do not match the list in .*: files are missing, have changed"
         ),
     ):
         engine.tick(3000)
