@@ -19,7 +19,7 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 from urllib.parse import quote
 
 from pyspark.sql import DataFrame, SparkSession
@@ -30,7 +30,6 @@ from .errors import UsageError
 from .sources import _disks, _globs, _identity, _lines
 from .sources._disks import Disk, Found
 from .transforms import access_log
-from .transforms._log_formats import Format
 
 FILES, LINES, BYTES = 20, 1000, 1 << 20
 """The sample: this many files, and of each at most this many lines from its first bytes."""
@@ -41,7 +40,7 @@ SHOWN = 10
 _WIDTH = 80
 _EXAMPLE = 100
 _ANY = re.compile(".*", re.DOTALL)
-_DEFAULT: Format = "combined"  # what jobs parse unless they are given another format
+_DEFAULT = "combined"  # what jobs parse unless they are given another format
 
 
 @dataclass
@@ -93,12 +92,14 @@ def peek(
                 1  timestamp is not in brackets
                    'not a log line'
 
-    Raises UsageError for a missing or empty directory, and if no file matches.
+    Raises UsageError for a missing or empty directory, if no file matches, and for a wrong glob, encoding or format.
 
     Cost: grows with the names in the directory and in those below it; of the files it reads a bounded sample.
     """
     parsed = _globs.parse(glob)
     _lines.check_encoding(encoding)
+    for format in formats:
+        access_log.check_format(format)
     disk, root = _disks.disk_of(check_directory(directory))
     try:
         found = list(disk.walk(root, parsed))
@@ -113,7 +114,7 @@ def peek(
     sample = _newest(logs)
     for log, file in sample:
         _sample(disk, log, file, encoding)
-    for number, verdict in _verdicts(session, logs, [*get_args(Format), *formats]).items():
+    for number, verdict in _verdicts(session, logs, [*access_log.formats(), *formats]).items():
         logs[number].verdict = verdict
     return "\n".join(_report(disk, root, glob, encoding, logs, others, len(found), len(sample)))
 
