@@ -53,7 +53,7 @@ class Log:
     lines: list[str] = field(default_factory=list)  # the sample
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None  # None without sample lines
-    sampled: int = 0  # number of files
+    missed: int = 0  # number of files that the glob does not match
 
 
 class Verdict(NamedTuple):
@@ -171,9 +171,10 @@ def _logs(root: str, found: list[Found], others: list[Found]) -> list[Log]:
         logs.setdefault(key(file), Log(*key(file))).files.append(file)
     for file in others:
         folder, family = key(file)
-        above = logs.get((folder.rpartition("/")[0], family))
-        if folder and above and _is_rotated(file.path, family) and not _is_skipped(file.path.rpartition("/")[2]):
+        above = logs.get((folder, family)) or (logs.get((folder.rpartition("/")[0], family)) if folder else None)
+        if above and _is_rotated(file.path, family) and not _is_skipped(file.path.rpartition("/")[2]):
             above.files.append(file)
+            above.missed += 1
     for (folder, family), log in sorted(logs.items(), reverse=True):
         above = logs.get((folder.rpartition("/")[0], family)) if folder else None
         if above and all(_is_rotated(file.path, family) for file in log.files):
@@ -209,7 +210,6 @@ def _sample(disk: Disk, log: Log, file: Found, encoding: str) -> None:
     except OSError as error:
         log.notes.append(f"{name} cannot be read ({error.strerror or error}){_way_out(disk, file.path)}")
         return
-    log.sampled += 1
     kind = _lines.packing(data)
     whole = size <= len(data)
     if kind is not None:
@@ -227,12 +227,12 @@ def _sample(disk: Disk, log: Log, file: Found, encoding: str) -> None:
             is_cut = True
             log.notes.append(f"{name} {error}")
         data, whole = b"".join(blocks)[:BYTES], not is_cut
-    elif end != b"\n":
-        whole = False
-        log.notes.append(f"{name} ends within a line, which is read when the file has not changed for a minute")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         log.notes.append(f"{name} is in UTF-16, which cannot be read: convert it with iconv")
         return
+    if kind is None and end != b"\n":
+        whole = False
+        log.notes.append(f"{name} ends within a line, which is read when the file has not changed for a minute")
     if not whole:
         data = data[: data.rfind(b"\n") + 1]
     text = b"".join(_lines.clean([data], encoding)).decode() if data else ""
@@ -313,13 +313,17 @@ def _report(
         yield from _wrapped(f"To read {_list(names)}:" if len(logs) > 1 else "To read it:")
         yield ""
         yield from _command(root, _covering(root, glob, same, logs), encoding, format)
-    if unknown := [_shown(log.family) for log in logs if log.verdict and not log.verdict.fits]:
+    if unknown := [_shown(log.family) for log in logs if _is_unknown(log)]:
         yield ""
         yield from _wrapped(
             f"No known format fits most lines of {_list(unknown)}. If it is an access log, look up its LogFormat "
             "(Apache) or log_format (nginx) in the server's configuration and try it: sparkstream peek DIRECTORY "
             "--format 'STRING'."
         )
+
+
+def _is_unknown(log: Log) -> bool:
+    return log.verdict is not None and not log.verdict.fits and not _json_members(log.lines)
 
 
 def _facts(disk: Disk, root: str, log: Log) -> dict[str, list[str]]:
@@ -335,16 +339,18 @@ def _facts(disk: Disk, root: str, log: Log) -> dict[str, list[str]]:
     elif verdict.fits:
         facts["format"] = [f"{_shown(verdict.format)}, {verdict.accepted:,} of {verdict.lines:,} lines in the sample"]
     else:
-        facts["format"] = [f"none that is known: the best, {_shown(verdict.format)}, takes {verdict.accepted:,} of"]
-        facts["format"] += [f"{_count(verdict.lines, 'line')} in the sample"]
-        facts["format"] += _json_members(log.lines)
-    if verdict and verdict.rejected:
+        best = f"{_shown(verdict.format)} fits best, {verdict.accepted:,} of {_count(verdict.lines, 'line')}"
+        facts["format"] = [f"none that is known; {best} in the sample", *_json_members(log.lines)]
+    if verdict and verdict.rejected and (verdict.fits or _is_unknown(log)):
         n = verdict.lines - verdict.accepted
         facts["rejected"] = [f"{n:,} of {_count(verdict.lines, 'line')}"]
         for reason, number, first in verdict.rejected[:SHOWN]:
             facts["rejected"] += [f"{number:,}  {reason}", *_example(first, len(f"{number:,}") + 2)]
         if len(verdict.rejected) > SHOWN:
             facts["rejected"].append(f"and {_count(len(verdict.rejected) - SHOWN, 'other reason')}")
+    if log.missed:
+        many = _count(log.missed, "rotated file")
+        log.notes.insert(0, f"the glob does not match {many}: what is rotated while no job runs would be missed")
     if log.notes:
         facts["note"] = log.notes[:SHOWN]
     return facts
@@ -363,7 +369,7 @@ def _rotation(disk: Disk, log: Log) -> str:
     rotated = [file for file in log.files if _is_rotated(file.path, log.family)]
     bare = {file.path: _identity.bare(file.path) for file in rotated}
     packed = [file for file in rotated if bare[file.path] != file.path.rpartition("/")[2]]
-    said = []
+    said = [f"{_shown(log.family)} is live"] if live and rotated else []
     numbered = [file for file in rotated if re.search(r"[._-][0-9]{1,3}(?=\.[a-z]+\Z|\Z)", bare[file.path])]
     dated = [file for file in rotated if re.search(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}", bare[file.path])]
     numbered = [file for file in numbered if file not in dated]
