@@ -64,7 +64,7 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
     facts = json.loads(capsys.readouterr().out)
     assert facts["last_batch"].pop("age") > 1_000_000
     assert facts == {
-        "format": 1,
+        "format": 2,
         "home": home.root,
         "id": home.id,
         "health": "stopped",

@@ -34,6 +34,9 @@ class Opened(Protocol):
 
     found: Found
 
+    def size(self) -> int:
+        """Its size now."""
+
     def read(self, at: int, length: int) -> bytes:
         """Up to this many bytes from an offset."""
 
@@ -81,6 +84,9 @@ class _LocalFile:
         self._file = file
         status = os.fstat(file.fileno())
         self.found = Found(path, _local_key(status), status.st_size, status.st_mtime_ns)
+
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
 
     def read(self, at: int, length: int) -> bytes:
         return os.pread(self._file.fileno(), length, at)
@@ -148,6 +154,9 @@ def _local_key(status: os.stat_result) -> Key:
 class _RemoteFile:
     def __init__(self, found: Found, folder: str):
         self.found, self._folder = found, folder
+
+    def size(self) -> int:
+        return self.found.size  # what was written cannot be changed
 
     def read(self, at: int, length: int) -> bytes:
         return hadoop.read_bytes(self.found.path, at, length)

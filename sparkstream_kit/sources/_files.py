@@ -282,10 +282,12 @@ class _Lines:
 
     def _land(self, n: int, ranges: list[Range], lost: Callable[[Range], None]) -> None:
         """Copy ranges into the home as clean lines; calls `lost` for those that are gone."""
+        gone = set()
         with storage.writing(self._landed(n, ranges)) as target:
             for range_ in ranges:
-                if not self._copy(range_, target):
-                    lost(range_)
+                if range_.file in gone or not self._copy(range_, target):
+                    gone.add(range_.file)
+                    lost(range_._replace(start=self._copy_beginning(range_, target)))
 
     def _copy(self, range_: Range, target: IO[bytes]) -> bool:
         """Append the lines of a range; False if its file is gone."""
@@ -300,6 +302,21 @@ class _Lines:
                 target.truncate()
             self.latest_offset(None)  # it may be found under another name
         return False
+
+    def _copy_beginning(self, range_: Range, target: IO[bytes]) -> int:
+        """Append the lines of a range that are left of it; returns the offset where they end.
+
+        What is left of a truncated file is a copy that was made before the last lines came.
+        """
+        file = self._tracker.files.get(range_.file)
+        with contextlib.suppress(Moved):
+            size = self._tracker.length(file) if file is not None else 0
+            if range_.start < size < range_.end:
+                shorter = range_._replace(end=size, mark="")
+                for block in self._clean(shorter):
+                    target.write(block)
+                return size
+        return range_.start
 
     def _clean(self, range_: Range) -> Iterator[bytes]:
         """The lines of a range; Moved, EOFError or ValueError if its bytes are not where they were."""

@@ -19,6 +19,9 @@ from ._disks import Key, Opened
 HEAD = (64, 256, 512, 1024)
 """Offsets of the marks at the beginning of a file."""
 
+MARKED = (*HEAD, *(4**k for k in range(6, 21)))
+"""Offsets of marks that are kept: those of the beginning, and from 4 KiB on one for each fourfold size."""
+
 WIDTH = 256
 """Bytes before its offset that a mark covers."""
 
@@ -51,9 +54,9 @@ class File:
     def move(self, position: int, marks: dict[int, str]) -> None:
         """Set the position, given marks up to there that are new."""
         known = {at: mark for at, mark in (self.marks | marks).items() if at <= position}
-        recent = sorted(set(known) - set(HEAD))[-RECENT:]
+        recent = sorted(set(known) - set(MARKED))[-RECENT:]
         self.position = position
-        self.marks = {at: known[at] for at in sorted(known) if at in HEAD or at in recent}
+        self.marks = {at: known[at] for at in sorted(known) if known[at] and (at in MARKED or at in recent)}
 
     def head(self) -> tuple[int, str]:
         """The mark that is compared first."""
@@ -75,7 +78,9 @@ class File:
 
 
 def mark(before: bytes) -> str:
-    """The mark of an offset, from the bytes before it."""
+    """The mark of an offset, from the bytes before it; empty in a hole, which says nothing about a file."""
+    if not before[-WIDTH:].strip(b"\0"):
+        return ""
     return blake2b(before[-WIDTH:], digest_size=6).hexdigest()
 
 
@@ -103,6 +108,11 @@ class Plain:
                 self._marks[at] = mark(self._opened.read(max(0, at - WIDTH), min(at, WIDTH)))
         return {at: self._marks[at] for at in wanted}
 
+    def is_unchanged(self) -> bool:
+        """Whether nothing was cut off or replaced since: what has been read meanwhile is of one file."""
+        again = Plain(self._opened)
+        return self._opened.size() >= self.size and again.marks(self._marks) == self._marks
+
 
 class Packed:
     """The content of a compressed file, read from the beginning to the end or to where it is damaged."""
@@ -114,7 +124,7 @@ class Packed:
         self._end, self._end_mark = 0, ""  # of the last line
         self.ends = False
         """Whether the last line has an end."""
-        before, wanted = b"", sorted({*HEAD, *offsets}, reverse=True)
+        before, wanted = b"", sorted({*MARKED, *offsets}, reverse=True)
         try:
             for block in blocks:
                 both, start = before + block, self.size - len(before)
@@ -140,9 +150,13 @@ class Packed:
 
 
 def holds(content: Content, file: File) -> bool:
-    """Whether the content begins with what was read of the file, as far as it reaches."""
+    """Whether the content begins with what was read of the file, as far as it reaches.
+
+    If it reaches less far, a mark in the first quarter is no proof: files may have one header.
+    """
     reached = {at: mark for at, mark in file.marks.items() if at <= content.size}
-    return bool(reached) and content.marks(reached) == reached
+    is_proof = bool(reached) and 4 * max(reached) >= min(content.size, file.position)
+    return is_proof and content.marks(reached) == reached
 
 
 # --- names: who may be a copy of whom

@@ -12,14 +12,14 @@ import contextlib
 import itertools
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from . import _globs, _identity, _lines
 from ._disks import Disk, Found, Key, Opened
-from ._identity import HEAD, Content, Cut, File, Packed, Plain
+from ._identity import HEAD, MARKED, Content, Cut, File, Packed, Plain
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Tracker:
         self._by_path: dict[str, File] = {}
         self._alike: dict[tuple[str, tuple[int, str]], dict[int, File]] = defaultdict(dict)
         """Files by their names and heads."""
-        self._short: set[int] = set()
-        """Offsets of heads that are shorter than the usual ones."""
+        self._other_heads: Counter[int] = Counter()
+        """Offsets of heads, where these are not the usual ones: of short files, and of files with holes."""
         self._held: dict[Key, _Held] = {}
         self._missed: dict[int, int] = {}
         self._warned: dict[str, str] = {}
@@ -117,6 +117,11 @@ class Tracker:
         except FileNotFoundError:
             raise Moved(file.path) from None
 
+    def length(self, file: File) -> int:
+        """The uncompressed size of a file; Moved if it is not where it was."""
+        with self.open(file) as opened:
+            return self._content(opened, ()).size
+
     def survey(self) -> list[New]:
         """List the directories; returns the new ranges: of known files first, then of the oldest ones."""
         self._survey, self._now, self._is_blind = self._survey + 1, time.time_ns(), False
@@ -132,7 +137,7 @@ class Tracker:
                     self._remove(file)
                     file.path, file.key = found.path, found.key or file.key
                     self.add(file)
-                file.seen = self._survey
+                file.seen, file.gone = self._survey, 0
             else:
                 changed.append((found, file))
         if len(self._held) > MOST_KEPT:
@@ -148,8 +153,10 @@ class Tracker:
         for found in sorted(unknown, key=lambda found: (found.changed, found.path)):
             self._identify(found, ranges, listed=found not in unlisted)
         if not self._is_blind:
-            for file in missing:
-                self._miss(file)
+            self._missed = {file.id: self._missed.get(file.id, 0) + 1 for file in missing if file.seen != self._survey}
+            for number, times in self._missed.items():
+                if times >= _MISSED:
+                    self._give_up(self.files[number])
         ranges.sort(key=lambda new: (new.file.id >= first_new, new.file.changed, new.file.path, new.cut.start))
         return ranges
 
@@ -226,18 +233,12 @@ class Tracker:
                     found.append(Found(path, key, 0, 0))
         return found
 
-    def _miss(self, file: File) -> None:
-        """Count the surveys that did not find a file."""
-        if file.seen == self._survey:
-            self._missed.pop(file.id, None)
-            return
-        self._missed[file.id] = self._missed.get(file.id, 0) + 1
-        if self._missed[file.id] >= _MISSED:
-            del self._missed[file.id]
-            file.gone = self._now // 10**6
-            if not file.packed and file.position < file.size:
-                rest = file.size - file.position
-                self._warn(file.path, f"is gone: its last {rest} bytes were not read and are left out")
+    def _give_up(self, file: File) -> None:
+        """Note that a file is gone. It is known again if it comes back."""
+        file.gone = self._now // 10**6
+        if not file.packed and file.position < file.size:
+            rest = file.size - file.position
+            self._warn(file.path, f"is gone: its last {rest} bytes were not read and are left out")
 
     # --- what is in a file
 
@@ -246,7 +247,7 @@ class Tracker:
         """Leave out what cannot be read, with a warning: the next survey tries it again."""
         try:
             yield
-        except FileNotFoundError:  # renamed or removed meanwhile
+        except (FileNotFoundError, Moved):  # renamed, removed or truncated meanwhile
             pass
         except OSError as error:
             self._warn(found.path, f"cannot be read and is left out: {error.strerror or error}")
@@ -262,13 +263,13 @@ class Tracker:
                 head += block
                 if len(head) >= HEAD[-1]:
                     break
-        alike = self._candidates(opened.found.path, Packed(kind, [head], self._short))
+        alike = self._candidates(opened.found.path, Packed(kind, [head], self._other_heads))
         marks = {at for file in alike for at in file.marks}
-        return Packed(kind, _lines.unpack(kind, opened.stream()), {*offsets, *marks, *self._short})
+        return Packed(kind, _lines.unpack(kind, opened.stream()), {*offsets, *marks, *self._other_heads})
 
     def _candidates(self, path: str, content: Content) -> list[File]:
         """The known files with names and beginnings like this."""
-        heads = content.marks((*HEAD, *self._short)).items()
+        heads = content.marks((*HEAD, *self._other_heads)).items()
         keys = itertools.product(_identity.names_of_relatives(path), heads)
         found = {file.id: file for key in keys for file in itertools.islice(self._alike.get(key, {}).values(), ALIKE)}
         return list(found.values())
@@ -311,7 +312,10 @@ class Tracker:
         else:
             whole = not self._is_active(found)
             searched = file.searched if file else 0
+            content.marks([min(found.size, HEAD[0])])
             new = list(_identity.cuts(opened, start, found.size, most=self._disk.most, searched=searched, whole=whole))
+            if not content.is_unchanged():
+                raise Moved(found.path)
         if file is None and not new:
             self._hold(found, None, look_again=not whole)
             return
@@ -352,21 +356,22 @@ class Tracker:
     def _move(self, file: File, position: int, content: Content, marks: Mapping[int, str] = {}) -> None:
         """Set the position of a file."""
         self._drop_head(file)
-        new = [at for at in HEAD if at <= position and at not in file.marks]
+        new = [at for at in MARKED if at <= position and at not in file.marks]
         file.move(position, {**content.marks(new if marks else [*new, position]), **marks})
         self._index_head(file)
 
     def _index_head(self, file: File) -> None:
-        if file.marks:
-            for name in _identity.names(file.path):
-                self._alike[name, file.head()][file.id] = file
-            if file.head()[0] not in HEAD:
-                self._short.add(file.head()[0])
+        for name in _identity.names(file.path) if file.marks else ():
+            alike = self._alike[name, file.head()]
+            if file.id not in alike:
+                alike[file.id] = file
+                if file.head()[0] not in HEAD:
+                    self._other_heads[file.head()[0]] += 1
 
     def _drop_head(self, file: File) -> None:
-        if file.marks:
-            for name in _identity.names(file.path):
-                self._alike[name, file.head()].pop(file.id, None)
+        for name in _identity.names(file.path) if file.marks else ():
+            if self._alike[name, file.head()].pop(file.id, None):
+                self._other_heads -= Counter([file.head()[0]])  # drops what is zero
 
     def _drop_place(self, file: File) -> None:
         """A file is no longer where it was; its path is still the last one."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.support import log_writer
+from tests.support import log_writer, rotation
 from tests.support.steps import RUNS, Line, Steps, text
 from tests.support.supervisor import Job, Point, finish, kill_at_point
 
@@ -160,7 +160,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", RUNS[-1:] if rotation.current() != rotation.ALL else RUNS, ids=lambda run: run.__name__)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_each_line_of_a_log_on_hdfs_comes_once(
     spark: SparkSession, hdfs: str, tmp_path: Path, case: Callable[[HdfsLogs], Steps], run: Callable[[Steps, Any], None]

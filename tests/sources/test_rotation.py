@@ -20,6 +20,7 @@ import pyarrow
 import pytest
 from pyspark.sql import SparkSession
 
+from tests.support import rotation
 from tests.support.steps import RUNS, Line, Steps, is_down_before_it_reads, text
 
 pytestmark = pytest.mark.slow
@@ -980,9 +981,19 @@ def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Logs:
     return Logs(tmp_path, request.param)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+HARDEST = RUNS[-1]
+"""What every case goes through in every run of the tests; of the others each run takes a share."""
+
+TRIALS = [(case, HARDEST) for case in CASES] + rotation.share(
+    [(case, run) for case in CASES for run in RUNS if run is not HARDEST], rotation.current()
+)
+
+
 @pytest.mark.parametrize(
-    ("case", "logs"), [(c, c) for c in CASES], ids=[f"{c.do.__name__}-{c.glob}" for c in CASES], indirect=["logs"]
+    ("case", "run", "logs"),
+    [(case, run, case) for case, run in TRIALS],
+    ids=[f"{case.do.__name__}-{case.glob}-{run.__name__}" for case, run in TRIALS],
+    indirect=["logs"],
 )
 def test_each_line_comes_once(
     spark: SparkSession, case: Case, logs: Logs, run: Callable[[Steps, Logs], None], caplog: pytest.LogCaptureFixture
