@@ -1,6 +1,7 @@
 """The `sparkstream` command: what operators do from outside a job.
 
     sparkstream archive FILE.zip      write the package as one archive for spark-submit --py-files
+    sparkstream peek DIRECTORY        look at logs before a job reads them: format, rotation, command
     sparkstream status HOME [--json]  show a job's progress: last batch, lag, state, who runs it
     sparkstream stop HOME [--wait]    stop the job of a home gracefully
     sparkstream replay-rejected HOME DIRECTORY
@@ -9,8 +10,8 @@
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
 
-A home on a local disk is read without Spark. Any other file system, compact, rebuild and replay-rejected start the JVM
-and take a few seconds longer.
+A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
+the JVM and take a few seconds longer.
 """
 
 from __future__ import annotations
@@ -29,10 +30,24 @@ from .bridge import jvm
 from .context import live_session
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
+from .peek import peek
 from .recovery import lease, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
 from .status import EXIT_CODES, describe, status
+
+PEEK = """\
+Look at a directory of logs before a job reads it: the logs there are and how they are rotated, the format that most
+lines of each have, how many lines it would reject and why, and the command that reads them.
+
+    sparkstream peek /var/log/apache2
+    sparkstream peek hdfs:///logs --glob '**/access*'
+    sparkstream peek /var/log/nginx --format '%h %l %u %t "%r" %>s %b %D'
+
+It sees what the source files: would see with the same options, and parses as jobs do, but reads up to 1,000 lines of
+each of 20 files only, and writes nothing. Exit code 2: the directory is missing or empty, or no file matches.
+"""
+
 
 COMPACT = """\
 Merge the batches of a Parquet output, all but the newest, into files of 128 MiB.
@@ -126,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("archive", "write the package as one archive for spark-submit --py-files", _archive)
     add("file", type=Path)
+    add = command("peek", "look at logs before a job reads them: format, rotation, command", _peek, PEEK)
+    add("directory")
+    add("--glob", default="*", help="the files, as in files:DIRECTORY?glob=... (default: *)")
+    add("--encoding", default="utf-8", help="of the files (default: utf-8)")
+    add("--format", action="append", default=[], help="a format string to try beside the formats that have a name")
     codes = ", ".join(f"{health} {code}" for health, code in EXIT_CODES.items())
     does = "show a job's progress: last batch, lag, state, who runs it"
     add = command("status", does, _status, f"{does}\n\nThe exit code tells its health: {codes}.")
@@ -149,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _archive(options: argparse.Namespace) -> None:
     archive(options.file)
+
+
+def _peek(options: argparse.Namespace) -> None:
+    session = live_session()
+    said = peek(session, options.directory, options.glob, encoding=options.encoding, formats=options.format)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(said.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"frames"},
     {"sources", "transforms", "outputs"},
     {"context", "lifecycle"},
-    {"testing", "uris", "status"},
+    {"testing", "uris", "status", "peek"},
     {"pytest_plugin"},
     {"job"},
     {"__init__"},

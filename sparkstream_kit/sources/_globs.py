@@ -60,6 +60,30 @@ def below(globs: Iterable[Glob], name: str) -> list[Glob]:
     return found
 
 
+def matches(globs: Iterable[Glob], path: str) -> bool:
+    """Whether a file at this path below the directory is read.
+
+    >>> matches(parse("**/access*"), "nginx/access.log"), matches(parse("*"), "nginx/access.log")
+    (True, False)
+    """
+    *folders, name = path.split("/")
+    inside = list(globs)
+    for folder in folders:
+        inside = below(reached(inside), folder)
+    wanted = files_in(reached(inside))
+    return wanted is not None and wanted.match(name) is not None
+
+
+def literal(text: str) -> str:
+    """The glob that matches this text alone."""
+    return re.sub(r"([*?\[\]{},!\\])", r"\\\1", text)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether programs give such a name to files that they have not finished."""
+    return re.fullmatch(_UNFINISHED, name, re.DOTALL) is not None
+
+
 def reached(globs: Iterable[Glob]) -> list[Glob]:
     """The globs, and what comes after a leading `**`: pass this to the functions above."""
     found = list(globs)

@@ -196,19 +196,20 @@ def is_related(path: str, origin: str, *, packed: bool) -> bool:
     False
     """
     name, before = bare(path), bare(origin)
-    if name == before or is_derived(path, origin) or (packed and _family(name) == _family(before)):
+    if name == before or is_derived(path, origin) or (packed and family(name) == family(before)):
         return True
     now, then = _NUMBERED.fullmatch(name), _NUMBERED.fullmatch(before)
     return bool(now and then and now[1] == then[1] and int(now[2]) > int(then[2]))
 
 
-def _family(name: str) -> str:
+def family(name: str) -> str:
+    """A bare name without what rotation adds."""
     return _ROTATED.sub("", name)
 
 
 def names(path: str) -> set[str]:
     """The names under which a file is kept in an index of names."""
-    return {bare(path), f"family {_family(bare(path))}"}
+    return {bare(path), f"family {family(bare(path))}"}
 
 
 def names_of_relatives(path: str) -> set[str]:
