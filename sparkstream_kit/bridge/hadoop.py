@@ -5,16 +5,23 @@ Classes are in org.apache.hadoop.fs, of the Hadoop that Spark 4.2.1 brings (3.5.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 
+from ..errors import UsageError
 from .jvm import context, view
+
+PATTERN = re.compile(r"[\[\]{}*?\\]")
+"""What makes a path a pattern (SparkHadoopUtil.isGlobPath)."""
 
 
 def file_system(path: str) -> tuple[Any, Any]:
-    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem)."""
+    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem); UsageError if it is not text, but bytes."""
+    if any("\ud800" <= character <= "\udfff" for character in path):  # os.fsdecode: bytes that are not UTF-8
+        raise UsageError(f"the path {path!r} is not valid UTF-8, which Hadoop needs: rename it")
     jpath = view().org.apache.hadoop.fs.Path(path)
     return jpath.getFileSystem(context()._jsc.hadoopConfiguration()), jpath
 
@@ -65,15 +72,64 @@ def rename(source: str, target: str) -> None:
 
 
 def qualified(path: str) -> str:
-    """The path with scheme and host (FileSystem.makeQualified)."""
+    """The path with scheme and host (FileSystem.makeQualified).
+
+    Raises UsageError for a name on a local disk that the JVM's locale lacks (sun.jnu.encoding of java.lang.System).
+    """
     fs, jpath = file_system(path)
-    return str(fs.makeQualified(jpath).toString())
+    full = str(fs.makeQualified(jpath).toString())
+    if full.startswith("file:") and not full.isascii():
+        charset = str(view().java.lang.System.getProperty("sun.jnu.encoding"))
+        try:
+            full.encode(charset)
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"the JVM runs in a locale of {charset}, which cannot write {path!r}: start the job with "
+                "LC_ALL=C.UTF-8, or use a name in ASCII"
+            ) from None
+        except LookupError:  # unknown to Python
+            pass
+    return full
+
+
+def escaped(path: str) -> str:
+    """The path as a pattern that matches nothing else, for Spark's readers and streams, which take patterns.
+
+    DataSource.checkAndGlobPathIfNecessary. Its option `__globPaths__` is no way out: with several paths it reads all of
+    them once for each that holds a pattern character (SPARK-58518).
+
+    >>> print(escaped("/logs/[prod]/a*b"), escaped("/logs/prod/ab"))
+    /logs/\\[prod\\]/a\\*b /logs/prod/ab
+
+    Raises UsageError for a path that also has a colon: a pattern cannot hold one (Globber, Path).
+    """
+    found = PATTERN.search(path)
+    if found and has_colon(path):
+        raise UsageError(
+            f"{path!r} has a colon and a {found[0]}, which Spark cannot read: rename one of the directories"
+        )
+    return PATTERN.sub(r"\\\g<0>", path)
+
+
+def has_colon(path: str) -> bool:
+    """Whether a name in the path has a colon, which local disks have and HDFS refuses."""
+    return ":" in re.sub(r"^[A-Za-z][\w+.-]*:(//[^/]*)?", "", path)
 
 
 def names(path: str) -> list[str]:
     """The sorted names in a directory; none if it is missing (FileSystem.listStatus). Cost: two py4j calls per name."""
     fs, jpath = file_system(path)
     return sorted(status.getPath().getName() for status in fs.listStatus(jpath)) if fs.exists(jpath) else []
+
+
+def sizes(path: str) -> dict[str, int]:
+    """The files in a directory that Spark reads data from, with their sizes in bytes (FileSystem.listStatus).
+
+    Cost: three py4j calls per file.
+    """
+    fs, jpath = file_system(path)
+    found = ((str(status.getPath().getName()), int(status.getLen())) for status in fs.listStatus(jpath))
+    return {name: size for name, size in found if not name.startswith((".", "_"))}
 
 
 def read_file(path: str) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from ..bridge import jvm, streaming
+from ..bridge import hadoop, jvm, streaming
 from ..contracts import Offset, Source
 from ..dstreams import to_frame
 from ..errors import BatchFailed, KitError
@@ -317,7 +317,7 @@ def register_callbacks(ssc: StreamingContext, graph: Graph, ticks: str) -> None:
 
         dstream.foreachRDD(land)
     # an empty directory: the only input that ticks without data and survives a checkpoint
-    ssc.textFileStream(ticks).foreachRDD(_dispatch)
+    ssc.textFileStream(hadoop.escaped(ticks)).foreachRDD(_dispatch)
 
 
 def live() -> Engine | None:

@@ -14,7 +14,7 @@ import uuid
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from ..bridge import jvm
+from ..bridge import hadoop, jvm
 from ..errors import HomeDamaged, StateRefused
 from . import storage
 
@@ -36,7 +36,7 @@ def read(session: SparkSession, *paths: str) -> DataFrame:
     """What was written to these paths; HomeDamaged if a file is missing or has another size."""
     for path in paths:
         _check_manifest(path)
-    return session.read.parquet(*paths)
+    return session.read.parquet(*map(hadoop.escaped, paths))
 
 
 def numbers(directory: str) -> list[int]:
@@ -61,6 +61,7 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
     """
     for n in reversed([n for n in numbers(directory) if n <= newest]):
         path = f"{directory}/{n}"
+        hadoop.escaped(path)  # raises what would look like damage below
         try:
             frame = read(session, path)
             # reads every column of every row, so that a damaged file is found now and not in the middle of a batch
