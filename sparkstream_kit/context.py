@@ -45,6 +45,7 @@ def get_or_create(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_files: Collection[str] = (),
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
@@ -54,13 +55,14 @@ def get_or_create(
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
-    `max_per_batch` limits the records (for files: files) per source and batch; without it a backlog is read in batches
+    `max_per_batch` limits the records (of files: bytes) per source and batch; without it a backlog is read in batches
     that take about one interval. With `drain` the job processes what is available now, in one batch unless
     `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
     one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
     write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early. A source
     that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is a new state
-    beside a saved one that is not used, when its earlier input is gone: they may have been renamed.
+    beside a saved one that is not used, when its earlier input is gone: they may have been renamed. Bytes of input
+    files that a recorded batch needs and that are gone are refused, too, unless `give_up_files` names the file.
 
     Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
     or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
@@ -103,6 +105,7 @@ def get_or_create(
                 drain=drain,
                 give_up_received=give_up_received,
                 give_up_sources=give_up_sources,
+                give_up_files=give_up_files,
             )
     if not streaming.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
@@ -134,6 +137,7 @@ def at_home(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_files: Collection[str] = (),
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
     """The context on which a newly built graph continues from its home; the errors are those of `get_or_create`.
@@ -160,6 +164,8 @@ def at_home(
             home.mark_stopped()
             raise StopRequested(f"a stop was requested while the job was down, so it stays stopped ({path})")
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
+        home.upgrade()
+        graph.give_up_files = give_up_files
         graph.check_names(give_up_sources)
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)

@@ -25,7 +25,7 @@ from .durations import Duration
 from .engine.graph import BatchContext, Compute, Graph, Output, add_named, graph_of
 from .engine.state import StateNode, batch_literal, expiring
 from .engine.windows import AggregatedWindow, Window
-from .errors import UsageError
+from .errors import InputLost, UsageError
 from .recovery import landing
 
 P = ParamSpec("P")
@@ -129,7 +129,12 @@ class FrameStream:
 
         def compute(ctx: BatchContext) -> DataFrame:
             start, end = ctx.entry.ranges.get(name, (None, None))
-            return nothing if start == end else source.read(start, end)
+            if start == end:
+                return nothing
+            try:
+                return source.read(start, end)
+            except InputLost as lost:
+                raise InputLost(f"batch {ctx.entry.n} cannot be read: {lost}; {graph.why_needed(ctx.entry)}") from None
 
         return cls(graph, compute)
 

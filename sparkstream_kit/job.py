@@ -96,6 +96,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         drain=options.drain,
         give_up_received=options.give_up_received,
         give_up_sources=options.give_up_source,
+        give_up_files=options.give_up,
         conf=conf,
     )
     engine = batches.live()
@@ -189,7 +190,7 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         "--max-per-batch",
         type=int,
         metavar="N",
-        help="maximum records (for files: files) per source and batch; default: as many as take about one batch "
+        help="maximum records (of files: bytes) per source and batch; default: as many as take about one batch "
         "interval; with --drain, no limit",
     )
     add(
@@ -203,6 +204,13 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="start although the job no longer has a source that the home has read, losing what it may still have",
+    )
+    add(
+        "--give-up",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="go on although bytes of this input file are gone that a recorded batch needs; the home notes which",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser

@@ -9,6 +9,7 @@ from typing import Any
 from .recovery import lease, snapshots, storage
 from .recovery.home import FORMAT, Home
 from .recovery.offset_log import Entry, OffsetLog
+from .sources import _removable
 
 EXIT_CODES = {"running": 0, "stopping": 0, "stopped": 0, "down": 3, "stalled": 4}
 """Exit code of `sparkstream status` for each health.
@@ -27,6 +28,7 @@ def status(home: Home) -> dict[str, Any]:
     """The facts, as JSON values; times are ISO 8601 in UTC, ages are seconds."""
     log = OffsetLog(home / "offsets")
     last, holder = log.last, lease.holder(home / "lease")
+    compacted = log.compacted_to.end_offsets
     states = {name: snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state")}
     return {
         "format": FORMAT,
@@ -37,7 +39,11 @@ def status(home: Home) -> dict[str, Any]:
         "stop_pending": home.stop_pending(),
         "last_batch": _batch(log, last) if last.n else None,
         "sources": {
-            name: {"end_offset": offset, "available": last.available.get(name, offset)}
+            name: {
+                "end_offset": offset,
+                "available": last.available.get(name, offset),
+                "removable_files": list(_removable.removable(home / f"sources/{name}", offset, compacted.get(name))),
+            }
             for name, offset in sorted(last.end_offsets.items())
         },
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
@@ -63,6 +69,9 @@ def describe(facts: dict[str, Any]) -> str:
     for name, source in facts["sources"].items():
         more = source["available"] != source["end_offset"]
         lag = f", available up to {json.dumps(source['available'])}" if more else ", everything there was"
+        if source["removable_files"]:
+            n = len(source["removable_files"])
+            lag += f"; {n} {'file' if n == 1 else 'files'} may be removed (--json lists them)"
         lines[f"source {name}"] = f"read up to {json.dumps(source['end_offset'])}{lag}"
     lines["replayable"] = f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
     for name, state in facts["states"].items():

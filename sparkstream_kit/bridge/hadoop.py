@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
 
@@ -153,8 +153,13 @@ def write_new_file(path: str, text: str) -> None:
 
 
 def replace_file(path: str, text: str) -> None:
-    """Create or replace a file atomically (FileContext.rename with OVERWRITE)."""
-    _rename(_write_beside(path, text), path, "OVERWRITE")
+    """Create or replace a file atomically."""
+    replace(_write_beside(path, text), path)
+
+
+def replace(source: str, target: str) -> None:
+    """Rename a file to a name that may be taken, atomically (FileContext.rename with OVERWRITE)."""
+    _rename(source, target, "OVERWRITE")
 
 
 def rename_new(source: str, target: str) -> bool:
@@ -215,6 +220,112 @@ def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]
         if changed_before is None or changed <= changed_before:
             found.append((changed, str(path.toString()), int(status.getLen())))
     return [(path, size) for _, path, size in sorted(found)]
+
+
+class Status(NamedTuple):
+    """An entry of a directory."""
+
+    name: str
+    is_directory: bool
+    size: int  # bytes
+    changed: int  # ms since 1970
+
+
+_STATUS = re.compile(
+    r"[\w$]+\{path=(.*?); isDirectory=(?:true|false(?:; length=([0-9]+))).*?; modification_time=([0-9]+);.*?\}",
+    re.DOTALL,
+)
+
+
+def list_directory(path: str) -> list[Status]:
+    """What is in a directory, on any Hadoop file system, in no order; FileNotFoundError if it is missing.
+
+    FileSystem.listStatusIterator, RemoteIterators.toList and FileStatus.toString: three py4j calls, whatever is in
+    there. A name that reads like several entries is found out by their number, and then each entry is asked for.
+    """
+    fs, jpath = file_system(path)
+    if not fs.exists(jpath):
+        raise FileNotFoundError(path)
+    iterators = view().org.apache.hadoop.util.functional.RemoteIterators
+    statuses = iterators.toList(fs.listStatusIterator(jpath))
+    text = str(statuses.toString())
+    prefix = str(fs.makeQualified(jpath).toString()).rstrip("/") + "/"
+    found = [
+        Status(path[len(prefix) :], size is None, int(size or 0), int(changed))
+        for path, size, changed in _STATUS.findall(text)
+    ]
+    if len(found) == statuses.size() and all("/" not in status.name for status in found):
+        return found
+    return [
+        Status(
+            str(status.getPath().getName()),
+            bool(status.isDirectory()),
+            int(status.getLen()),
+            int(status.getModificationTime()),
+        )
+        for status in (statuses.get(i) for i in range(statuses.size()))
+    ]
+
+
+class FileStatus(NamedTuple):
+    """A file: its size in bytes, when it was changed (ms since 1970), and on HDFS its id, which a rename keeps."""
+
+    size: int
+    changed: int
+    id: str | None
+
+
+def file_status(path: str) -> FileStatus:
+    """The status of a file; FileNotFoundError if it is missing (FileSystem.getFileStatus, HdfsFileStatus.getFileId)."""
+    fs, jpath = file_system(path)
+    if not fs.exists(jpath):
+        raise FileNotFoundError(path)
+    status = fs.getFileStatus(jpath)
+    key = str(status.getFileId()) if fs.getScheme() == "hdfs" else None
+    return FileStatus(int(status.getLen()), int(status.getModificationTime()), key)
+
+
+def read_bytes(path: str, at: int, length: int) -> bytes:
+    """Up to `length` bytes of a file from an offset (FSDataInputStream.seek, commons-io's BoundedInputStream)."""
+    fs, jpath = file_system(path)
+    io = view().org.apache.commons.io
+    stream = fs.open(jpath)
+    try:
+        stream.seek(at)
+        bounded = io.input.BoundedInputStream.builder().setInputStream(stream).setMaxCount(length).get()
+        return bytes(io.IOUtils.toByteArray(bounded))
+    finally:
+        stream.close()
+
+
+def copy_to_local(path: str, target: str) -> None:
+    """Copy a file to this machine's disk (FileSystem.copyToLocalFile)."""
+    fs, jpath = file_system(path)
+    fs.copyToLocalFile(False, jpath, view().org.apache.hadoop.fs.Path(target), True)
+
+
+def copy_from_local(source: str, path: str) -> None:
+    """Copy a file of this machine's disk, replacing what is there (FileSystem.copyFromLocalFile)."""
+    fs, jpath = file_system(path)
+    fs.copyFromLocalFile(False, True, view().org.apache.hadoop.fs.Path(source), jpath)
+
+
+def unpack_zstd(source: str, target: str) -> str | None:
+    """Unpack a file of this machine's disk as far as it is sound; returns what is wrong with the rest, if anything.
+
+    zstd-jni's ZstdInputStream, which Spark brings, and commons-io's IOUtils.copyLarge.
+    """
+    jvm = view()
+    output = jvm.java.io.FileOutputStream(target)
+    packed = jvm.java.io.FileInputStream(source)
+    try:
+        jvm.org.apache.commons.io.IOUtils.copyLarge(jvm.com.github.luben.zstd.ZstdInputStream(packed), output)
+    except Py4JJavaError as error:
+        return str(error.java_exception.getMessage())
+    finally:
+        packed.close()
+        output.close()
+    return None
 
 
 def changes(pattern: str) -> dict[str, tuple[int, int]]:

@@ -189,6 +189,9 @@ class Engine:
         if not ranges and (ends is not None or not self.graph.window_due(time)):
             return None
         self._lease.check()
+        for name, (start, end) in ranges.items():
+            self.graph.sources[name].prepare(start, end)
+        self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available)
 
     def _end_offset(self, name: str, source: Source, start: Offset, latest: Offset, *, draining: bool) -> Offset:

@@ -117,6 +117,8 @@ class Graph:
         """What the outputs of one kind share, such as the screen of a terminal."""
         self.first_start_checks: list[Callable[[], None]] = []
         """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
+        self.give_up_files: Collection[str] = ()
+        """Paths of input files whose bytes may be missing."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)
@@ -236,6 +238,16 @@ class Graph:
             state.reset()
         for window in self.windows:
             window.reset()
+
+    def why_needed(self, entry: Entry) -> str:
+        """Why an entry is computed, perhaps again, and until when that can happen."""
+        last, look_back = self.log.last, sum(window.length for window in self.windows)
+        if not self.log.is_done(entry.n):
+            return "the batch is unfinished"
+        if entry.time > last.time - look_back:
+            until = datetime.fromtimestamp((entry.time + look_back) / 1000, timezone.utc)
+            return f"a window needs the batch until {until:%Y-%m-%d %H:%M:%S} UTC"
+        return "a state needs the batch until all states are saved, which a graceful stop does"
 
     def replayable_from(self) -> int:
         """The newest batch that will not be needed again: states and windows only look back to later ones."""

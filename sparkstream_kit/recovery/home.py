@@ -4,7 +4,7 @@ format          version of this layout; a newer one is refused
 id              created once; part of every ledger key, so a new home never matches an old ledger
 checkpoint/     Spark's, only for jobs with receivers or plain DStreams; see also fingerprint.json and downtime.json
 offsets/        the offset log
-sources/        what sources record: listings of files, the first start of a generator
+sources/        what sources record: ranges of files and copies of them, the first start of a generator
 received/       landed batches of receivers
 enrichment/     versions of the tables that streams are joined with
 rejected/       lines that parsers rejected, by output
@@ -29,7 +29,7 @@ from ..errors import HomeDamaged, NewerFormat, UsageError
 from . import storage
 from .offset_log import Entry, rebuild
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout, raised by a release whose homes an older one would misread (VERSIONING.md)."""
 
 _DRAINED = "drained\n"
@@ -106,6 +106,11 @@ class Home:
             storage.write_new(self / "format", f"{FORMAT}\n")
         with contextlib.suppress(FileExistsError):
             storage.write_new(self / "id", id)  # last: without an id there is no home
+
+    def upgrade(self) -> None:
+        """Mark a home of an earlier format as one of this format, which the job is going to write."""
+        if _read(self.root, "format", "[0-9]+") != str(FORMAT):
+            storage.write(self / "format", f"{FORMAT}\n")
 
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"

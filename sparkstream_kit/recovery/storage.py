@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ..bridge import hadoop
 from ..errors import UsageError
@@ -111,6 +114,32 @@ def write(path: str, text: str) -> None:
         return
     os.replace(_write_beside(here, text), here)
     sync_directory(here.parent)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[IO[bytes]]:
+    """A file to write, which is at the path, whole and forced to disk, when the block ends without an error."""
+    here = local(path)
+    if here is not None:
+        here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder, _, name = path.rpartition("/")
+    hidden_name = f".{name}.{uuid.uuid4().hex}"
+    temporary = here.with_name(hidden_name) if here else Path(tempfile.mkdtemp(prefix="sparkstream-"), name)
+    try:
+        with open(temporary, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if here is None:
+            hadoop.copy_from_local(str(temporary), f"{folder}/{hidden_name}")
+            hadoop.replace(f"{folder}/{hidden_name}", path)
+        else:
+            os.replace(temporary, here)
+            sync_directory(here.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+        if here is None:
+            temporary.parent.rmdir()
 
 
 def publish(temporary: str, target: str) -> bool:

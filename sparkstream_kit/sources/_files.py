@@ -1,208 +1,346 @@
-"""Read the lines of files that arrive in a directory, on any Hadoop file system.
+"""Read the lines of log files, on any Hadoop file system, while servers write and rotate them.
 
-An offset is the number of files read and a digest of their names and sizes, "3:1f0c2a9b7d3e4f50". The digest identifies
-the files even for a home that was lost and has to list the directory again.
+A survey (`_tracker`) finds new ranges of lines and notes them in the journal (`_journal`). Before a batch is recorded,
+its ranges on this machine's disks are copied into the home as clean lines (`_lines`): a file there can be truncated or
+replaced at any moment, and Spark would read fewer lines of it without a word. On other file systems Spark reads plain
+ranges where they are.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import functools
+import itertools
 import logging
-import re
-import time
-from collections.abc import Callable
-from hashlib import sha256
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from ..bridge import hadoop
+from ..bridge import ranges as exact
 from ..checks import check_directory
 from ..contracts import Offset, Source
 from ..durations import Duration, milliseconds
 from ..engine.graph import graph_of
-from ..errors import InputLost
+from ..errors import InputLost, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
+from . import _globs, _lines
+from ._disks import Disk, disk_of
+from ._identity import WIDTH, mark
+from ._journal import Journal, Range, count
+from ._tracker import Directory, Moved, Tracker
 
 log = logging.getLogger(__name__)
 
-Listed = tuple[str, int]
-"""A file's path and size."""
+FIRST_BATCH = 32 << 20
+"""Bytes that a batch takes of a backlog until it is known how long they take."""
 
-PARTS, FULL = 64, 10_000
-"""More than this many parts after the last full one are merged; a full part lists at least this many files."""
+_TRIES = 3
+"""Surveys until a file that is renamed again and again is given up as gone."""
 
 
 def files(
-    ssc: StreamingContext, path: str, glob: str = "*", *, min_age: Duration | None = None, name: str = "files"
+    ssc: StreamingContext,
+    path: str | Sequence[str],
+    glob: str | Sequence[str] = "*",
+    *,
+    inactive_after: Duration = "1min",
+    min_age: Duration | None = None,
+    encoding: str = "utf-8",
+    name: str = "files",
 ) -> FrameStream:
-    """Read the lines of the files that arrive in a directory, each file once.
+    """Read the lines of the files in a directory, each line once, while servers write, rotate and compress them.
 
     >>> import pathlib, tempfile
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import run_batches
     >>> folder = tempfile.TemporaryDirectory()
-    >>> _ = pathlib.Path(folder.name, "web.log").write_text("a line")
+    >>> _ = pathlib.Path(folder.name, "access.log").write_text("a line\\nthe next one, half writ")
     >>> def build(ticks):
-    ...     return ss.sources.files(ticks.context(), folder.name, "*.log", name="logs")
+    ...     return ss.sources.files(ticks.context(), folder.name, "access*", name="logs")
     >>> run_batches(build, [[]])
     [[Row(value='a line')]]
 
-    Columns: value: string. A file is read when a listing first shows it, whatever its date, so late ones are not
-    missed. Move complete files into the directory. Where writers cannot do that, `min_age` waits until a file has not
-    changed for that long. Names that start with `.` or `_` or end with `.tmp` or `._COPYING_` are ignored.
-    `max_per_batch` counts files.
+    Columns: value: string, a line without its end, which is LF, CR or CRLF.
 
-    Guarantee: replayable, exactly once. Names and sizes of new files are recorded under the home before a batch uses
-    them.
+    `glob` is relative to each `path` and may reach into directories: `*.log`, `{nginx,apache2}/access*`,
+    `**/*.log`. Names that start with `.` or `_`, or end like those of unfinished files (`.tmp`, `.part`, `~`), only
+    match a glob that does so, too. Compressed files (gzip, bzip2, xz, zstd) are known by their first bytes.
 
-    Raises UsageError for a path that is not a directory. Raises InputLost, naming the file, if a file that is still
-    needed is gone or has another size.
+    A file is known by what it holds, not by its name: a renamed, copied or compressed one goes on where it was, one
+    that was truncated or replaced is new. docs/files.md has the promise for each way of rotating.
 
-    Cost: grows with the files in the directory, which is listed in every batch, and with the bytes of new ones.
+    A last line without its end waits until the file has not changed for `inactive_after`, and so does the end of a
+    compressed file that is cut off. `min_age` is for writers that change what they have written: a file is not looked
+    at until it has not changed for that long. `encoding` is any that Python knows and that contains ASCII; other bytes
+    become U+FFFD. Of a line longer than 1 MiB the rest is dropped, with a warning.
 
-    URI: files:PATH?glob=...&min_age=...
+    `max_per_batch` counts bytes; a batch takes at least one range of up to 1 MiB.
+
+    Guarantee: replayable, exactly once. Ranges of bytes are recorded under the home before a batch uses them, and on
+    local disks copied there: a file may be removed once it was read (`sparkstream status`).
+
+    Raises UsageError for a path that is not a directory, a wrong glob or an unknown encoding. Raises InputLost, naming
+    the file, if bytes that a recorded batch needs are gone.
+
+    Cost: grows with the files below the directories, which are listed in every batch, and with the new bytes, which are
+    copied once on local disks.
+
+    URI: files:PATH?glob=...&inactive_after=...&min_age=...&encoding=...
     """
-    check_directory(path)
-    graph = graph_of(ssc)
-    listing = _Listing(
-        lambda: graph.home / f"sources/{name}",
-        f"{path.rstrip('/')}/{glob}",
-        min_age,
-        taken=lambda: graph.log.last.end_offsets.get(name),
+    paths = [path] if isinstance(path, str) else list(path)
+    globs = [glob] if isinstance(glob, str) else list(glob)
+    disks = [disk_of(check_directory(each)) for each in paths]
+    if len({id(disk) for disk, _ in disks}) != 1:
+        raise UsageError(f"got {paths}, expected one or more directories on one file system: use a source for each")
+    parsed = list(itertools.chain.from_iterable(map(_globs.parse, globs)))
+    tracker = Tracker(
+        disks[0][0],
+        [Directory(directory, parsed) for _, directory in disks],
+        inactive_after=milliseconds(inactive_after),
+        min_age=milliseconds(min_age) if min_age is not None else 0,
     )
-
-    def read(start: Offset, end: Offset) -> DataFrame:
-        chosen = listing.files(start, end)
-        for file, size in chosen:
-            _check_unchanged(file, size)
-        # a bracket in a name is not a pattern
-        return graph.session.read.option("__globPaths__", "false").text([file for file, _ in chosen])
-
-    source = Source(lambda now: listing.latest_offset(), read, "value string", listing.limit, initial_batch_size=32)
+    graph = graph_of(ssc)
+    lines = _Lines(
+        disks[0][0],
+        tracker,
+        encoding=_lines.check_encoding(encoding),
+        directory=lambda: graph.home / f"sources/{name}",
+        taken=lambda: graph.log.last.end_offsets.get(name),
+        may_give_up=lambda path: path in graph.give_up_files,
+    )
+    source = Source(
+        lines.latest_offset,
+        functools.partial(lines.read, graph.session),
+        "value string",
+        lines.limit,
+        prepare=lines.prepare,
+        commit=lines.commit,
+        initial_batch_size=FIRST_BATCH,
+    )
     return FrameStream.from_source(ssc, name, source)
 
 
-class _Listing:
-    """All files ever seen, in that order, stored in parts: `sources/<name>/<index of the first file>`.
+class _Lines:
+    """The lines of the files that a tracker follows.
 
-    Small parts are merged into `<index of the first file>-<index after the last>`. No part is ever overwritten: of
-    those with the same first file the longest counts, whoever wrote it, and the parts it covers are deleted afterwards.
-    `taken` returns the offset up to which batches have taken files.
+    `taken` returns the offset up to which batches have been recorded, `may_give_up` whether bytes of a file may be
+    missing.
     """
 
     def __init__(
-        self, directory: Callable[[], str], pattern: str, min_age: Duration | None, taken: Callable[[], Offset]
+        self,
+        disk: Disk,
+        tracker: Tracker,
+        *,
+        encoding: str,
+        directory: Callable[[], str],
+        taken: Callable[[], Offset],
+        may_give_up: Callable[[str], bool],
     ):
-        self._directory, self._pattern, self._taken = directory, pattern, taken
-        self._min_age = milliseconds(min_age) if min_age is not None else None
-        self._files: list[Listed] | None = None
-        self._digests: list[str] = []
-        self._seen: set[str] = set()
-        self._small: list[int] = []
-        """Index of the first file of each part after the last full one."""
+        self._disk, self._tracker, self._encoding = disk, tracker, encoding
+        self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
+        self._opened: Journal | None = None
+        self._found: tuple[Offset, Offset] | None = None  # the range of offsets of the last `prepare`
 
-    def files(self, start: Offset, end: Offset) -> list[Listed]:
-        """The files of an offset range."""
-        return self._checked(end)[_count(start) : _count(end)]
+    # --- what a source is
+
+    def latest_offset(self, now: int | None) -> Offset:
+        """Survey the directories and note new ranges; returns the offset after all ranges."""
+        journal = self._journal()
+        new = self._tracker.survey()
+        if new:
+            ranges = [Range(new.file.id, new.file.path, *new.cut, new.plain, new.continues) for new in new]
+            journal.write(ranges, {id(each.file): each.file for each in new}.values())
+        return journal.offset(len(journal))
 
     def limit(self, start: Offset, end: Offset, most: int) -> Offset:
-        """The offset at most this many files after start."""
-        return self._offset(min(_count(end), _count(start) + most))
+        """The offset after at most this number of bytes, and at least one range."""
+        sizes = (r.end - r.start for r in self._between(start, end))
+        fitting = sum(1 for total in itertools.accumulate(sizes) if total <= most)
+        return self._journal().offset(count(start) + max(1, fitting))
 
-    def latest_offset(self) -> Offset:
-        """List the directory and record new files; returns the offset after all files seen so far."""
-        known = self._checked(self._taken())
-        oldest = None if self._min_age is None else round(time.time() * 1000) - self._min_age
-        new = [f for f in hadoop.list_files(self._pattern, oldest) if f[0] not in self._seen]
-        if new:
-            self._write(new)
-            if len(self._small) > PARTS:
-                self._merge()
-        return self._offset(len(known))
+    def prepare(self, start: Offset, end: Offset) -> None:
+        """Copy what Spark cannot read where it is into the home. What is gone by now is left out, with a warning."""
+        self._found = (start, end)
+        for n, ranges in self._pieces(start, end):
+            if not self._is_in_place(ranges[0]):
+                self._land(n, ranges, lost=_warn_lost)
 
-    def _offset(self, count: int) -> Offset:
-        return f"{count}:{self._digests[count - 1]}" if count else None
+    def read(self, session: SparkSession, start: Offset, end: Offset) -> DataFrame:
+        """The lines of an offset range, in their order."""
+        was_found, self._found = self._found == (start, end), None
+        pieces = self._pieces(start, end)
+        if not self._disk.in_place:
+            ((n, ranges),) = pieces
+            return session.read.option("__globPaths__", "false").text(self._find_landed(n, ranges))
+        places = []
+        for n, ranges in pieces:
+            path = self._path(ranges[0], look=not was_found) if self._is_in_place(ranges[0]) else None
+            if path is not None:
+                places.append((path, ranges[0].start, ranges[0].end))
+            else:
+                landed = self._find_landed(n, ranges)
+                places.append((landed, 0, hadoop.file_status(landed).size))
+        lines = exact.lines(session, [place for place in places if place[2]])
+        return lines.select(_cleaned(F.col("value"), self._encoding).alias("value"))
 
-    def _checked(self, offset: Offset) -> list[Listed]:
-        """All known files; InputLost if the first of them are not those that the offset counts."""
-        known, count = self._known(), _count(offset)
-        if len(known) < count or self._offset(count) != offset:
+    def commit(self, end: Offset) -> None:
+        """Remove what was landed up to the offset."""
+        self._tracker.forget()
+        self._journal().merge(end, self._tracker.files)
+        for name in storage.names(f"{self._directory()}/landed"):
+            last = name.partition("-")[2]
+            if name.startswith(".") or (last.isdigit() and int(last) <= count(end)):
+                storage.delete(f"{self._directory()}/landed/{name}")
+
+    # --- the journal
+
+    def _journal(self) -> Journal:
+        if self._opened is None:
+            journal = Journal(self._directory())
+            for file in sorted(journal.load(), key=lambda file: file.id):
+                self._tracker.add(file)
+            if not len(journal) and self._taken() is not None:
+                self._recreate(journal)
+            if not journal.holds(self._taken()):
+                raise InputLost(
+                    f"the {count(self._taken())} ranges of files that batches have read do not match the list in "
+                    f"{self._directory()}, and the directory cannot replace it: files are missing, have "
+                    "changed or have another order of times. Restore the list from a backup, or start with a new home"
+                )
+            self._opened = journal
+        return self._opened
+
+    def _recreate(self, journal: Journal) -> None:
+        """Recreate a list that was lost, if the directory still has the files that were read, and nothing before."""
+        new = self._tracker.survey()
+        trial = [Range(new.file.id, new.file.path, *new.cut, new.plain, new.continues) for new in new]
+        if journal.would_hold(trial, self._taken()):
+            journal.write(trial, self._tracker.files.values())
+            log.warning("the list of the files read so far was lost; recreated it from the directory")
+
+    def _between(self, start: Offset, end: Offset) -> list[Range]:
+        return self._journal().between(start, end)
+
+    def _pieces(self, start: Offset, end: Offset) -> list[tuple[int, list[Range]]]:
+        """What is copied or read together, with the number of the first range: on local disks everything."""
+        n, ranges = count(start), self._between(start, end)
+        return [(n + i, [r]) for i, r in enumerate(ranges)] if self._disk.in_place else [(n, ranges)]
+
+    # --- where the bytes of a range are
+
+    def _is_in_place(self, range_: Range) -> bool:
+        """Whether Spark can read a range where it is, unless the file has been compressed since."""
+        return self._disk.in_place and range_.plain
+
+    def _path(self, range_: Range, *, look: bool) -> str | None:
+        """A path under which Spark finds a range, whatever the file is called by now; None if it is compressed or gone.
+
+        A range that the last survey found is taken to be there, unless told to look.
+        """
+        for _ in range(_TRIES):
+            file = self._tracker.files.get(range_.file)
+            if file is not None and file.key is not None and not file.gone:
+                if file.packed:
+                    return None
+                if not look:
+                    return self._disk.lasting_path(file.path, file.key)
+                with contextlib.suppress(Moved), self._tracker.open(file) as opened:
+                    if opened.found.size >= range_.end:
+                        return self._disk.lasting_path(file.path, file.key)
+            self.latest_offset(None)
+        return None
+
+    def _find_landed(self, n: int, ranges: list[Range]) -> str:
+        """The copy of ranges in the home. If it is lost, it is made again; InputLost if the files are gone, too."""
+        landed = self._landed(n, ranges)
+        if not storage.exists(landed):
+            self._land(n, ranges, lost=self._give_up)
+        return landed
+
+    def _landed(self, n: int, ranges: list[Range]) -> str:
+        return f"{self._directory()}/landed/{n:012d}-{n + len(ranges):012d}"
+
+    def _give_up(self, range_: Range) -> None:
+        """Note that a range is given up; InputLost if nobody has said so."""
+        if self._journal().is_given_up(range_):
+            return
+        if not self._may_give_up(range_.path):
             raise InputLost(
-                f"the {count} files read so far do not match the list in {self._directory()}, and {self._pattern} "
-                "cannot replace it: files are missing, changed in size or changed in order of modification time. "
-                "Restore the list from a backup, or start with a new home"
+                f"bytes {range_.start} to {range_.end} of the input file {range_.path!r} are gone or have changed: "
+                f"restore it, or give them up by --give-up {range_.path}"
             )
-        return known
+        self._journal().give_up(range_)
+        log.warning("%r: its bytes %d to %d are gone, and given up", range_.path, range_.start, range_.end)
 
-    def _known(self) -> list[Listed]:
-        if self._files is None:
-            self._files = []
-            parts = _parts(self._directory())
-            longest = {start: path for start, _, path in sorted(parts)}
-            while (part := longest.get(len(self._files))) is not None:
-                self._append([(file, size) for file, size in json.loads(storage.read(part))])
-            if not self._files and self._taken() is not None:
-                self._recreate(self._taken())
-        return self._files
+    # --- landing
 
-    def _recreate(self, taken: Offset) -> None:
-        """Recreate a lost list, if the directory still lists the files that were taken first and unchanged."""
-        found = hadoop.list_files(self._pattern, None)[: _count(taken)]
-        if _digests(found)[-1:] == [taken.partition(":")[2]]:
-            self._write(found)
-            log.warning("the list of the %d files read so far was lost; recreated it from the directory", len(found))
+    def _land(self, n: int, ranges: list[Range], lost: Callable[[Range], None]) -> None:
+        """Copy ranges into the home as clean lines; calls `lost` for those that are gone."""
+        with storage.writing(self._landed(n, ranges)) as target:
+            for range_ in ranges:
+                if not self._copy(range_, target):
+                    lost(range_)
 
-    def _write(self, files: list[Listed]) -> None:
-        """Store these as the next part."""
-        assert self._files is not None
-        storage.write_new(f"{self._directory()}/{len(self._files):012d}", json.dumps(files))
-        self._append(files)
+    def _copy(self, range_: Range, target: IO[bytes]) -> bool:
+        """Append the lines of a range; False if its file is gone."""
+        before = target.tell()
+        for _ in range(_TRIES):
+            try:
+                for block in self._clean(range_):
+                    target.write(block)
+                return True
+            except (Moved, EOFError, ValueError):
+                target.seek(before)
+                target.truncate()
+            self.latest_offset(None)  # it may be found under another name
+        return False
 
-    def _append(self, files: list[Listed]) -> None:
-        """Remember these as the next part."""
-        assert self._files is not None
-        self._small = [] if len(files) >= FULL else [*self._small, len(self._files)]
-        self._files += files
-        self._digests += _digests(files, self._digests[-1] if self._digests else "")
-        self._seen.update(file for file, _ in files)
-
-    def _merge(self) -> None:
-        """Merge all parts after the last full one."""
-        first, directory, known = self._small[0], self._directory(), self._known()
-        parts = _parts(directory)
-        storage.write_new(f"{directory}/{first:012d}-{len(known):012d}", json.dumps(known[first:]))
-        for start, _, path in parts:
-            if first <= start < len(known):
-                storage.delete(path)
-        self._small = [] if len(known) - first >= FULL else [first]
-
-
-def _count(offset: Offset) -> int:
-    return 0 if offset is None else int(offset.partition(":")[0])
-
-
-def _digests(files: list[Listed], before: str = "") -> list[str]:
-    """For each file, a digest of all files up to and including it."""
-    found = []
-    for file in files:
-        before = sha256(f"{before}{json.dumps(file)}".encode()).hexdigest()[:16]
-        found.append(before)
-    return found
+    def _clean(self, range_: Range) -> Iterator[bytes]:
+        """The lines of a range; Moved, EOFError or ValueError if its bytes are not where they were."""
+        file = self._tracker.files.get(range_.file)
+        if file is None:
+            raise Moved(range_.path)
+        with self._tracker.open(file) as opened:
+            if file.packed:
+                kind = _lines.packing(opened.read(0, 16)) or ""
+                begin, blocks = 0, _lines.part(_lines.unpack(kind, opened.stream()), 0, range_.end)
+            else:
+                begin = max(0, range_.start - WIDTH)
+                blocks = _lines.blocks_of(opened.stream(begin), range_.end - begin)
+            # a block may end after the range, and its mark is that of the bytes before its end
+            seen = _lines.Tail(_lines.part(blocks, 0, range_.end - begin), WIDTH)
+            inside = _lines.part(seen, range_.start - begin, range_.end - range_.start)
+            if range_.continues:
+                inside = _lines.without_line_end(inside)
+            cut = functools.partial(_warn_cut, range_)
+            encoding = None if self._disk.in_place else self._encoding  # what is read in place is decoded by Spark
+            yield from _lines.clean(inside, encoding, first=not range_.start, cut=cut)
+            if range_.mark and mark(seen.bytes) != range_.mark:
+                raise Moved(range_.path)
 
 
-def _parts(directory: str) -> list[tuple[int, int, str]]:
-    """For each part: the index of its first file, the index after its last one (0 if not in its name), its path."""
-    found = (re.fullmatch(r"(\d+)(?:-(\d+))?", name) for name in storage.names(directory))
-    return [(int(m[1]), int(m[2] or 0), f"{directory}/{m[0]}") for m in found if m]
+def _cleaned(line: Column, encoding: str) -> Column:
+    """A line that Spark has read, as `_lines.clean` would have made it."""
+    plain = F.make_valid_utf8(line) if encoding == "utf-8" else F.decode(line.cast("binary"), encoding)
+    return F.ltrim(plain, F.lit("\0"))
 
 
-def _check_unchanged(file: str, size: int) -> None:
-    found = hadoop.file_size(file)
-    if found != size:
-        now = "is gone" if found is None else f"has {found} bytes now"
-        raise InputLost(
-            f"input file {file} {now}, but an unfinished batch, a state or a window still needs its {size} bytes: "
-            "restore it unchanged"
-        )
+def _warn_cut(range_: Range, dropped: int) -> None:
+    log.warning(
+        "%r has a line of more than %d bytes, between %d and %d: its last %d bytes are dropped",
+        range_.path,
+        _lines.MAX_LINE,
+        range_.start,
+        range_.end,
+        dropped,
+    )
+
+
+def _warn_lost(range_: Range) -> None:
+    log.warning("%r is gone: its bytes %d to %d were not read and are left out", range_.path, range_.start, range_.end)

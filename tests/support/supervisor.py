@@ -290,17 +290,17 @@ def kill_at_random(
     victim: str,
     chance: random.Random,
     *,
-    most: int = 900,
+    most: int | None = 900,
     after: Sequence[int] = (0, 1, 2, 4, 6),
     **options: Any,
 ) -> None:
     """Start the job and kill it a fraction of a second after one of these numbers of batches; 0: once it has the lease.
 
-    A batch has at most `most` records.
+    A batch has at most `most` records; None: as many as there are.
     """
     recorded = job.recorded() + chance.choice(after)
     leases = set((job.home / "lease").glob("*"))
-    run = job.start(*arguments, "--max-per-batch", str(chance.randint(most // 9, most)), **options)
+    run = job.start(*arguments, *limited(most and chance.randint(most // 9, most)), **options)
     run.wait_until(lambda: set((job.home / "lease").glob("*")) - leases, "it holds the lease")
     run.wait_until(lambda: job.recorded() >= recorded, f"batch {recorded} is recorded")
     kill_soon(job, run, victim, chance)
@@ -313,11 +313,15 @@ def kill_soon(job: Job, run: Run, victim: str, chance: random.Random) -> None:
     job.kills += 1
 
 
-def kill_at_point(job: Job, arguments: list[str], point: Point, *, most: int = 200, **options: Any) -> None:
+def kill_at_point(job: Job, arguments: list[str], point: Point, *, most: int | None = 200, **options: Any) -> None:
     """Start the job, which kills itself at this point."""
-    run = job.start(*arguments, "--max-per-batch", str(most), "--stop-after", "12batches", kill=point, **options)
+    run = job.start(*arguments, *limited(most), "--stop-after", "12batches", kill=point, **options)
     assert run.end() == -signal.SIGKILL, f"it never reached {point}:\n{run.said()}"
     job.kills += 1
+
+
+def limited(most: int | None) -> list[str]:
+    return [] if most is None else ["--max-per-batch", str(most)]
 
 
 def finish(job: Job, arguments: list[str], **options: Any) -> Run:

@@ -1,0 +1,401 @@
+"""Follow log files through growth and rotation: what each survey of the directories finds, and the ranges to read.
+
+A survey lists the directories. A file that has not changed costs nothing more. One that has is opened, and holds what
+was read of it; if not, another file has taken its place. Then each file with an unknown key is compared with those that
+are missing: it is one of them, moved, copied or compressed; or a copy of one that is still there, which is not read; or
+a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from . import _globs, _identity, _lines
+from ._disks import Disk, Found, Key, Opened
+from ._identity import HEAD, Content, Cut, File, Packed, Plain
+
+log = logging.getLogger(__name__)
+
+FOLLOWED = 3600 * 10**9
+"""For how long (ns) a file that does not change is followed under names that no glob matches."""
+
+KEPT, MOST_KEPT = 7 * 86_400_000, 100_000
+"""For how long (ms) it is known what was read of a file that is gone, and of how many files at most."""
+
+ALIKE = 1000
+"""Files of one name and beginning that are compared with another one."""
+
+_MISSED = 2
+"""Surveys in a row that do not find a file until it is gone: a listing may miss one that is being renamed."""
+
+
+class Directory(NamedTuple):
+    """A directory and the globs below it."""
+
+    path: str
+    globs: list[_globs.Glob]
+
+
+class Moved(Exception):
+    """A file is no longer where the last survey found it."""
+
+
+class New(NamedTuple):
+    """A range that a survey has found."""
+
+    file: File
+    cut: Cut
+    plain: bool
+    """Whether these are whole lines of a plain file, as they are."""
+    continues: bool
+    """Whether it begins with the rest of a line that was read before its end came."""
+
+
+class _Held(NamedTuple):
+    """A file that is not read."""
+
+    size: int
+    changed: int
+    copied: File | None
+    until: int | None  # ns since 1970, when it is looked at again although it has not changed
+
+
+class Tracker:
+    """The files that are known, and where they are."""
+
+    def __init__(self, disk: Disk, directories: list[Directory], inactive_after: int, min_age: int):
+        self.files: dict[int, File] = {}
+        self.next_id = 0
+        self._disk, self._directories = disk, directories
+        self._inactive_after, self._min_age = inactive_after * 10**6, min_age * 10**6  # ns
+        self._by_key: dict[Key, File] = {}
+        self._by_path: dict[str, File] = {}
+        self._alike: dict[tuple[str, tuple[int, str]], dict[int, File]] = defaultdict(dict)
+        """Files by their names and heads."""
+        self._short: set[int] = set()
+        """Offsets of heads that are shorter than the usual ones."""
+        self._held: dict[Key, _Held] = {}
+        self._missed: dict[int, int] = {}
+        self._warned: dict[str, str] = {}
+        self._survey, self._now, self._is_blind = 0, 0, False
+
+    def add(self, file: File) -> None:
+        """Know a file: one of an earlier run, or a new one."""
+        self.files[file.id] = file
+        self.next_id = max(self.next_id, file.id + 1)
+        self._by_path[file.path] = file
+        if file.key is not None:
+            self._by_key[file.key] = file
+        self._index_head(file)
+
+    def forget(self) -> None:
+        """Forget files that have been gone for long."""
+        now = time.time_ns() // 10**6
+        gone = sorted((file for file in self.files.values() if file.gone), key=lambda file: file.gone)
+        for n, file in enumerate(gone):
+            if file.gone < now - KEPT or n < len(gone) - MOST_KEPT:
+                self._remove(file)
+                del self.files[file.id]
+
+    @contextmanager
+    def open(self, file: File) -> Iterator[Opened]:
+        """Open a known file; Moved if it is not where it was."""
+        if file.key is None or file.gone:
+            raise Moved(file.path)
+        try:
+            with self._disk.open(file.path) as opened:
+                if opened.found.key != file.key:
+                    raise Moved(file.path)
+                yield opened
+        except FileNotFoundError:
+            raise Moved(file.path) from None
+
+    def survey(self) -> list[New]:
+        """List the directories; returns the new ranges: of known files first, then of the oldest ones."""
+        self._survey, self._now, self._is_blind = self._survey + 1, time.time_ns(), False
+        changed: list[tuple[Found, File]] = []
+        unknown: list[Found] = []
+        for found in self._walk():
+            file = self._by_key.get(found.key) if found.key else self._by_path.get(found.path)
+            if file is None:
+                if found.size:
+                    unknown.append(found)
+            elif file.size == found.size and file.changed == found.changed and not file.waits:
+                if file.seen != self._survey and file.path != found.path:
+                    self._remove(file)
+                    file.path, file.key = found.path, found.key or file.key
+                    self.add(file)
+                file.seen = self._survey
+            else:
+                changed.append((found, file))
+        if len(self._held) > MOST_KEPT:
+            self._held.clear()
+        ranges: list[New] = []
+        first_new = self.next_id
+        for found, file in changed:
+            if file.seen != self._survey and not self._revisit(found, file, ranges):  # it may have had two links
+                unknown.append(found)
+        missing = [file for file in self.files.values() if file.seen != self._survey and not file.gone]
+        unlisted = self._neighbours(missing, {found.path for found in unknown})
+        unknown = [*self._renamed(unknown, ranges), *self._renamed(unlisted, ranges)]
+        for found in sorted(unknown, key=lambda found: (found.changed, found.path)):
+            self._identify(found, ranges, listed=found not in unlisted)
+        if not self._is_blind:
+            for file in missing:
+                self._miss(file)
+        ranges.sort(key=lambda new: (new.file.id >= first_new, new.file.changed, new.file.path, new.cut.start))
+        return ranges
+
+    # --- the files that a survey has to look at
+
+    def _walk(self) -> Iterator[Found]:
+        for directory in self._directories:
+            try:
+                yield from self._disk.walk(*directory)
+            except OSError as error:
+                self._is_blind = True
+                self._warn(directory.path, f"cannot be listed: {error.strerror or error}")
+
+    def _renamed(self, unknown: Iterable[Found], ranges: list[New]) -> list[Found]:
+        """Revisit known files that have other names; returns the others, with their keys."""
+        others = []
+        for found in unknown:
+            key = found.key or self._disk.key(found.path)
+            file = self._by_key.get(key) if key else None
+            is_known = file is not None and (file.seen == self._survey or self._revisit(found, file, ranges))
+            if key and not is_known:
+                others.append(found._replace(key=key))
+        return others
+
+    def _revisit(self, found: Found, file: File, ranges: list[New]) -> bool:
+        """Look at a file whose key is known; False if it is another one now."""
+        file.seen = self._survey  # whatever trouble there may be, it is not missing
+        if self._is_young(found):
+            return True
+        is_same = True
+        with self._tolerating(found), self._disk.open(found.path) as opened:
+            content = self._content(opened, file.marks)
+            if opened.found.key != file.key:
+                is_same, file.seen = False, 0
+            elif self._is_unfinished(opened, content):
+                file.waits = True
+            elif self._continues(file, content):
+                self._take(file, opened, content, ranges)
+            else:
+                self._drop_place(file)
+                is_same, file.seen = False, 0
+        return is_same
+
+    def _identify(self, found: Found, ranges: list[New], *, listed: bool) -> None:
+        """Look at a file whose key is unknown. If no glob matches it, only a known file is of interest."""
+        if found.key in self._by_key or self._is_young(found) or self._is_held(found):
+            return  # by now it is known through another link
+        with self._tolerating(found), self._disk.open(found.path) as opened:
+            content = self._content(opened, ())
+            file = None if self._is_unfinished(opened, content) else self._origin(found.path, content)
+            if file is None and self._is_unfinished(opened, content):
+                self._hold(opened.found, None, look_again=True)
+            elif file is not None and file.seen == self._survey:
+                self._hold(opened.found, file)
+            elif file is not None or listed:
+                self._take(file, opened, content, ranges)
+
+    def _neighbours(self, missing: list[File], listed: set[str]) -> list[Found]:
+        """Files beside missing ones that no glob matches and that may be those, renamed or compressed."""
+        found = []
+        folders = defaultdict(list)
+        for file in missing:
+            is_open = file.position < file.size or self._now - file.changed < FOLLOWED
+            if is_open and any(f"{file.path}/".startswith(f"{each.path.rstrip('/')}/") for each in self._directories):
+                folders[file.path.rpartition("/")[0]].append(file)
+        for folder, files in folders.items():
+            keys, names = {file.key for file in files}, {_identity.bare(file.path) for file in files}
+            for name, key in self._disk.names(folder):
+                path = f"{folder}/{name}"
+                here = self._by_path.get(path)
+                if path in listed or (here is not None and here.seen == self._survey):
+                    continue
+                if (key and key in keys) or names & _identity.origins(path):
+                    found.append(Found(path, key, 0, 0))
+        return found
+
+    def _miss(self, file: File) -> None:
+        """Count the surveys that did not find a file."""
+        if file.seen == self._survey:
+            self._missed.pop(file.id, None)
+            return
+        self._missed[file.id] = self._missed.get(file.id, 0) + 1
+        if self._missed[file.id] >= _MISSED:
+            del self._missed[file.id]
+            file.gone = self._now // 10**6
+            if not file.packed and file.position < file.size:
+                rest = file.size - file.position
+                self._warn(file.path, f"is gone: its last {rest} bytes were not read and are left out")
+
+    # --- what is in a file
+
+    @contextmanager
+    def _tolerating(self, found: Found) -> Iterator[None]:
+        """Leave out what cannot be read, with a warning: the next survey tries it again."""
+        try:
+            yield
+        except FileNotFoundError:  # renamed or removed meanwhile
+            pass
+        except OSError as error:
+            self._warn(found.path, f"cannot be read and is left out: {error.strerror or error}")
+
+    def _content(self, opened: Opened, offsets: Iterable[int]) -> Content:
+        """What is in a file, ready to tell the marks of these offsets and those of files that begin alike."""
+        kind = _lines.packing(opened.read(0, 16))
+        if kind is None:
+            return Plain(opened)
+        head = b""
+        with contextlib.suppress(EOFError, ValueError):
+            for block in _lines.unpack(kind, opened.stream()):
+                head += block
+                if len(head) >= HEAD[-1]:
+                    break
+        alike = self._candidates(opened.found.path, Packed(kind, [head], self._short))
+        marks = {at for file in alike for at in file.marks}
+        return Packed(kind, _lines.unpack(kind, opened.stream()), {*offsets, *marks, *self._short})
+
+    def _candidates(self, path: str, content: Content) -> list[File]:
+        """The known files with names and beginnings like this."""
+        heads = content.marks((*HEAD, *self._short)).items()
+        keys = itertools.product(_identity.names_of_relatives(path), heads)
+        found = {file.id: file for key in keys for file in itertools.islice(self._alike.get(key, {}).values(), ALIKE)}
+        return list(found.values())
+
+    def _continues(self, file: File, content: Content) -> bool:
+        """Whether the content of a file is what was read of it, and perhaps more."""
+        if content.size >= file.position:
+            return _identity.holds(content, file)
+        if content.size < HEAD[-1] or isinstance(content, Packed) or not _identity.holds(content, file):
+            return False
+        self._warn(file.path, f"was cut from {file.position} to {content.size} bytes: it is read on from there")
+        self._move(file, content.size, content)
+        return True
+
+    def _origin(self, path: str, content: Content) -> File | None:
+        """The known file that this is; if it is only a copy, the one that was seen in this survey."""
+        here = self._by_path.get(path)
+        if here is not None and not here.marks and content.size >= here.position:
+            return here  # known by its path alone since format 1
+        moved, copied = [], []
+        for file in self._candidates(path, content):
+            is_derived = _identity.is_derived(path, file.path)
+            if file.seen == self._survey:
+                if is_derived and _identity.holds(content, file):
+                    copied.append(file)
+            elif _identity.is_related(path, file.path, packed=isinstance(content, Packed)):
+                # under the same name, a few equal bytes may be the header of another file
+                is_short = content.size < min(file.position, HEAD[-1]) and not is_derived
+                if not is_short and _identity.holds(content, file):
+                    moved.append(file)
+        return max(moved or copied, key=lambda file: file.position, default=None)
+
+    def _take(self, file: File | None, opened: Opened, content: Content, ranges: list[New]) -> None:
+        """Note where a file is, and add the ranges that are new."""
+        found, start = opened.found, file.position if file else 0
+        if isinstance(content, Packed):
+            whole, new = True, [Cut(start, *content.end())] if content.end()[0] > start else []
+            if content.error:
+                self._warn(found.path, f"{content.error}: what can be read, {content.end()[0]} bytes, is taken")
+        else:
+            whole = not self._is_active(found)
+            searched = file.searched if file else 0
+            new = list(_identity.cuts(opened, start, found.size, most=self._disk.most, searched=searched, whole=whole))
+        if file is None and not new:
+            self._hold(found, None, look_again=not whole)
+            return
+        if file is None:
+            file = File(self.next_id, found.path, found.key, found.size, found.changed)
+        self._remove(file)
+        file.path, file.key, file.size, file.changed = found.path, found.key, found.size, found.changed
+        file.packed, file.gone, file.seen = isinstance(content, Packed), 0, self._survey
+        for cut in new:
+            continues = not file.ended
+            file.ended = content.ends if isinstance(content, Packed) else opened.read(cut.end - 1, 1) == b"\n"
+            plain = (
+                not (continues or file.packed)
+                and file.ended
+                and cut.start != 1
+                and cut.end - cut.start <= self._disk.most
+            )
+            ranges.append(New(file, cut, plain, continues))
+        if new:
+            self._move(file, new[-1].end, content, {new[-1].end: new[-1].mark})
+        elif not file.marks:
+            self._move(file, start, content)
+        file.waits = not file.packed and file.position < file.size
+        file.searched = file.size if file.waits else 0
+        self.add(file)
+
+    def _is_unfinished(self, opened: Opened, content: Content) -> bool:
+        return isinstance(content, Packed) and content.error is not None and self._is_active(opened.found)
+
+    def _is_active(self, found: Found) -> bool:
+        return found.changed > self._now - self._inactive_after
+
+    def _is_young(self, found: Found) -> bool:
+        return found.changed > self._now - self._min_age
+
+    # --- what is known
+
+    def _move(self, file: File, position: int, content: Content, marks: Mapping[int, str] = {}) -> None:
+        """Set the position of a file."""
+        self._drop_head(file)
+        new = [at for at in HEAD if at <= position and at not in file.marks]
+        file.move(position, {**content.marks(new if marks else [*new, position]), **marks})
+        self._index_head(file)
+
+    def _index_head(self, file: File) -> None:
+        if file.marks:
+            for name in _identity.names(file.path):
+                self._alike[name, file.head()][file.id] = file
+            if file.head()[0] not in HEAD:
+                self._short.add(file.head()[0])
+
+    def _drop_head(self, file: File) -> None:
+        if file.marks:
+            for name in _identity.names(file.path):
+                self._alike[name, file.head()].pop(file.id, None)
+
+    def _drop_place(self, file: File) -> None:
+        """A file is no longer where it was; its path is still the last one."""
+        if file.key is not None and self._by_key.get(file.key) is file:
+            del self._by_key[file.key]
+        if self._by_path.get(file.path) is file:
+            del self._by_path[file.path]
+        file.key = None
+
+    def _remove(self, file: File) -> None:
+        """Take a file out of the indexes."""
+        self._drop_head(file)
+        self._drop_place(file)
+
+    def _hold(self, found: Found, copied: File | None, *, look_again: bool = False) -> None:
+        """Do not read a file until it changes, or the one that it is a copy of is missing."""
+        until = found.changed + self._inactive_after if look_again else None
+        self._held[found.key or found.path] = _Held(found.size, found.changed, copied, until)
+
+    def _is_held(self, found: Found) -> bool:
+        held = self._held.get(found.key or found.path)
+        if held is None or (held.size, held.changed) != (found.size, found.changed):
+            return False
+        if held.copied is not None and held.copied.seen != self._survey:
+            return False
+        return held.until is None or self._now < held.until
+
+    def _warn(self, path: str, what: str) -> None:
+        """Log a warning once."""
+        if self._warned.get(path) != what:
+            self._warned[path] = what
+            log.warning("%r %s", path, what)

@@ -1,0 +1,50 @@
+"""Exact ranges: cuts of a file at line ends, read one after the other, are the file."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from sparkstream_kit.bridge import ranges
+
+DATA = Path(__file__).parents[1] / "data" / "hostile_400.log"
+
+
+def rows(spark: SparkSession, places: list[tuple[str, int, int]]) -> list[str]:
+    return [row.value for row in ranges.lines(spark, places).collect()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_cuts_of_a_file_are_the_file_also_when_it_has_grown(
+    spark: SparkSession, tmp_path: Path, seed: int, line_end: str
+) -> None:
+    chance = random.Random(seed)
+    lines = [*DATA.read_text().splitlines(), "", "x", ""]
+    chance.shuffle(lines)
+    file = tmp_path / "a [log] {1}*?, %20 é"
+    data = "".join(f"{line}{line_end}" for line in ["first", *lines]).encode()
+    file.write_bytes(data)
+    ends = [at + 1 for at, byte in enumerate(data) if byte == ord("\n")]
+    cuts = [0, *sorted(chance.sample(ends[:-1], 50)), len(data)]
+    places = [(f"file:{file}", start, end) for start, end in itertools.pairwise(cuts)]
+    assert rows(spark, places) == ["first", *lines]
+    with file.open("ab") as grown:
+        grown.write(b"half a line")
+    for n in chance.sample(range(len(places)), 5):
+        _, start, end = places[n]
+        assert rows(spark, [places[n]]) == data[start:end].decode().replace(line_end, "\n").split("\n")[:-1]
+
+
+def test_thousands_of_ranges_are_one_job_of_few_tasks(spark: SparkSession, tmp_path: Path) -> None:
+    places = []
+    for n in range(300):
+        (tmp_path / f"{n:03d}").write_text(f"{n}\n")
+        places.append((f"file:{tmp_path}/{n:03d}", 0, (tmp_path / f"{n:03d}").stat().st_size))
+    frame = ranges.lines(spark, places)
+    assert [row.value for row in frame.collect()] == [str(n) for n in range(300)]
+    assert frame.rdd.getNumPartitions() <= spark.sparkContext.defaultParallelism
