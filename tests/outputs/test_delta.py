@@ -132,7 +132,7 @@ def test_other_names_are_only_names(name: str, spark: SparkSession, tmp_path: Pa
     stream = delta(tmp_path / name)
     stream.check(spark.range(3), batch(1))
     stream.write(spark.range(3), batch(1))
-    assert sorted(row["id"] for row in read(tmp_path / name)) == [0, 1, 2]
+    assert sorted(row["id"] for row in rows_of(tmp_path / name)) == [0, 1, 2]
 
 
 def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
