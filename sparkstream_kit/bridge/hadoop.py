@@ -203,25 +203,6 @@ def _rename(source: str, target: str, how: str) -> None:
     files.rename(hadoop.Path(source), hadoop.Path(target), chosen)
 
 
-def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]]:
-    """Path and size in bytes of the files that match a Hadoop glob, oldest first, then by name (FileSystem.globStatus).
-
-    Hidden and temporary names are skipped, and with `changed_before` (ms since 1970) files modified later. Cost: up to
-    six py4j calls per matching file.
-    """
-    fs, jpattern = file_system(pattern)
-    found = []
-    for status in fs.globStatus(jpattern) or ():
-        path = status.getPath()
-        name = path.getName()
-        if name.startswith((".", "_")) or name.endswith((".tmp", "._COPYING_")) or status.isDirectory():
-            continue
-        changed = status.getModificationTime()
-        if changed_before is None or changed <= changed_before:
-            found.append((changed, str(path.toString()), int(status.getLen())))
-    return [(path, size) for _, path, size in sorted(found)]
-
-
 class Status(NamedTuple):
     """An entry of a directory."""
 
@@ -328,14 +309,15 @@ def unpack_zstd(source: str, target: str) -> str | None:
     return None
 
 
-def changes(pattern: str) -> dict[str, tuple[int, int]]:
-    """Size in bytes and modification time (ms since 1970) of each file at or below what a Hadoop glob matches.
+def changes(path: str) -> dict[str, tuple[int, int]]:
+    """Size in bytes and modification time (ms since 1970) of each file at or below a path, or what a glob matches.
 
-    FileSystem.globStatus and listFiles. Names that Spark reads no data from are skipped. Cost: six py4j calls per file.
+    What exists under the very name is meant, even if it looks like a glob. FileSystem.getFileStatus, globStatus and
+    listFiles. Names that Spark reads no data from are skipped. Cost: six py4j calls per file.
     """
-    fs, jpattern = file_system(pattern)
+    fs, jpath = file_system(path)
     found = {}
-    for match in fs.globStatus(jpattern) or ():
+    for match in [fs.getFileStatus(jpath)] if fs.exists(jpath) else fs.globStatus(jpath) or ():
         root = str(match.getPath().toString())
         files = fs.listFiles(match.getPath(), True)
         while files.hasNext():
