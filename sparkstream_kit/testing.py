@@ -156,7 +156,7 @@ def run_batches(
             ssc.stop(stopSparkContext=False)
             engine = live_engine()
             if engine is not None:
-                engine.close()
+                engine.close(save=False)
             for seen in [key for key in _seen if key[0] == run]:
                 del _seen[seen]
     if isinstance(made, dict):

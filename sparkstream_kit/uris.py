@@ -2,7 +2,8 @@
 
 KIND is a function of `sparkstream_kit.sources` or `.outputs`, with hyphens for underscores. REST fills its required
 parameters, separated by colons where there are several; options are its other parameters, converted to their types.
-Everything else follows from the function's signature.
+They begin at the first ? that a name follows: a path may hold others, as in files:/logs/q?/web?glob=*.log. Everything
+else follows from the function's signature.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from .errors import UsageError
 from .redaction import redact
+
+_OPTIONS = re.compile(r"\?(?=[^/?&=]+(?:[&=]|$))")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def parse(text: str, package: ModuleType) -> Spec:
         raise UsageError(f"got the kind {kind!r}, expected {either(kinds(package))}")
     chosen = function(package, kind)
     required, optional = parameters(chosen)
-    rest, _, query = rest.partition("?")
+    rest, query = [*_OPTIONS.split(rest, 1), ""][:2]
     options = dict(parse_qsl(query, keep_blank_values=True))
     own = {key: value for key, value in options.items() if key in optional}
     foreign = {key: value for key, value in options.items() if key not in optional}

@@ -11,11 +11,17 @@ from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
 
+from ..errors import UsageError
 from .jvm import context, view
+
+PATTERN = re.compile(r"[\[\]{}*?\\]")
+"""What makes a path a pattern (SparkHadoopUtil.isGlobPath)."""
 
 
 def file_system(path: str) -> tuple[Any, Any]:
-    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem)."""
+    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem); UsageError if it is not text, but bytes."""
+    if any("\ud800" <= character <= "\udfff" for character in path):  # os.fsdecode: bytes that are not UTF-8
+        raise UsageError(f"the path {path!r} is not valid UTF-8, which Hadoop needs: rename it")
     jpath = view().org.apache.hadoop.fs.Path(path)
     return jpath.getFileSystem(context()._jsc.hadoopConfiguration()), jpath
 
@@ -66,15 +72,64 @@ def rename(source: str, target: str) -> None:
 
 
 def qualified(path: str) -> str:
-    """The path with scheme and host (FileSystem.makeQualified)."""
+    """The path with scheme and host (FileSystem.makeQualified).
+
+    Raises UsageError for a name on a local disk that the JVM's locale lacks (sun.jnu.encoding of java.lang.System).
+    """
     fs, jpath = file_system(path)
-    return str(fs.makeQualified(jpath).toString())
+    full = str(fs.makeQualified(jpath).toString())
+    if full.startswith("file:") and not full.isascii():
+        charset = str(view().java.lang.System.getProperty("sun.jnu.encoding"))
+        try:
+            full.encode(charset)
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"the JVM runs in a locale of {charset}, which cannot write {path!r}: start the job with "
+                "LC_ALL=C.UTF-8, or use a name in ASCII"
+            ) from None
+        except LookupError:  # unknown to Python
+            pass
+    return full
+
+
+def escaped(path: str) -> str:
+    """The path as a pattern that matches nothing else, for Spark's readers and streams, which take patterns.
+
+    DataSource.checkAndGlobPathIfNecessary. Its option `__globPaths__` is no way out: with several paths it reads all of
+    them once for each that holds a pattern character (SPARK-58518).
+
+    >>> print(escaped("/logs/[prod]/a*b"), escaped("/logs/prod/ab"))
+    /logs/\\[prod\\]/a\\*b /logs/prod/ab
+
+    Raises UsageError for a path that also has a colon: a pattern cannot hold one (Globber, Path).
+    """
+    found = PATTERN.search(path)
+    if found and has_colon(path):
+        raise UsageError(
+            f"{path!r} has a colon and a {found[0]}, which Spark cannot read: rename one of the directories"
+        )
+    return PATTERN.sub(r"\\\g<0>", path)
+
+
+def has_colon(path: str) -> bool:
+    """Whether a name in the path has a colon, which local disks have and HDFS refuses."""
+    return ":" in re.sub(r"^[A-Za-z][\w+.-]*:(//[^/]*)?", "", path)
 
 
 def names(path: str) -> list[str]:
     """The sorted names in a directory; none if it is missing (FileSystem.listStatus). Cost: two py4j calls per name."""
     fs, jpath = file_system(path)
     return sorted(status.getPath().getName() for status in fs.listStatus(jpath)) if fs.exists(jpath) else []
+
+
+def sizes(path: str) -> dict[str, int]:
+    """The files in a directory that Spark reads data from, with their sizes in bytes (FileSystem.listStatus).
+
+    Cost: three py4j calls per file.
+    """
+    fs, jpath = file_system(path)
+    found = ((str(status.getPath().getName()), int(status.getLen())) for status in fs.listStatus(jpath))
+    return {name: size for name, size in found if not name.startswith((".", "_"))}
 
 
 def read_file(path: str) -> str:
@@ -146,25 +201,6 @@ def _rename(source: str, target: str, how: str) -> None:
     chosen[0] = options.valueOf(how)
     files = hadoop.FileContext.getFileContext(hadoop.Path(source).toUri(), context()._jsc.hadoopConfiguration())
     files.rename(hadoop.Path(source), hadoop.Path(target), chosen)
-
-
-def list_files(pattern: str, changed_before: int | None) -> list[tuple[str, int]]:
-    """Path and size in bytes of the files that match a Hadoop glob, oldest first, then by name (FileSystem.globStatus).
-
-    Hidden and temporary names are skipped, and with `changed_before` (ms since 1970) files modified later. Cost: up to
-    six py4j calls per matching file.
-    """
-    fs, jpattern = file_system(pattern)
-    found = []
-    for status in fs.globStatus(jpattern) or ():
-        path = status.getPath()
-        name = path.getName()
-        if name.startswith((".", "_")) or name.endswith((".tmp", "._COPYING_")) or status.isDirectory():
-            continue
-        changed = status.getModificationTime()
-        if changed_before is None or changed <= changed_before:
-            found.append((changed, str(path.toString()), int(status.getLen())))
-    return [(path, size) for _, path, size in sorted(found)]
 
 
 class Status(NamedTuple):
@@ -273,14 +309,15 @@ def unpack_zstd(source: str, target: str) -> str | None:
     return None
 
 
-def changes(pattern: str) -> dict[str, tuple[int, int]]:
-    """Size in bytes and modification time (ms since 1970) of each file at or below what a Hadoop glob matches.
+def changes(path: str) -> dict[str, tuple[int, int]]:
+    """Size in bytes and modification time (ms since 1970) of each file at or below a path, or what a glob matches.
 
-    FileSystem.globStatus and listFiles. Names that Spark reads no data from are skipped. Cost: six py4j calls per file.
+    What exists under the very name is meant, even if it looks like a glob. FileSystem.getFileStatus, globStatus and
+    listFiles. Names that Spark reads no data from are skipped. Cost: six py4j calls per file.
     """
-    fs, jpattern = file_system(pattern)
+    fs, jpath = file_system(path)
     found = {}
-    for match in fs.globStatus(jpattern) or ():
+    for match in [fs.getFileStatus(jpath)] if fs.exists(jpath) else fs.globStatus(jpath) or ():
         root = str(match.getPath().toString())
         files = fs.listFiles(match.getPath(), True)
         while files.hasNext():

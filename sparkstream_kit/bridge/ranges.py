@@ -1,4 +1,6 @@
-"""Exact ranges of bytes of files as a DataFrame of lines, inside the JVM.
+"""Files as a DataFrame whose rows are in their order, inside the JVM: lines of exact ranges of bytes, and Parquet.
+
+Spark's own readers put the largest file first (FileSourceScanExec.createReadRDD).
 
 Classes are in org.apache.spark.sql, Spark 4.2.1.
 """
@@ -6,7 +8,7 @@ Classes are in org.apache.spark.sql, Spark 4.2.1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -18,45 +20,69 @@ def lines(session: SparkSession, places: Sequence[tuple[str, int, int]]) -> Data
 
     Columns: value: string, without the line end, LF, CR or CRLF. The files may grow meanwhile. Hadoop's
     LineRecordReader skips up to the first line end in a range that does not begin at 0, and reads every line that
-    begins at or before its end; so a range is given from one line end to another (FileScanRDD, PartitionedFile,
-    TextFileFormat).
+    begins at or before its end; so a range is given from one line end to another (TextFileFormat).
 
     Cost: grows with the ranges, about a millisecond each, and the bytes.
+    """
+    schema = view().org.apache.spark.sql.types.StructType().add("value", "string")
+    exact = [_Part(path, max(0, start - 1), end - 1, end) for path, start, end in places]
+    return _scan(session, view().org.apache.spark.sql.execution.datasources.text.TextFileFormat(), schema, exact)
+
+
+def parquet(session: SparkSession, files: Sequence[tuple[str, int]], like: DataFrame) -> DataFrame:
+    """The rows of Parquet files (path, size in bytes), in their order, with the columns of `like` (ParquetFileFormat).
+
+    Cost: grows with the files, about a millisecond each, and the rows; all columns are read.
+    """
+    kind = view().org.apache.spark.sql.execution.datasources.parquet.ParquetFileFormat()
+    return _scan(session, kind, like._jdf.schema(), [_Part(path, 0, size, size) for path, size in files])
+
+
+class _Part(NamedTuple):
+    path: str
+    start: int
+    end: int
+    size: int
+
+
+def _scan(session: SparkSession, kind: Any, schema: Any, parts: Sequence[_Part]) -> DataFrame:
+    """What a FileFormat reads from parts of files, in about as many tasks as there are cores.
+
+    FileFormat.buildReaderWithPartitionValues, PartitionedFile, FileScanRDD.
     """
     jvm, gateway = view(), context()._gateway
     sql, spark = jvm.org.apache.spark.sql, session._jsparkSession
     sources = sql.execution.datasources
     nothing, no_columns = _object(jvm.scala.collection.immutable, "Map").empty(), sql.types.StructType()
-    schema = no_columns.add("value", sql.types.DataTypes.StringType)
-    reader = sources.text.TextFileFormat().buildReaderWithPartitionValues(
-        spark, schema, no_columns, schema, _seq([]), nothing, spark.sessionState().newHadoopConf()
+    rows = nothing.updated("returning_batch", "false")  # FileFormat.OPTION_RETURNING_BATCH
+    reader = kind.buildReaderWithPartitionValues(
+        spark, schema, no_columns, schema, _seq([]), rows, spark.sessionState().newHadoopConf()
     )
     no_row, paths = _object(sql.catalyst, "InternalRow").empty(), _object(jvm.org.apache.spark.paths, "SparkPath")
     no_hosts = gateway.new_array(jvm.java.lang.String, 0)  # type: ignore[union-attr]
     partitions = []
-    for n, group in enumerate(_split(places, context().defaultParallelism)):
+    for n, group in enumerate(_split(parts, context().defaultParallelism)):
         files = gateway.new_array(sources.PartitionedFile, len(group))  # type: ignore[union-attr]
-        for i, (path, start, end) in enumerate(group):
-            first = max(0, start - 1)
+        for i, (path, start, end, size) in enumerate(group):
             where = paths.fromPathString(path)
-            files[i] = sources.PartitionedFile(no_row, where, first, end - 1 - first, no_hosts, 0, end, nothing)
+            files[i] = sources.PartitionedFile(no_row, where, start, end - start, no_hosts, 0, size, nothing)
         partitions.append(sources.FilePartition(n, files))
     made_options = sql.catalyst.FileSourceOptions(_object(sql.catalyst.util, "CaseInsensitiveMap").apply(nothing))
     rdd = sources.FileScanRDD(spark, reader, _seq(partitions), schema, _seq([]), nothing, made_options)
     return DataFrame(spark.internalCreateDataFrame(rdd, schema, False), session)
 
 
-def _split(places: Sequence[tuple[str, int, int]], parts: int) -> list[list[tuple[str, int, int]]]:
+def _split(parts: Sequence[_Part], groups: int) -> list[list[_Part]]:
     """Groups of about the same number of bytes, in order."""
-    total = sum(end - start for _, start, end in places)
-    groups: list[list[tuple[str, int, int]]] = []
+    total = sum(part.end - part.start for part in parts)
+    made: list[list[_Part]] = []
     done = 0
-    for place in places:
-        if not groups or done * parts >= total * len(groups):
-            groups.append([])
-        groups[-1].append(place)
-        done += place[2] - place[1]
-    return groups
+    for part in parts:
+        if not made or done * groups >= total * len(made):
+            made.append([])
+        made[-1].append(part)
+        done += part.end - part.start
+    return made
 
 
 def _object(package: Any, name: str) -> Any:

@@ -8,6 +8,8 @@ received stream, then `_dispatch` on a stream that ticks without data. A tick
 3. runs the outputs, each until it succeeds or the deadline passes;
 4. advances the states, saves snapshots of them every `SNAPSHOT_EVERY` batches, and writes the done mark.
 
+A graceful stop saves them, too.
+
 Every later tick raises the same failure, so that Spark completes no batch after it and keeps them all in its
 checkpoint; whatever waits for the context ends the process.
 """
@@ -25,10 +27,10 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from ..bridge import jvm, streaming
+from ..bridge import hadoop, jvm, streaming
 from ..contracts import Offset, Source
 from ..dstreams import to_frame
-from ..errors import BatchFailed, KitError
+from ..errors import BatchFailed, Fenced, KitError
 from ..recovery import landing
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
@@ -102,12 +104,40 @@ class Engine:
             if facts:
                 log.info("%s: %s", name, ", ".join(facts))
 
-    def close(self) -> None:
-        """Record a graceful stop and release the lease."""
+    def close(self, *, save: bool = True) -> None:
+        """Record a graceful stop and release the lease, with the states saved, so that no old input is needed.
+
+        Without `save` the home is not meant to be used again.
+        """
+        if save:
+            self._save_finally()
         self.graph.home.mark_stopped(drained=not streaming.has_unprocessed(self._ssc))
         self._lease.release()
         global _live
         _live = None
+
+    def _save_finally(self) -> None:
+        """Save the states at the last batch, and forget the input before it; a failure costs nothing but a replay."""
+        log_ = self.graph.log
+        n = log_.last.n
+        if self._failure is not None or not log_.is_done(n) or n == log_.compacted_to.n:
+            return
+        self._lease.check()
+        try:
+            for state in self.graph.states.values():
+                state.save(n, final=True)
+                self._lease.check()
+            self.graph.drop_contexts()
+            self._compact()
+        except Fenced:
+            raise
+        except Exception as error:
+            log.warning(
+                "the states could not be saved (%s): keep the input of the batches after %d, which the next start "
+                "reads again",
+                jvm.reason(error),
+                log_.compacted_to.n,
+            )
 
     # --- one tick
 
@@ -320,7 +350,7 @@ def register_callbacks(ssc: StreamingContext, graph: Graph, ticks: str) -> None:
 
         dstream.foreachRDD(land)
     # an empty directory: the only input that ticks without data and survives a checkpoint
-    ssc.textFileStream(ticks).foreachRDD(_dispatch)
+    ssc.textFileStream(hadoop.escaped(ticks)).foreachRDD(_dispatch)
 
 
 def live() -> Engine | None:

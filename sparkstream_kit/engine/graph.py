@@ -79,8 +79,8 @@ class State(Protocol):
     def at(self, ctx: BatchContext) -> DataFrame:
         """The state after a batch, built from the newest snapshot and the entries since."""
 
-    def save(self, n: int) -> None:
-        """Write a snapshot of the state after batch n."""
+    def save(self, n: int, *, final: bool = False) -> None:
+        """Write a snapshot of the state after batch n; with `final`, so that nothing before is needed again."""
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""

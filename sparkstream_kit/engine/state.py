@@ -75,15 +75,17 @@ class StateNode:
         """The rows that stay after a batch."""
         return self._retain(self.at(ctx), ctx.entry.time)
 
-    def save(self, n: int) -> None:
-        """Write a snapshot of the rows that stay after batch n."""
+    def save(self, n: int, *, final: bool = False) -> None:
+        """Write a snapshot of the rows that stay after batch n; twice if it is the final one of this run."""
+        if final and snapshots.is_final(self._directory, n):
+            return
+        rows = self.retained(self._graph.context(self._graph.log[n]))
         assert self._n == n
-        snapshots.save(self.retained(self._graph.context(self._graph.log[n])), self._directory, n)
+        snapshots.save(rows, self._directory, n, final=final)
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
-        numbers = snapshots.numbers(self._directory)
-        return numbers[0] if len(numbers) > 1 else 0
+        return snapshots.oldest_needed(self._directory)
 
     def reset(self) -> None:
         """Drop what is in memory."""

@@ -89,7 +89,8 @@ def _merge(root: str, batches: list[str], target: str) -> None:
     before = session.conf.get(inference)
     session.conf.set(inference, "false")  # or the folder day=01 would become day=1
     try:
-        frame = session.read.option("basePath", root).option("mergeSchema", "true").parquet(*batches).drop("batch")
+        reader = session.read.option("basePath", root).option("mergeSchema", "true")
+        frame = reader.parquet(*map(hadoop.escaped, batches)).drop("batch")
     finally:
         session.conf.set(inference, before or "true")
     files = [unquote(file) for file in frame.inputFiles()]  # these are URIs

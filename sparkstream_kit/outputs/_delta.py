@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from urllib.parse import unquote
@@ -46,7 +47,8 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     runs again finds it and is skipped, and if two drivers commit the same batch, Delta refuses the second.
 
     Raises OutputRefused at the start for columns or partitions that differ from the table's, and for a table that
-    another home writes to; UsageError for a directory that is not on a disk or contains a %.
+    another home writes to; UsageError for a directory that is not on a disk or contains a %, a backslash or a line
+    break.
 
     Cost: grows with the rows of the batch, and with the files of the table, whose log is read in every batch.
 
@@ -55,8 +57,11 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
 
     def folder() -> Path:
         here = storage.local(hadoop.qualified(f"{directory}/{name}"))
-        if here is None or "%" in str(here):  # deltalake would decode it
-            raise UsageError(f"got the directory {directory!r} for a Delta table, expected one on a disk and without %")
+        if here is None or re.search(r"[%\\\n]", str(here)):  # deltalake takes paths for URLs
+            raise UsageError(
+                f"got the directory {directory!r} for a Delta table, expected one on a disk and without %, "
+                "backslash or line break"
+            )
         return here
 
     def check(frame: DataFrame, before: Batch) -> None:

@@ -101,6 +101,7 @@ def parquet(stream: FrameStream, directory: str, *, partition_by: Columns = (), 
 
 def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, partition_by: Sequence[str] = ()) -> None:
     def check(frame: DataFrame, before: Batch) -> None:
+        hadoop.qualified(directory)  # refuses what the JVM cannot name
         columns = ", ".join(f"{column} {type}" for column, type in frame.dtypes)
         missing = [column for column in partition_by if column not in frame.columns]
         if missing or len(partition_by) == len(frame.columns):

@@ -50,7 +50,7 @@ class Home:
 
         Loading a checkpoint executes code, so a home is trusted like code.
         """
-        root = storage.qualify(path)
+        root = _qualified(path)
         try:
             storage.make_directory(root)
             _refuse_if_others_can_write(root)
@@ -87,7 +87,7 @@ class Home:
 
         UsageError if there is anything in the directory, except what a rebuild left that was killed.
         """
-        root = storage.qualify(path)
+        root = _qualified(path)
         if storage.exists(f"{root}/id"):
             raise UsageError(f"{path!r} is already a home: name a new directory")
         found = storage.names(root)
@@ -136,6 +136,13 @@ class Home:
     def stop_requested(self) -> bool:
         """Whether somebody deleted RUNNING."""
         return not storage.exists(self / "RUNNING")
+
+
+def _qualified(path: str) -> str:
+    root = storage.qualify(path)
+    if hadoop.has_colon(root):  # FileInputDStream, which ticks, would fail to list it at every batch
+        raise UsageError(f"the path of the home {root} has a colon, which Spark cannot list: use one without")
+    return root
 
 
 def _read(root: str, name: str, expected: str) -> str:

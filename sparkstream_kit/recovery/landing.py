@@ -32,14 +32,15 @@ def latest_offset(directory: str) -> Offset:
 
 
 def read(session: SparkSession, directory: str, start: Offset, end: Offset) -> DataFrame:
-    """The rows landed in (start, end]; HomeDamaged if some of these batches are missing."""
+    """The rows landed in (start, end], in the order in which they arrived; HomeDamaged if batches are missing."""
     inside = {offset: tick for offset, tick in _landed(directory).items() if (start or 0) < offset <= end}
     if len(inside) < end - (start or 0):
         raise HomeDamaged(
             f"{directory} has {len(inside)} of the received batches {(start or 0) + 1} to {end}: restore it from a "
             "backup, or start with a new home"
         )
-    return snapshots.read(session, *(f"{directory}/{offset:010d}-{tick}" for offset, tick in sorted(inside.items())))
+    parts = [f"{directory}/{offset:010d}-{tick}" for offset, tick in sorted(inside.items())]
+    return snapshots.read_in_order(session, *parts)
 
 
 def prune(directory: str, end: Offset) -> None:

@@ -2,7 +2,7 @@
 
 Spark silently skips empty or missing part files; the manifest detects that. A snapshot is written under a temporary
 name and renamed, so it is always complete. It outlives code and Spark versions. A state keeps its newest two, in
-directories named after the batch they follow.
+directories named after the batch they follow: 40 and 60, or 60 and 60.copy after a graceful stop.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import uuid
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from ..bridge import jvm
+from ..bridge import hadoop, jvm, ranges
 from ..errors import HomeDamaged, StateRefused
 from . import storage
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = "_manifest"
+_COPY = ".copy"
 
 
 def write(frame: DataFrame, path: str) -> bool:
@@ -36,20 +37,41 @@ def read(session: SparkSession, *paths: str) -> DataFrame:
     """What was written to these paths; HomeDamaged if a file is missing or has another size."""
     for path in paths:
         _check_manifest(path)
-    return session.read.parquet(*paths)
+    return session.read.parquet(*map(hadoop.escaped, paths))
+
+
+def read_in_order(session: SparkSession, *paths: str) -> DataFrame:
+    """As `read`, with the rows in the order of the paths, and below a path as they were written."""
+    files = [(f"{path}/{name}", size) for path in paths for name, size in sorted(_check_manifest(path).items())]
+    like = session.read.parquet(*map(hadoop.escaped, paths))
+    return ranges.parquet(session, files, like)
 
 
 def numbers(directory: str) -> list[int]:
     """The batches for which a state has a snapshot, oldest first."""
-    return sorted(int(name) for name in storage.names(directory) if name.isdigit())
+    return sorted({_number(name) for name in _names(directory)})
 
 
-def save(frame: DataFrame, directory: str, n: int) -> None:
-    """Write the snapshot of a state after batch n, then remove all but the newest two."""
-    if n in numbers(directory):
-        return
-    write(frame, f"{directory}/{n}")
-    for old in [str(n) for n in numbers(directory)[:-2]] + storage.hidden(directory):
+def oldest_needed(directory: str) -> int:
+    """The earliest batch that a state may be loaded from, should its newest snapshot be damaged; 0 if there is none."""
+    names = _names(directory)
+    return _number(names[0]) if len(names) > 1 else 0
+
+
+def is_final(directory: str, n: int) -> bool:
+    """Whether batch n has a snapshot and its copy."""
+    return {str(n), f"{n}{_COPY}"} <= set(_names(directory))
+
+
+def save(frame: DataFrame, directory: str, n: int, *, final: bool = False) -> None:
+    """Write the snapshot of a state after batch n, then remove all but the newest two.
+
+    With `final` both are of batch n, so that nothing before it is needed even if one of them is damaged.
+    """
+    for name in [str(n), f"{n}{_COPY}"] if final else [str(n)]:
+        if name not in _names(directory):
+            write(frame, f"{directory}/{name}")
+    for old in _names(directory)[:-2] + storage.hidden(directory):
         storage.delete(f"{directory}/{old}")
 
 
@@ -59,8 +81,11 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
     Columns added since are null. Columns removed or retyped since raise StateRefused. A snapshot that cannot be read is
     set aside (renamed), and the previous one is used.
     """
-    for n in reversed([n for n in numbers(directory) if n <= newest]):
-        path = f"{directory}/{n}"
+    for name in reversed(_names(directory)):
+        n, path = _number(name), f"{directory}/{name}"
+        if n > newest:
+            continue
+        hadoop.escaped(path)  # raises what would look like damage below
         try:
             frame = read(session, path)
             # reads every column of every row, so that a damaged file is found now and not in the middle of a batch
@@ -73,9 +98,22 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
     return 0, like
 
 
-def _check_manifest(path: str) -> None:
+def _names(directory: str) -> list[str]:
+    return sorted((name for name in storage.names(directory) if name.removesuffix(_COPY).isdigit()), key=_order)
+
+
+def _order(name: str) -> tuple[int, str]:
+    return _number(name), name
+
+
+def _number(name: str) -> int:
+    return int(name.removesuffix(_COPY))
+
+
+def _check_manifest(path: str) -> dict[str, int]:
+    """The files at a path, with their sizes in bytes."""
     try:
-        written = json.loads(storage.read(f"{path}/{_MANIFEST}"))
+        written: dict[str, int] = json.loads(storage.read(f"{path}/{_MANIFEST}"))
     except (FileNotFoundError, ValueError) as error:
         raise HomeDamaged(f"{path} has no manifest ({error}): restore the home from a backup") from None
     found = storage.sizes(path)
@@ -85,6 +123,7 @@ def _check_manifest(path: str) -> None:
             f"{path} is damaged: {changed[0]} has {found.get(changed[0], 'no')} bytes and was written with "
             f"{written.get(changed[0], 'none')}; restore the home from a backup"
         )
+    return written
 
 
 def _fitted(frame: DataFrame, like: DataFrame, path: str) -> DataFrame:

@@ -57,7 +57,7 @@ def sizes(path: str) -> dict[str, int]:
     """The data files in a directory, with their sizes in bytes."""
     here = local(path)
     if here is None:
-        return {file.rpartition("/")[2]: size for file, size in hadoop.list_files(f"{path}/*", None)}
+        return hadoop.sizes(path)
     return {file.name: file.stat().st_size for file in here.iterdir() if not file.name.startswith((".", "_"))}
 
 

@@ -177,7 +177,7 @@ class _Lines:
         pieces = self._pieces(start, end)
         if not self._disk.in_place:
             ((n, ranges),) = pieces
-            return session.read.option("__globPaths__", "false").text(self._find_landed(n, ranges))
+            return session.read.text(hadoop.escaped(self._find_landed(n, ranges)))
         places = []
         for n, ranges in pieces:
             path = self._path(ranges[0], look=not was_found) if self._is_in_place(ranges[0]) else None

@@ -46,8 +46,8 @@ def enrich(
 
     Columns: those of the stream, then the others of the frame.
 
-    `files` is a file, a directory or a glob on any Hadoop file system. Each batch compares the path, size and
-    modification time of every file there with those at the last read.
+    `files` is a file, a directory or, if nothing has that very name, a glob on any Hadoop file system. Each batch
+    compares the path, size and modification time of every file there with those at the last read.
 
     What `read` returns is saved under the home before it is used, in the directory `name`, so a batch that is retried,
     even after a restart, is joined with the version it had. If `read` fails, or returns other columns than at the

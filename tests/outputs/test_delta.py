@@ -119,9 +119,20 @@ def test_a_table_with_other_columns_is_refused_at_the_start(
         delta(tmp_path, **options).check(spark.range(0).selectExpr(*columns.split(", ")), batch(0))
 
 
-def test_a_directory_whose_name_deltalake_would_decode_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected one on a disk and without %"):
-        delta(tmp_path / "50%20").check(spark.range(0), batch(0))
+@pytest.mark.parametrize("name", ["50%20", "back\\slash", "line\nbreak"])
+def test_a_directory_whose_name_deltalake_would_change_is_refused(
+    name: str, spark: SparkSession, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="expected one on a disk and without %, backslash or line break"):
+        delta(tmp_path / name).check(spark.range(0), batch(0))
+
+
+@pytest.mark.parametrize("name", ["[prod]", "{a,b}", "a*b", "q?", "a b", "#1", "é"])
+def test_other_names_are_only_names(name: str, spark: SparkSession, tmp_path: Path) -> None:
+    stream = delta(tmp_path / name)
+    stream.check(spark.range(3), batch(1))
+    stream.write(spark.range(3), batch(1))
+    assert sorted(row["id"] for row in rows_of(tmp_path / name)) == [0, 1, 2]
 
 
 def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:

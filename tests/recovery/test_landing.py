@@ -31,6 +31,34 @@ def test_landed_rows_are_read_by_offset_range(spark: SparkSession, directory: st
     assert read(spark, directory, 1, 3) == ["b", "c"]
 
 
+def test_rows_are_read_in_the_order_of_arrival_whatever_the_sizes_of_the_files(
+    spark: SparkSession, directory: str
+) -> None:
+    arrived = []
+    for tick, (rows, width) in enumerate([(3, 1), (400, 9), (0, 0), (5, 100), (90, 50)]):
+        # the second file of a batch is larger than the first, and Spark reads the largest file first
+        values = [f"{tick} {i} {'x' * (width * i // 2)}" for i in range(rows)]
+        landing.land(spark.createDataFrame([(v,) for v in values], "value string").coalesce(2), directory, 1000 * tick)
+        arrived.append(values)
+    for start, end in [(None, 5), (1, 4), (3, 5), (2, 3)]:
+        found = [row.value for row in landing.read(spark, directory, start, end).collect()]
+        assert found == [value for values in arrived[start or 0 : end] for value in values]
+
+
+def test_landed_columns_of_all_types_come_back_as_they_were(spark: SparkSession, directory: str) -> None:
+    frame = spark.sql(
+        "SELECT id, map('a', array(id)) AS m, struct(id AS `a.b`, null AS n) AS s, CAST(id AS decimal(20, 2)) AS d,"
+        " timestamp '2026-01-01 00:00:00' AS t, date '2026-01-01' AS day, CAST(null AS string) AS nothing,"
+        " X'00FF' AS bytes, id / 3 AS `x` FROM range(5)"
+    ).drop("s")
+    landing.land(frame, directory, 1000)
+    landing.land(frame, directory, 2000)
+    found = landing.read(spark, directory, None, 2)
+    assert found.columns == frame.columns
+    assert found.collect() == [*frame.collect(), *frame.collect()]
+    assert found.filter("d > 2").select("id", "m").collect() == 2 * frame.filter("d > 2").select("id", "m").collect()
+
+
 def test_a_landed_batch_that_is_missing_is_refused_as_damage(spark: SparkSession, directory: str) -> None:
     for tick, value in enumerate("abc"):
         landing.land(lines(spark, value), directory, 1000 * tick)

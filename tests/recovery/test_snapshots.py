@@ -57,6 +57,23 @@ def test_only_the_two_newest_snapshots_are_kept(spark: SparkSession, directory: 
     assert storage.names(directory) == ["40", "60"]
 
 
+def test_after_a_final_save_nothing_before_it_is_needed_even_if_it_is_damaged(
+    spark: SparkSession, directory: str
+) -> None:
+    saved(spark, directory, 20, 40)
+    assert snapshots.oldest_needed(directory) == 20
+    for _ in range(2):
+        snapshots.save(counts(spark, 47), directory, 47, final=True)
+        assert storage.names(directory) == ["47", "47.copy"]
+    assert (snapshots.numbers(directory), snapshots.oldest_needed(directory)) == ([47], 47)
+    storage.delete(f"{directory}/47.copy/_manifest")
+    n, frame = snapshots.load(spark, directory, 50, counts(spark, 0))
+    assert n == 47
+    assert_df_equality(frame, counts(spark, 47), ignore_row_order=True)
+    saved(spark, directory, 60)
+    assert (storage.names(directory)[:2], snapshots.oldest_needed(directory)) == (["47", "60"], 47)
+
+
 def test_a_batch_is_saved_only_once(spark: SparkSession, directory: str) -> None:
     saved(spark, directory, 20)
     snapshots.save(counts(spark, 7), directory, 20)
