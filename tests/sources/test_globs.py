@@ -58,7 +58,7 @@ def test_a_glob_that_is_not_one_is_refused(glob: str) -> None:
         _globs.parse(glob)
 
 
-def test_a_link_back_up_is_not_followed_for_ever(tree: Path) -> None:
+def test_a_link_back_up_is_not_followed_forever(tree: Path) -> None:
     (tree / "nginx" / "up").symlink_to(tree)
     try:
         names = walked(tree, "**/a.log")

@@ -65,7 +65,7 @@ def test_the_rest_of_a_long_line_is_counted_and_dropped(ending: bytes) -> None:
     assert dropped == [2 * _lines.MAX_LINE + 5]
 
 
-def test_a_hole_is_no_part_of_the_line_behind_it() -> None:
+def test_a_hole_is_not_a_part_of_the_line_behind_it() -> None:
     dropped: list[int] = []
     hole = [bytes(_lines.BLOCK)] * 5
     assert b"".join(_lines.clean([*hole, b"\0\0a line\n"], cut=dropped.append)) == b"a line\n"
