@@ -69,7 +69,7 @@ def test_one_source_does_not_serve_two_names(
 def test_a_source_has_the_name_that_the_command_line_gives_it(run, tmp_path: Path) -> None:
     words = ("--output", f"json:{tmp_path}/out", "--home", f"{tmp_path}/home", "--drain", "--batch-interval", "200ms")
     assert run("--source", "east=generator:?count=5", *words)[0] == 0
-    assert json.loads((tmp_path / "home" / "offsets" / "1").read_text())["end_offsets"] == {"east": 5}
+    assert json.loads((tmp_path / "home" / "offsets" / "1.compacted").read_text())["end_offsets"] == {"east": 5}
 
 
 def test_an_output_for_a_result_that_the_job_does_not_have_is_refused(run) -> None:

@@ -152,7 +152,7 @@ class Packed:
 def holds(content: Content, file: File) -> bool:
     """Whether the content begins with what was read of the file, as far as it reaches.
 
-    If it reaches less far, a mark in the first quarter is no proof: files may have one header.
+    If it reaches less far, a mark in the first quarter proves nothing: files may have one header.
     """
     reached = {at: mark for at, mark in file.marks.items() if at <= content.size}
     is_proof = bool(reached) and 4 * max(reached) >= min(content.size, file.position)

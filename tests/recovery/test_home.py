@@ -104,6 +104,6 @@ def test_a_home_without_its_format_is_refused_as_damaged(home: Home) -> None:
 
 
 def test_a_home_of_a_newer_version_is_refused(home: Home) -> None:
-    storage.write(home / "format", "2\n")
-    with pytest.raises(NewerFormat, match="has the format 2, and this version of sparkstream_kit reads up to 1: use"):
+    storage.write(home / "format", "3\n")
+    with pytest.raises(NewerFormat, match="has the format 3, and this version of sparkstream_kit reads up to 2: use"):
         Home.open(home.root.removeprefix("file:"))
