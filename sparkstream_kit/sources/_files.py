@@ -151,11 +151,14 @@ class _Lines:
 
     def latest_offset(self, now: int | None) -> Offset:
         """Survey the directories and note new ranges; returns the offset after all ranges."""
-        journal = self._journal()
-        new = self._tracker.survey()
-        if new:
-            ranges = [Range(new.file.id, new.file.path, *new.cut, new.plain, new.continues) for new in new]
-            journal.write(ranges, {id(each.file): each.file for each in new}.values())
+        journal = self._survey()
+        waiting = sorted(self._tracker.waiting()) if now is None else []
+        if waiting:
+            log.warning(
+                "%d files end within a line, which is left to a later start (inactive_after): %s",
+                len(waiting),
+                ", ".join(map(repr, waiting[:3])),
+            )
         return journal.offset(len(journal))
 
     def limit(self, start: Offset, end: Offset, most: int) -> Offset:
@@ -216,6 +219,14 @@ class _Lines:
             self._opened = journal
         return self._opened
 
+    def _survey(self) -> Journal:
+        journal = self._journal()
+        new = self._tracker.survey()
+        if new:
+            ranges = [Range(new.file.id, new.file.path, *new.cut, new.plain, new.continues) for new in new]
+            journal.write(ranges, {id(each.file): each.file for each in new}.values())
+        return journal
+
     def _recreate(self, journal: Journal) -> None:
         """Recreate a list that was lost, if the directory still has the files that were read, and nothing before."""
         new = self._tracker.survey()
@@ -253,7 +264,7 @@ class _Lines:
                 with contextlib.suppress(Moved), self._tracker.open(file) as opened:
                     if opened.found.size >= range_.end:
                         return self._disk.lasting_path(file.path, file.key)
-            self.latest_offset(None)
+            self._survey()
         return None
 
     def _find_landed(self, n: int, ranges: list[Range]) -> str:
@@ -300,7 +311,7 @@ class _Lines:
             except (Moved, EOFError, ValueError):
                 target.seek(before)
                 target.truncate()
-            self.latest_offset(None)  # it may be found under another name
+            self._survey()  # it may be found under another name
         return False
 
     def _copy_beginning(self, range_: Range, target: IO[bytes]) -> int:

@@ -61,6 +61,7 @@ class New(NamedTuple):
 class _Held(NamedTuple):
     """A file that is not read."""
 
+    path: str
     size: int
     changed: int
     copied: File | None
@@ -116,6 +117,11 @@ class Tracker:
                 yield opened
         except FileNotFoundError:
             raise Moved(file.path) from None
+
+    def waiting(self) -> set[str]:
+        """The files that end without the end of a line or of compression, as if they were still being written."""
+        held = {held.path for held in self._held.values() if held.until is not None and self._now < held.until}
+        return held | {file.path for file in self.files.values() if file.waits and file.seen == self._survey}
 
     def length(self, file: File) -> int:
         """The uncompressed size of a file; Moved if it is not where it was."""
@@ -390,7 +396,7 @@ class Tracker:
     def _hold(self, found: Found, copied: File | None, *, look_again: bool = False) -> None:
         """Do not read a file until it changes, or the one that it is a copy of is missing."""
         until = found.changed + self._inactive_after if look_again else None
-        self._held[found.key or found.path] = _Held(found.size, found.changed, copied, until)
+        self._held[found.key or found.path] = _Held(found.path, found.size, found.changed, copied, until)
 
     def _is_held(self, found: Found) -> bool:
         held = self._held.get(found.key or found.path)

@@ -311,6 +311,25 @@ def test_a_large_file_comes_in_many_batches(spark: SparkSession, tmp_path: Path,
     assert len(seen["lines"]) == 3
 
 
+def test_a_drain_says_which_files_end_within_a_line(
+    spark: SparkSession, tmp_path: Path, logs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (logs / "whole").write_text("a line\n")
+    (logs / "half").write_text("a line\nhalf")
+    (logs / "only").write_text("half")
+    seen: Seen = {}
+    with job(lines(logs), tmp_path / "home", seen, drain=True) as engine:
+        engine.tick(1000)
+    assert [row[0] for row in seen["lines"][1]] == ["a line", "a line"]
+    assert f"2 files end within a line, which is left to a later start (inactive_after): '{logs}/half'" in caplog.text
+    for name in ("half", "only"):
+        age(logs / name, 61)
+    seen = {}
+    with job(lines(logs), tmp_path / "home", seen, drain=True) as engine:
+        engine.tick(2000)
+    assert [row[0] for row in seen["lines"][2]] == ["half", "half"]
+
+
 def test_bytes_of_another_encoding_are_read_by_its_name(spark: SparkSession, tmp_path: Path, logs: Path) -> None:
     (logs / "a").write_bytes("café\n".encode("latin-1"))
     assert lines_at(tmp_path / "a", logs, 1, encoding="latin-1") == ["café"]
