@@ -81,7 +81,7 @@ def test_a_job_with_its_home_on_hdfs_continues_after_kill_9_and_loses_and_duplic
     _copy_to_hdfs(spark, tmp_path / "logs", f"{hdfs}/job/logs")
     command = [sys.executable, str(ROOT / "jobs" / "running_status_counts.py")]
     command += ["--source", f"files:{hdfs}/job/logs", "--output", f"json:{hdfs}/job/out", "--home", f"{hdfs}/job/home"]
-    command += ["--max-per-batch", "2", "--batch-interval", "500ms"]
+    command += ["--max-per-batch", "1", "--batch-interval", "500ms"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     with (tmp_path / "first.log").open("wb") as log:
@@ -100,7 +100,7 @@ def test_a_job_with_its_home_on_hdfs_continues_after_kill_9_and_loses_and_duplic
     last = max(batches, key=lambda name: int(name.removeprefix("batch=")))
     got = {row.status: row["count"] for row in spark.read.json(f"{hdfs}/job/out/statuses/{last}").collect()}
     assert got == Counter(int(line.split('" ')[1].split()[0]) for line in lines)
-    assert len(batches) == len(lines) // 100 // 2, json.dumps(batches)
+    assert len(batches) == len(lines) // 100, json.dumps(batches)
 
 
 def _copy_to_hdfs(spark: SparkSession, source: Path, target: str) -> None:
