@@ -45,8 +45,9 @@ class Source:
     """The columns, as a StructType or in DDL."""
     limit: Callable[[Offset, Offset, int], Offset] = limit_by_count
     """The offset at most n records after a start: `limit(start, end, n)`."""
-    prepare: Callable[[Offset, Offset], None] = lambda start, end: None
-    """Called before a batch with this offset range is recorded, for what can be read later only if it is kept now."""
+    prepare: Callable[[Offset, Offset], Offset] = lambda start, end: end
+    """Called before a batch with this offset range is recorded, for what can be read later only if it is kept now;
+    returns the offset up to which that was possible."""
     commit: Callable[[Offset], None] = lambda end: None
     """Called with an offset up to which nothing will be read again; what is before it may be removed."""
     initial_batch_size: int = 100_000

@@ -56,7 +56,8 @@ def describe(facts: dict[str, Any]) -> str:
     """The facts for people, one a line."""
     last, replayable, checkpoint = facts["last_batch"], facts["replayable"], facts["checkpoint"]
     lines = {
-        "home": f"{facts['home']} (id {facts['id']})",
+        "home": facts["home"],
+        "id": facts["id"],
         "health": facts["health"],
         "driver": facts["driver"] or "nobody holds the lease",
         "stop": "requested" if facts["stop_pending"] else "not requested",

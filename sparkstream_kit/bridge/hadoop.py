@@ -5,14 +5,16 @@ Classes are in org.apache.hadoop.fs, of the Hadoop that Spark 4.2.1 brings (3.5.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
 
 from ..errors import UsageError
-from .jvm import context, view
+from .jvm import context, reason, view
 
 PATTERN = re.compile(r"[\[\]{}*?\\]")
 """What makes a path a pattern (SparkHadoopUtil.isGlobPath)."""
@@ -203,6 +205,20 @@ def _rename(source: str, target: str, how: str) -> None:
     files.rename(hadoop.Path(source), hadoop.Path(target), chosen)
 
 
+@contextlib.contextmanager
+def _file_errors() -> Iterator[None]:
+    """Raise Java's FileNotFoundException and other IOExceptions as FileNotFoundError and OSError (Class.isInstance)."""
+    try:
+        yield
+    except Py4JJavaError as error:
+        java, of = error.java_exception, view().java.lang.Class.forName
+        if of("java.io.FileNotFoundException").isInstance(java):
+            raise FileNotFoundError(reason(error)) from None
+        if of("java.io.IOException").isInstance(java):
+            raise OSError(reason(error)) from None
+        raise
+
+
 class Status(NamedTuple):
     """An entry of a directory."""
 
@@ -218,6 +234,7 @@ _STATUS = re.compile(
 )
 
 
+@_file_errors()
 def list_directory(path: str) -> list[Status]:
     """What is in a directory, on any Hadoop file system, in no order; FileNotFoundError if it is missing.
 
@@ -256,6 +273,7 @@ class FileStatus(NamedTuple):
     id: str | None
 
 
+@_file_errors()
 def file_status(path: str) -> FileStatus:
     """The status of a file; FileNotFoundError if it is missing (FileSystem.getFileStatus, HdfsFileStatus.getFileId)."""
     fs, jpath = file_system(path)
@@ -266,6 +284,7 @@ def file_status(path: str) -> FileStatus:
     return FileStatus(int(status.getLen()), int(status.getModificationTime()), key)
 
 
+@_file_errors()
 def read_bytes(path: str, at: int, length: int) -> bytes:
     """Up to `length` bytes of a file from an offset (FSDataInputStream.seek, commons-io's BoundedInputStream)."""
     fs, jpath = file_system(path)
@@ -279,6 +298,7 @@ def read_bytes(path: str, at: int, length: int) -> bytes:
         stream.close()
 
 
+@_file_errors()
 def copy_to_local(path: str, target: str) -> None:
     """Copy a file to this machine's disk (FileSystem.copyToLocalFile)."""
     fs, jpath = file_system(path)
@@ -302,7 +322,9 @@ def unpack_zstd(source: str, target: str) -> str | None:
     try:
         jvm.org.apache.commons.io.IOUtils.copyLarge(jvm.com.github.luben.zstd.ZstdInputStream(packed), output)
     except Py4JJavaError as error:
-        return str(error.java_exception.getMessage())
+        if "Zstd" not in str(error.java_exception.getClass().getName()):  # a full disk, not a damaged file
+            raise OSError(reason(error)) from None
+        return reason(error)
     finally:
         packed.close()
         output.close()

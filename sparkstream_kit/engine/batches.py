@@ -28,9 +28,9 @@ from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
 from ..bridge import hadoop, jvm, streaming
-from ..contracts import Offset, Source
+from ..contracts import Offset, OffsetRange, Source
 from ..dstreams import to_frame
-from ..errors import BatchFailed, Fenced, KitError
+from ..errors import BatchFailed, Fenced, InputLost, KitError
 from ..recovery import landing
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
@@ -219,10 +219,25 @@ class Engine:
         if not ranges and (ends is not None or not self.graph.window_due(time)):
             return None
         self._lease.check()
-        for name, (start, end) in ranges.items():
-            self.graph.sources[name].prepare(start, end)
+        ranges = self._prepared(ranges, draining=ends is not None)
+        if not ranges and not self.graph.window_due(time):
+            return None
         self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available)
+
+    def _prepared(self, ranges: dict[str, OffsetRange], *, draining: bool) -> dict[str, OffsetRange]:
+        """The ranges that can be read; in a drain InputLost if that is not all, as it could not end."""
+        prepared = {}
+        for name, (start, end) in ranges.items():
+            until = self.graph.sources[name].prepare(start, end)
+            if draining and until != end:
+                raise InputLost(
+                    f"the source {name!r} can be read up to {until} now, and the drain ends at {end}: see the warning "
+                    "above, and start the drain again"
+                )
+            if until != start:
+                prepared[name] = (start, until)
+        return prepared
 
     def _end_offset(self, name: str, source: Source, start: Offset, latest: Offset, *, draining: bool) -> Offset:
         """Where a batch ends: at `max_per_batch`; without it at the latest offset in a drain, else the rate decides."""

@@ -7,6 +7,7 @@ On local disks every name is fine, Hadoop cannot hold some of them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -52,8 +53,13 @@ class Disk(Protocol):
     most: int
     """Bytes of a range, if its lines are not longer."""
 
-    def walk(self, directory: str, globs: Sequence[_globs.Glob]) -> Iterator[Found]:
-        """The files that globs match; FileNotFoundError if the directory is missing."""
+    def walk(
+        self, directory: str, globs: Sequence[_globs.Glob], unlisted: list[tuple[str, OSError]] | None = None
+    ) -> Iterator[Found]:
+        """The files that globs match; OSError if the directory cannot be listed.
+
+        What cannot be listed below it is added to `unlisted`, with the reason.
+        """
 
     def key(self, path: str) -> Key | None:
         """The key of a file; None if it is missing."""
@@ -100,7 +106,13 @@ class _Local:
     in_place = False
     most = 1 << 20
 
-    def walk(self, directory: str, globs: Sequence[_globs.Glob], above: tuple[Key, ...] = ()) -> Iterator[Found]:
+    def walk(
+        self,
+        directory: str,
+        globs: Sequence[_globs.Glob],
+        unlisted: list[tuple[str, OSError]] | None = None,
+        above: tuple[Key, ...] = (),
+    ) -> Iterator[Found]:
         globs = _globs.reached(globs)
         wanted, deep = _globs.files_in(globs), any(len(glob) > 1 for glob in globs)
         folders = []
@@ -117,9 +129,14 @@ class _Local:
         if folders:
             above = (*above, _local_key(os.stat(directory)))
         for path, deeper in sorted(folders):
-            with contextlib.suppress(OSError):
+            try:
                 if _local_key(os.stat(path)) not in above:  # a link back up
-                    yield from self.walk(path, deeper, above)
+                    yield from self.walk(path, deeper, unlisted, above)
+            except FileNotFoundError:  # removed meanwhile
+                pass
+            except OSError as error:
+                if unlisted is not None:
+                    unlisted.append((path, error))
 
     def key(self, path: str) -> Key | None:
         with contextlib.suppress(OSError):
@@ -140,6 +157,9 @@ class _Local:
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[Opened]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe under this name must not block
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(errno.ENOENT, "is not a regular file", path)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             yield _LocalFile(file, path)
 
@@ -174,7 +194,9 @@ class _Remote:
     in_place = True
     most = 16 << 20  # each range of a file costs calls to the JVM
 
-    def walk(self, directory: str, globs: Sequence[_globs.Glob]) -> Iterator[Found]:
+    def walk(
+        self, directory: str, globs: Sequence[_globs.Glob], unlisted: list[tuple[str, OSError]] | None = None
+    ) -> Iterator[Found]:
         globs = _globs.reached(globs)
         wanted = _globs.files_in(globs)
         for status in sorted(hadoop.list_directory(directory)):
@@ -182,8 +204,13 @@ class _Remote:
             if not status.is_directory and wanted is not None and wanted.match(status.name):
                 yield Found(path, None, status.size, status.changed * 1_000_000)
             elif status.is_directory and (deeper := _globs.below(globs, status.name)):
-                with contextlib.suppress(FileNotFoundError):
-                    yield from self.walk(path, deeper)
+                try:
+                    yield from self.walk(path, deeper, unlisted)
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    if unlisted is not None:
+                        unlisted.append((path, error))
 
     def key(self, path: str) -> Key | None:
         with contextlib.suppress(FileNotFoundError):

@@ -29,8 +29,8 @@ from ..errors import InputLost, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
 from . import _globs, _lines
-from ._disks import Disk, disk_of
-from ._identity import WIDTH, mark
+from ._disks import Disk, Opened, disk_of
+from ._identity import WIDTH, File, mark
 from ._journal import Journal, Range, count
 from ._tracker import Directory, Moved, Tracker
 
@@ -167,12 +167,22 @@ class _Lines:
         fitting = sum(1 for total in itertools.accumulate(sizes) if total <= most)
         return self._journal().offset(count(start) + max(1, fitting))
 
-    def prepare(self, start: Offset, end: Offset) -> None:
-        """Copy what Spark cannot read where it is into the home. What is gone by now is left out, with a warning."""
-        self._found = (start, end)
+    def prepare(self, start: Offset, end: Offset) -> Offset:
+        """Copy what Spark cannot read where it is into the home; returns the offset up to which that was possible.
+
+        What is gone is left out, with a warning. What cannot be read now waits for the next batch.
+        """
         for n, ranges in self._pieces(start, end):
             if not self._is_in_place(ranges[0]):
-                self._land(n, ranges, lost=_warn_lost)
+                try:
+                    self._land(n, ranges, lost=self._leave_out)
+                except _NotNow as wait:
+                    end = self._journal().offset(n + wait.landed)
+                    if self._disk.in_place or not wait.landed:
+                        break
+                    self._land(n, ranges[: wait.landed], lost=self._leave_out)
+        self._found = (start, end)
+        return end
 
     def read(self, session: SparkSession, start: Offset, end: Offset) -> DataFrame:
         """The lines of an offset range, in their order."""
@@ -205,6 +215,7 @@ class _Lines:
 
     def _journal(self) -> Journal:
         if self._opened is None:
+            self._refuse_own_files()
             journal = Journal(self._directory())
             for file in sorted(journal.load(), key=lambda file: file.id):
                 self._tracker.add(file)
@@ -219,18 +230,31 @@ class _Lines:
             self._opened = journal
         return self._opened
 
+    def _refuse_own_files(self) -> None:
+        """UsageError if the source would read its own copies."""
+        here = storage.local(self._directory()) if not self._disk.in_place else None
+        copy = str(here / "landed" / self._landed(0, []).rpartition("/")[2]) if here else self._landed(0, [])
+        for directory, globs in self._tracker.directories:
+            if copy.startswith(f"{directory.rstrip('/')}/") and _globs.matches(
+                globs, copy[len(directory) :].strip("/")
+            ):
+                raise UsageError(
+                    f"the home is below {directory!r}, and the glob reads what the job writes there: move the home, "
+                    "or narrow the glob"
+                )
+
     def _survey(self) -> Journal:
         journal = self._journal()
         new = self._tracker.survey()
         if new:
-            ranges = [Range(new.file.id, new.file.path, *new.cut, new.plain, new.continues) for new in new]
+            ranges = [Range(new.file.id, new.file.path, *new.cut[:3], new.plain, new.continues) for new in new]
             journal.write(ranges, {id(each.file): each.file for each in new}.values())
         return journal
 
     def _recreate(self, journal: Journal) -> None:
         """Recreate a list that was lost, if the directory still has the files that were read, and nothing before."""
         new = self._tracker.survey()
-        trial = [Range(new.file.id, new.file.path, *new.cut, new.plain, new.continues) for new in new]
+        trial = [Range(new.file.id, new.file.path, *new.cut[:3], new.plain, new.continues) for new in new]
         if journal.would_hold(trial, self._taken()):
             journal.write(trial, self._tracker.files.values())
             log.warning("the list of the files read so far was lost; recreated it from the directory")
@@ -289,16 +313,31 @@ class _Lines:
         self._journal().give_up(range_)
         log.warning("%r: its bytes %d to %d are gone, and given up", range_.path, range_.start, range_.end)
 
+    def _leave_out(self, range_: Range) -> None:
+        """Note that a range which is not part of a batch yet is gone, unless its directory cannot be listed."""
+        file = self._tracker.files.get(range_.file)
+        if file is not None and self._tracker.is_out_of_sight(file):
+            raise _Unreadable("its directory cannot be listed")
+        log.warning(
+            "%r is gone: its bytes %d to %d were not read and are left out", range_.path, range_.start, range_.end
+        )
+
     # --- landing
 
     def _land(self, n: int, ranges: list[Range], lost: Callable[[Range], None]) -> None:
         """Copy ranges into the home as clean lines; calls `lost` for those that are gone."""
         gone = set()
         with storage.writing(self._landed(n, ranges)) as target:
-            for range_ in ranges:
-                if range_.file in gone or not self._copy(range_, target):
-                    gone.add(range_.file)
-                    lost(range_._replace(start=self._copy_beginning(range_, target)))
+            for landed, range_ in enumerate(ranges):
+                try:
+                    if range_.file in gone or not self._copy(range_, target):
+                        gone.add(range_.file)
+                        lost(range_._replace(start=self._copy_beginning(range_, target)))
+                except _Unreadable as error:
+                    log.warning("%r cannot be read: %s", range_.path, error)
+                    if not self._may_give_up(range_.path):
+                        raise _NotNow(landed) from error
+                    self._give_up(range_)
 
     def _copy(self, range_: Range, target: IO[bytes]) -> bool:
         """Append the lines of a range; False if its file is gone."""
@@ -320,7 +359,7 @@ class _Lines:
         What is left of a truncated file is a copy that was made before the last lines came.
         """
         file = self._tracker.files.get(range_.file)
-        with contextlib.suppress(Moved):
+        with contextlib.suppress(Moved, EOFError, ValueError):
             size = self._tracker.length(file) if file is not None else 0
             if range_.start < size < range_.end:
                 shorter = range_._replace(end=size, mark="")
@@ -334,23 +373,40 @@ class _Lines:
         file = self._tracker.files.get(range_.file)
         if file is None:
             raise Moved(range_.path)
-        with self._tracker.open(file) as opened:
-            if file.packed:
-                kind = _lines.packing(opened.read(0, 16)) or ""
-                begin, blocks = 0, _lines.part(_lines.unpack(kind, opened.stream()), 0, range_.end)
-            else:
-                begin = max(0, range_.start - WIDTH)
-                blocks = _lines.blocks_of(opened.stream(begin), range_.end - begin)
-            # a block may end after the range, and its mark is that of the bytes before its end
-            seen = _lines.Tail(_lines.part(blocks, 0, range_.end - begin), WIDTH)
-            inside = _lines.part(seen, range_.start - begin, range_.end - range_.start)
-            if range_.continues:
-                inside = _lines.without_line_end(inside)
-            cut = functools.partial(_warn_cut, range_)
-            encoding = None if self._disk.in_place else self._encoding  # what is read in place is decoded by Spark
-            yield from _lines.clean(inside, encoding, first=not range_.start, cut=cut)
-            if range_.mark and mark(seen.bytes) != range_.mark:
-                raise Moved(range_.path)
+        try:
+            with self._tracker.open(file) as opened:
+                yield from self._clean_opened(range_, file, opened)
+        except OSError as error:
+            raise _Unreadable(error.strerror or str(error)) from error
+
+    def _clean_opened(self, range_: Range, file: File, opened: Opened) -> Iterator[bytes]:
+        if file.packed:
+            begin, blocks = 0, _lines.unpack(_lines.packing(opened.read(0, 16)) or "", opened.stream())
+            if range_.mark:  # format 1 read compressed files whole
+                blocks = _lines.part(blocks, 0, range_.end)
+        else:
+            begin = max(0, range_.start - WIDTH)
+            blocks = _lines.blocks_of(opened.stream(begin), range_.end - begin)
+        seen = _lines.Tail(blocks, WIDTH)
+        inside = _lines.part(seen, range_.start - begin, range_.end - range_.start) if range_.start > begin else seen
+        if range_.continues:
+            inside = _lines.without_line_end(inside)
+        cut = functools.partial(_warn_cut, range_)
+        encoding = None if self._disk.in_place else self._encoding  # what is read in place is decoded by Spark
+        yield from _lines.clean(inside, encoding, first=not range_.start, cut=cut)
+        if range_.mark and mark(seen.bytes) != range_.mark:
+            raise Moved(range_.path)
+
+
+class _Unreadable(Exception):
+    """A file is there, and the system refuses to read it."""
+
+
+class _NotNow(Exception):
+    """A range cannot be read now; as many before it can."""
+
+    def __init__(self, landed: int):
+        self.landed = landed
 
 
 def _cleaned(line: Column, encoding: str) -> Column:
@@ -368,7 +424,3 @@ def _warn_cut(range_: Range, dropped: int) -> None:
         range_.end,
         dropped,
     )
-
-
-def _warn_lost(range_: Range) -> None:
-    log.warning("%r is gone: its bytes %d to %d were not read and are left out", range_.path, range_.start, range_.end)

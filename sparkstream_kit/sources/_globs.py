@@ -143,4 +143,7 @@ def _compiled(segment: str, glob: str, condition: str = "") -> re.Pattern[str]:
             text += re.escape(char)
         at += 1
     hidden = "" if segment.startswith((".", "_", "\\.", "\\_")) else "(?![._])"
-    return re.compile(f"{hidden}{condition}(?:{text})\\Z", re.DOTALL)
+    try:
+        return re.compile(f"{hidden}{condition}(?:{text})\\Z", re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"got the glob {glob!r}, expected a range of characters such as [a-z]: {error}") from None

@@ -59,8 +59,8 @@ class File:
         self.marks = {at: known[at] for at in sorted(known) if known[at] and (at in MARKED or at in recent)}
 
     def head(self) -> tuple[int, str]:
-        """The mark that is compared first."""
-        at = min(self.marks)
+        """The mark that is compared first: the last one of the beginning."""
+        at = max((at for at in HEAD if at in self.marks), default=min(self.marks))
         return at, self.marks[at]
 
     def to_json(self) -> list[Any]:
@@ -114,6 +114,14 @@ class Plain:
         return self._opened.size() >= self.size and again.marks(self._marks) == self._marks
 
 
+class End(NamedTuple):
+    """Where the lines of a compressed file end."""
+
+    at: int
+    mark: str
+    ends: bool
+
+
 class Packed:
     """The content of a compressed file, read from the beginning to the end or to where it is damaged."""
 
@@ -137,25 +145,27 @@ class Packed:
                 before = both[-WIDTH:]
         except (EOFError, ValueError) as error:
             self.error = error
-        self._last_mark = mark(before)
+        self._last_mark = self._marks[self.size] = mark(before)
         self.ends = before.endswith(b"\n") or self.error is not None
 
     def marks(self, offsets: Iterable[int]) -> dict[int, str]:
         """The marks of those that were among the offsets."""
         return {at: self._marks[at] for at in offsets if at in self._marks}
 
-    def end(self) -> tuple[int, str]:
-        """The offset and the mark where its lines end: if it is damaged, the last one before is not complete."""
-        return (self._end, self._end_mark) if self.error else (self.size, self._last_mark)
+    def end(self, *, whole: bool) -> End:
+        """Where its lines end. A last one without its end is one if the content is whole, and not damaged."""
+        if self.error or not (whole or self.ends):
+            return End(self._end, self._end_mark, True)
+        return End(self.size, self._last_mark, self.ends)
 
 
 def holds(content: Content, file: File) -> bool:
     """Whether the content begins with what was read of the file, as far as it reaches.
 
-    If it reaches less far, a mark in the first quarter proves nothing: files may have one header.
+    If it reaches less far, only the newest marks prove something: files may have one header.
     """
     reached = {at: mark for at, mark in file.marks.items() if at <= content.size}
-    is_proof = bool(reached) and 4 * max(reached) >= min(content.size, file.position)
+    is_proof = bool(reached) if content.size >= file.position else bool(reached) and max(reached) not in MARKED
     return is_proof and content.marks(reached) == reached
 
 
@@ -196,7 +206,8 @@ def is_related(path: str, origin: str, *, packed: bool) -> bool:
     False
     """
     name, before = bare(path), bare(origin)
-    if name == before or is_derived(path, origin) or (packed and family(name) == family(before)):
+    was_packed = _PACKED.search(origin)
+    if name == before or is_derived(path, origin) or (packed and not was_packed and family(name) == family(before)):
         return True
     now, then = _NUMBERED.fullmatch(name), _NUMBERED.fullmatch(before)
     return bool(now and then and now[1] == then[1] and int(now[2]) > int(then[2]))
@@ -227,6 +238,7 @@ class Cut(NamedTuple):
     start: int
     end: int
     mark: str
+    ends: bool  # whether the last of them has its end
 
 
 def cuts(opened: Opened, start: int, size: int, *, most: int, searched: int, whole: bool) -> Iterator[Cut]:
@@ -236,11 +248,22 @@ def cuts(opened: Opened, start: int, size: int, *, most: int, searched: int, who
     """
     while start < size:
         end = _end_of_lines(opened, start, min(start + most, size)) or _next_end(opened, max(start, searched), size)
-        if end is None and not whole:
+        if end is None and (not whole or _is_hole(opened, start, size)):
             return
         end = end or size
-        yield Cut(start, end, mark(opened.read(max(0, end - WIDTH), min(end, WIDTH))))
+        before = opened.read(max(0, end - WIDTH), min(end, WIDTH))
+        yield Cut(start, end, mark(before), before.endswith(b"\n"))
         start = end
+
+
+def _is_hole(opened: Opened, start: int, size: int) -> bool:
+    """Whether there are only NULs up to the end, as a crash of the machine leaves them: no line."""
+    while start < size:
+        block = opened.read(start, min(_lines.BLOCK, size - start))
+        if block.strip(b"\0"):
+            return False
+        start += max(1, len(block))
+    return True
 
 
 def _end_of_lines(opened: Opened, start: int, end: int) -> int | None:

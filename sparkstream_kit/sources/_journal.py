@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from ..contracts import Offset
-from ..errors import Fenced, HomeDamaged
+from ..errors import Fenced, HomeDamaged, InputLost
 from ..recovery import storage
 from ._identity import File
 
@@ -84,7 +84,7 @@ class Journal:
     def holds(self, offset: Offset) -> bool:
         """Whether the ranges up to the offset are those that it counts."""
         n = count(offset)
-        return n < self.first or (n <= len(self) and str(self.offset(n)) == str(offset))
+        return self.first <= n <= len(self) and str(self.offset(n)) == str(offset)
 
     def would_hold(self, ranges: list[Range], offset: Offset) -> bool:
         """Whether an empty journal would hold the offset if these were its ranges."""
@@ -93,6 +93,11 @@ class Journal:
 
     def between(self, start: Offset, end: Offset) -> list[Range]:
         """The ranges of an offset range."""
+        if count(start) < self.first:
+            raise InputLost(
+                f"the ranges of files before number {self.first} are done with, and {start} is needed: the list in "
+                f"{self._directory} is newer than the offset log. Restore both from one backup, or start a new home"
+            )
         return self.ranges[count(start) - self.first : count(end) - self.first]
 
     def write(self, ranges: list[Range], files: Iterable[File]) -> None:

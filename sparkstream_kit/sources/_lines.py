@@ -23,7 +23,15 @@ BLOCK = 1 << 20
 MAX_LINE = 1 << 20
 """Bytes of a line that are kept."""
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\\x28\xb5\x2f\xfd": "zstd",
+    b"PK\3\4": "zip",
+}
+"""Patterns of the first bytes."""
+
 _OPEN: dict[str, Callable[[IO[bytes]], Any]] = {
     "gzip": lambda file: gzip.GzipFile(fileobj=file),
     "bzip2": bz2.BZ2File,
@@ -38,7 +46,7 @@ def packing(head: bytes) -> str | None:
     >>> packing(b"\x1f\x8b\x08\0"), packing(b"BZh91AY"), packing(b"127.0.0.1 - -")
     ('gzip', 'bzip2', None)
     """
-    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    return next((kind for magic, kind in _MAGIC.items() if re.match(magic, head)), None)
 
 
 def unpack(kind: str, file: IO[bytes]) -> Iterator[bytes]:
@@ -55,6 +63,8 @@ def unpack(kind: str, file: IO[bytes]) -> Iterator[bytes]:
     except EOFError:
         raise EOFError(f"is a {kind} file that is cut off") from None
     except (OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the content
+            raise
         raise ValueError(f"is a damaged {kind} file ({error})") from None
 
 
@@ -100,7 +110,7 @@ def clean(
         if encoding is not None and (decoding or not (ascii_is_enough and block.isascii())):
             text = decoder.decode(block)
             decoding = not ascii_is_enough or bool(decoder.getstate()[0])
-            block = text.encode()
+            block = text.encode("utf-8", "replace")
         if block:
             last = block[-1:]
             yield block
@@ -166,8 +176,11 @@ def _without_crs(blocks: Iterable[bytes]) -> Iterator[bytes]:
 def check_encoding(name: str) -> str:
     """Return the encoding if its line ends are those of ASCII; UsageError otherwise."""
     try:
-        if "\n".encode(name) == b"\n" == b"\n".decode(name).encode():
+        ascii_as_it_is = bytes(range(128)).decode(name).encode() == bytes(range(128))
+        if ascii_as_it_is and codecs.getincrementaldecoder(name)("replace").decode(b"\n\xff"):
             return name
+    except (UnicodeError, TypeError):
+        pass
     except LookupError:
         raise UsageError(f"got the encoding {name!r}, expected one that Python knows, such as latin-1") from None
     raise UsageError(f"got the encoding {name!r}, expected one that contains ASCII: convert the files with iconv")

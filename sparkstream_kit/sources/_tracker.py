@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ class Tracker:
     def __init__(self, disk: Disk, directories: list[Directory], inactive_after: int, min_age: int):
         self.files: dict[int, File] = {}
         self.next_id = 0
-        self._disk, self._directories = disk, directories
+        self._disk, self.directories = disk, directories
         self._inactive_after, self._min_age = inactive_after * 10**6, min_age * 10**6  # ns
         self._by_key: dict[Key, File] = {}
         self._by_path: dict[str, File] = {}
@@ -85,7 +85,9 @@ class Tracker:
         self._held: dict[Key, _Held] = {}
         self._missed: dict[int, int] = {}
         self._warned: dict[str, str] = {}
-        self._survey, self._now, self._is_blind = 0, 0, False
+        self._survey, self._now = 0, 0
+        self._unlisted: list[tuple[str, OSError]] = []
+        """Directories that the last survey could not list."""
 
     def add(self, file: File) -> None:
         """Know a file: one of an earlier run, or a new one."""
@@ -103,11 +105,12 @@ class Tracker:
         for n, file in enumerate(gone):
             if file.gone < now - KEPT or n < len(gone) - MOST_KEPT:
                 self._remove(file)
+                self._warned.pop(file.path, None)
                 del self.files[file.id]
 
     @contextmanager
     def open(self, file: File) -> Iterator[Opened]:
-        """Open a known file; Moved if it is not where it was."""
+        """Open a known file; Moved if it is not where it was, other OSErrors if it cannot be read."""
         if file.key is None or file.gone:
             raise Moved(file.path)
         try:
@@ -117,6 +120,10 @@ class Tracker:
                 yield opened
         except FileNotFoundError:
             raise Moved(file.path) from None
+
+    def is_out_of_sight(self, file: File) -> bool:
+        """Whether a file was in a directory that the last survey could not list: it may still be there."""
+        return any(file.path.startswith(f"{path.rstrip('/')}/") for path, _ in self._unlisted)
 
     def waiting(self) -> set[str]:
         """The files that end without the end of a line or of compression, as if they were still being written."""
@@ -130,7 +137,7 @@ class Tracker:
 
     def survey(self) -> list[New]:
         """List the directories; returns the new ranges: of known files first, then of the oldest ones."""
-        self._survey, self._now, self._is_blind = self._survey + 1, time.time_ns(), False
+        self._survey, self._now, self._unlisted = self._survey + 1, time.time_ns(), []
         changed: list[tuple[Found, File]] = []
         unknown: list[Found] = []
         for found in self._walk():
@@ -153,28 +160,32 @@ class Tracker:
         for found, file in changed:
             if file.seen != self._survey and not self._revisit(found, file, ranges):  # it may have had two links
                 unknown.append(found)
-        missing = [file for file in self.files.values() if file.seen != self._survey and not file.gone]
+        missing = [
+            file
+            for file in self.files.values()
+            if file.seen != self._survey and not file.gone and not self.is_out_of_sight(file)
+        ]
         unlisted = self._neighbours(missing, {found.path for found in unknown})
         unknown = [*self._renamed(unknown, ranges), *self._renamed(unlisted, ranges)]
         for found in sorted(unknown, key=lambda found: (found.changed, found.path)):
             self._identify(found, ranges, listed=found not in unlisted)
-        if not self._is_blind:
-            self._missed = {file.id: self._missed.get(file.id, 0) + 1 for file in missing if file.seen != self._survey}
-            for number, times in self._missed.items():
-                if times >= _MISSED:
-                    self._give_up(self.files[number])
+        self._missed = {file.id: self._missed.get(file.id, 0) + 1 for file in missing if file.seen != self._survey}
+        for number, times in self._missed.items():
+            if times >= _MISSED:
+                self._give_up(self.files[number])
         ranges.sort(key=lambda new: (new.file.id >= first_new, new.file.changed, new.file.path, new.cut.start))
         return ranges
 
     # --- the files that a survey has to look at
 
     def _walk(self) -> Iterator[Found]:
-        for directory in self._directories:
+        for directory in self.directories:
             try:
-                yield from self._disk.walk(*directory)
+                yield from self._disk.walk(*directory, self._unlisted)
             except OSError as error:
-                self._is_blind = True
-                self._warn(directory.path, f"cannot be listed: {error.strerror or error}")
+                self._unlisted.append((directory.path, error))
+        for path, reason in self._unlisted:
+            self._warn(path, f"cannot be listed: {reason.strerror or reason}")
 
     def _renamed(self, unknown: Iterable[Found], ranges: list[New]) -> list[Found]:
         """Revisit known files that have other names; returns the others, with their keys."""
@@ -212,7 +223,7 @@ class Tracker:
             return  # by now it is known through another link
         with self._tolerating(found), self._disk.open(found.path) as opened:
             content = self._content(opened, ())
-            file = None if self._is_unfinished(opened, content) else self._origin(found.path, content)
+            file = None if self._is_unfinished(opened, content) else self._origin(found.path, found.size, content)
             if file is None and self._is_unfinished(opened, content):
                 self._hold(opened.found, None, look_again=True)
             elif file is not None and file.seen == self._survey:
@@ -226,7 +237,7 @@ class Tracker:
         folders = defaultdict(list)
         for file in missing:
             is_open = file.position < file.size or self._now - file.changed < FOLLOWED
-            if is_open and any(f"{file.path}/".startswith(f"{each.path.rstrip('/')}/") for each in self._directories):
+            if is_open and any(f"{file.path}/".startswith(f"{each.path.rstrip('/')}/") for each in self.directories):
                 folders[file.path.rpartition("/")[0]].append(file)
         for folder, files in folders.items():
             keys, names = {file.key for file in files}, {_identity.bare(file.path) for file in files}
@@ -240,8 +251,9 @@ class Tracker:
         return found
 
     def _give_up(self, file: File) -> None:
-        """Note that a file is gone. It is known again if it comes back."""
+        """Note that a file is gone. If it comes back, it is known by what it holds; its key may be given again."""
         file.gone = self._now // 10**6
+        self._drop_place(file)
         if not file.packed and file.position < file.size:
             rest = file.size - file.position
             self._warn(file.path, f"is gone: its last {rest} bytes were not read and are left out")
@@ -278,75 +290,86 @@ class Tracker:
         heads = content.marks((*HEAD, *self._other_heads)).items()
         keys = itertools.product(_identity.names_of_relatives(path), heads)
         found = {file.id: file for key in keys for file in itertools.islice(self._alike.get(key, {}).values(), ALIKE)}
-        return list(found.values())
+        folder = path.rpartition("/")[0]
+        beside = (self._by_path.get(f"{folder}/{name}") for name in _identity.origins(path))
+        return list((found | {file.id: file for file in beside if file is not None}).values())
 
     def _continues(self, file: File, content: Content) -> bool:
         """Whether the content of a file is what was read of it, and perhaps more."""
         if content.size >= file.position:
             return _identity.holds(content, file)
-        if content.size < HEAD[-1] or isinstance(content, Packed) or not _identity.holds(content, file):
+        if isinstance(content, Packed) or not _identity.holds(content, file):
             return False
-        self._warn(file.path, f"was cut from {file.position} to {content.size} bytes: it is read on from there")
-        self._move(file, content.size, content)
+        end = max(at for at in file.marks if at <= content.size)  # where a survey found the end of a line
+        self._warn(file.path, f"was cut from {file.position} to {content.size} bytes: it is read on from byte {end}")
+        self._remove(file)
+        file.move(end, {})
         return True
 
-    def _origin(self, path: str, content: Content) -> File | None:
+    def _is_copy(self, content: Content, file: File) -> bool:
+        """Whether the content is the beginning of a file that is where it was."""
+        if file.packed:
+            return content.size >= file.position and _identity.holds(content, file)
+        with self.open(file) as original:
+            size = min(content.size, original.size())
+            marks = [at for at in (*HEAD, size) if at <= size]
+            return content.size == size and content.marks(marks) == Plain(original).marks(marks)
+
+    def _origin(self, path: str, size: int, content: Content) -> File | None:
         """The known file that this is; if it is only a copy, the one that was seen in this survey."""
         here = self._by_path.get(path)
-        if here is not None and not here.marks and content.size >= here.position:
-            return here  # known by its path alone since format 1
+        if here is not None and not here.marks and size >= here.size:  # known by path and size since format 1
+            if isinstance(content, Packed):
+                here.position = content.size  # it was read whole
+            return here
         moved, copied = [], []
         for file in self._candidates(path, content):
             is_derived = _identity.is_derived(path, file.path)
             if file.seen == self._survey:
-                if is_derived and _identity.holds(content, file):
+                if is_derived and self._is_copy(content, file):
                     copied.append(file)
             elif _identity.is_related(path, file.path, packed=isinstance(content, Packed)):
-                # under the same name, a few equal bytes may be the header of another file
-                is_short = content.size < min(file.position, HEAD[-1]) and not is_derived
+                # under the same name, a shorter file is another one
+                is_short = content.size < file.position and not is_derived
                 if not is_short and _identity.holds(content, file):
                     moved.append(file)
         return max(moved or copied, key=lambda file: file.position, default=None)
 
     def _take(self, file: File | None, opened: Opened, content: Content, ranges: list[New]) -> None:
-        """Note where a file is, and add the ranges that are new."""
+        """Note where a file is, and add the ranges that are new. Everything is read before anything is noted."""
         found, start = opened.found, file.position if file else 0
+        whole = not self._is_active(found)
         if isinstance(content, Packed):
-            whole, new = True, [Cut(start, *content.end())] if content.end()[0] > start else []
+            end = content.end(whole=whole)
+            cuts = [Cut(start, *end)] if end.at > start else []
             if content.error:
-                self._warn(found.path, f"{content.error}: what can be read, {content.end()[0]} bytes, is taken")
+                self._warn(found.path, f"{content.error}: what can be read, {end.at} bytes, is taken")
         else:
             assert isinstance(content, Plain)
-            whole = not self._is_active(found)
-            searched = file.searched if file else 0
             content.marks([min(found.size, HEAD[0])])
-            new = list(_identity.cuts(opened, start, found.size, most=self._disk.most, searched=searched, whole=whole))
-            if not content.is_unchanged():
-                raise Moved(found.path)
-        if file is None and not new:
+            searched = file.searched if file else 0
+            cuts = list(_identity.cuts(opened, start, found.size, most=self._disk.most, searched=searched, whole=whole))
+        if file is None and not cuts:
             self._hold(found, None, look_again=not whole)
             return
+        position = cuts[-1].end if cuts else start
+        marks = content.marks([at for at in {*MARKED, position} if at <= position])
+        marks |= {cut.end: cut.mark for cut in cuts[-1:]}
+        if isinstance(content, Plain) and not content.is_unchanged():
+            raise Moved(found.path)
         if file is None:
             file = File(self.next_id, found.path, found.key, found.size, found.changed)
         self._remove(file)
         file.path, file.key, file.size, file.changed = found.path, found.key, found.size, found.changed
         file.packed, file.gone, file.seen = isinstance(content, Packed), 0, self._survey
-        for cut in new:
-            continues = not file.ended
-            file.ended = content.ends if isinstance(content, Packed) else opened.read(cut.end - 1, 1) == b"\n"
-            plain = (
-                not (continues or file.packed)
-                and file.ended
-                and cut.start != 1
-                and cut.end - cut.start <= self._disk.most
-            )
-            ranges.append(New(file, cut, plain, continues))
-        if new:
-            self._move(file, new[-1].end, content, {new[-1].end: new[-1].mark})
-        elif not file.marks:
-            self._move(file, start, content)
-        file.waits = not file.packed and file.position < file.size
-        file.searched = file.size if file.waits else 0
+        for cut in cuts:
+            is_short = cut.end - cut.start <= self._disk.most
+            plain = file.ended and cut.ends and not file.packed and cut.start != 1 and is_short
+            ranges.append(New(file, cut, plain, not file.ended))
+            file.ended = cut.ends
+        file.move(position, marks)
+        file.waits = position < content.size and not (file.packed and whole)
+        file.searched = file.size if file.waits and not file.packed else 0
         self.add(file)
 
     def _is_unfinished(self, opened: Opened, content: Content) -> bool:
@@ -360,13 +383,6 @@ class Tracker:
 
     # --- what is known
 
-    def _move(self, file: File, position: int, content: Content, marks: Mapping[int, str] = {}) -> None:
-        """Set the position of a file."""
-        self._drop_head(file)
-        new = [at for at in MARKED if at <= position and at not in file.marks]
-        file.move(position, {**content.marks(new if marks else [*new, position]), **marks})
-        self._index_head(file)
-
     def _index_head(self, file: File) -> None:
         for name in _identity.names(file.path) if file.marks else ():
             alike = self._alike[name, file.head()]
@@ -377,8 +393,11 @@ class Tracker:
 
     def _drop_head(self, file: File) -> None:
         for name in _identity.names(file.path) if file.marks else ():
-            if self._alike[name, file.head()].pop(file.id, None):
+            alike = self._alike[name, file.head()]
+            if alike.pop(file.id, None):
                 self._other_heads -= Counter([file.head()[0]])  # drops what is zero
+            if not alike:
+                del self._alike[name, file.head()]
 
     def _drop_place(self, file: File) -> None:
         """A file is no longer where it was; its path is still the last one."""
