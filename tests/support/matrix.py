@@ -3,7 +3,7 @@
     python -m tests.support.matrix [--kills N] [--seed S]
 
 A row is one job: it is killed, hit by another fault, and then finishes its work. The recount takes the batches from
-what was recorded (entries of the offset log, listings of files, landed blocks) and computes in plain Python.
+what was recorded (entries of the offset log, ranges of files, landed blocks) and computes in plain Python.
 """
 
 from __future__ import annotations
@@ -116,18 +116,19 @@ class Files(Generated):
 
     def __init__(self, job: Job, seed: int, count: int):
         super().__init__(job, seed, count)
-        self._listings, folder = job.home / "sources" / "files", job.work / "incoming"
+        self._journal, folder = job.home / "sources" / "files", job.work / "incoming"
         folder.mkdir()
         for start in range(0, count, FILE):
             lines = _generator.lines(seed, start, min(count, start + FILE))
             (folder / f"{start:08d}.log").write_text("".join(f"{line}\n" for line in lines))
-        self.words, self.most = f"files:{folder}", 9
+        self.words, self.most = f"files:{folder}", 9 * max(file.stat().st_size for file in folder.iterdir())
 
     def lines(self, entry: Entry) -> list[str]:
-        parts = sorted(self._listings.glob("[0-9]*"))
-        files = [file for part in parts for file, _ in json.loads(part.read_text())]
+        parts = sorted(self._journal.glob("[0-9]*"))
+        ranges = [range_ for part in parts for range_ in json.loads(part.read_text())["ranges"]]
         start, end = (int(str(offset).partition(":")[0]) for offset in entry.range())
-        return [line for file in files[start:end] for line in Path(file.removeprefix("file:")).read_text().splitlines()]
+        texts = (Path(path).read_bytes()[first:last] for _, path, first, last, *_ in ranges[start:end])
+        return b"".join(texts).decode().splitlines()
 
 
 class Sent:
