@@ -79,7 +79,8 @@ def files(
     at until it has not changed for that long. `encoding` is any that Python knows and that contains ASCII; other bytes
     become U+FFFD. Of a line longer than 1 MiB the rest is dropped, with a warning.
 
-    `max_per_batch` counts bytes; a batch takes at least one range of up to 1 MiB.
+    `max_per_batch` counts bytes; a batch takes at least one range: up to 1 MiB of a plain file (16 MiB on HDFS), or a
+    compressed file.
 
     Guarantee: replayable, exactly once. Ranges of bytes are recorded under the home before a batch uses them, and on
     local disks copied there: a file may be removed once it was read (`sparkstream status`).
