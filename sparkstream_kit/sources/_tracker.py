@@ -88,6 +88,8 @@ class Tracker:
         self._survey, self._now = 0, 0
         self._unlisted: list[tuple[str, OSError]] = []
         """Directories that the last survey could not list."""
+        self._listed: dict[str, Key] = {}
+        """What identified the directories when there was something in them."""
 
     def add(self, file: File) -> None:
         """Know a file: one of an earlier run, or a new one."""
@@ -180,8 +182,16 @@ class Tracker:
 
     def _walk(self) -> Iterator[Found]:
         for directory in self.directories:
+            is_empty = True
             try:
-                yield from self._disk.walk(*directory, self._unlisted)
+                for found in self._disk.walk(*directory, self._unlisted):
+                    is_empty = False
+                    yield found
+                key = self._disk.key(directory.path)
+                if is_empty and key != self._listed.get(directory.path, key):
+                    raise OSError("is another directory now, and empty, as if a disk were not mounted")
+                if not is_empty and key is not None:
+                    self._listed[directory.path] = key
             except OSError as error:
                 self._unlisted.append((directory.path, error))
         for path, reason in self._unlisted:
