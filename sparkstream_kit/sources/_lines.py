@@ -43,7 +43,7 @@ _LF = b"\n"
 def packing(head: bytes) -> str | None:
     r"""How a file is compressed, by its first bytes; None for a plain one.
 
-    >>> packing(b"\x1f\x8b\x08\0"), packing(b"BZh91AY"), packing(b"127.0.0.1 - -")
+    >>> packing(b"\x1f\x8b\x08\0"), packing(b"BZh91AY&SY"), packing(b"127.0.0.1 - -")
     ('gzip', 'bzip2', None)
     """
     return next((kind for magic, kind in _MAGIC.items() if re.match(magic, head)), None)
