@@ -97,8 +97,8 @@ def qualified(path: str) -> str:
 def escaped(path: str) -> str:
     """The path as a pattern that matches nothing else, for Spark's readers and streams, which take patterns.
 
-    DataSource.checkAndGlobPathIfNecessary. Its option `__globPaths__` is no way out: with several paths it reads all of
-    them once for each that holds a pattern character (SPARK-58518).
+    DataSource.checkAndGlobPathIfNecessary. The option `__globPaths__` does not help: given several paths, Spark reads
+    all of them once for each that holds a pattern character (SPARK-58518).
 
     >>> print(escaped("/logs/[prod]/a*b"), escaped("/logs/prod/ab"))
     /logs/\\[prod\\]/a\\*b /logs/prod/ab

@@ -44,7 +44,7 @@ class Directory(NamedTuple):
 
 
 class Moved(Exception):
-    """A file is no longer where the last survey found it."""
+    """A file has left the place where the last survey found it."""
 
 
 class New(NamedTuple):
@@ -150,7 +150,7 @@ class Tracker:
             elif file.size == found.size and file.changed == found.changed and not file.waits:
                 if file.seen != self._survey and file.path != found.path:
                     self._remove(file)
-                    file.path, file.key = found.path, found.key or file.key
+                    file.path, file.key = found.path, found.key
                     self.add(file)
                 file.seen, file.gone = self._survey, 0
             else:
@@ -312,8 +312,11 @@ class Tracker:
             return False
         end = max(at for at in file.marks if at <= content.size)  # where a survey found the end of a line
         self._warn(file.path, f"was cut from {file.position} to {content.size} bytes: it is read on from byte {end}")
+        key = file.key
         self._remove(file)
         file.move(end, {})
+        file.key = key
+        self.add(file)
         return True
 
     def _is_copy(self, content: Content, file: File) -> bool:
@@ -378,7 +381,7 @@ class Tracker:
             ranges.append(New(file, cut, plain, not file.ended))
             file.ended = cut.ends
         file.move(position, marks)
-        file.waits = position < content.size and not (file.packed and whole)
+        file.waits = position < content.size and not whole
         file.searched = file.size if file.waits and not file.packed else 0
         self.add(file)
 
@@ -410,7 +413,7 @@ class Tracker:
                 del self._alike[name, file.head()]
 
     def _drop_place(self, file: File) -> None:
-        """A file is no longer where it was; its path is still the last one."""
+        """Forget where a file is, but keep its last path, which says what it may be called now."""
         if file.key is not None and self._by_key.get(file.key) is file:
             del self._by_key[file.key]
         if self._by_path.get(file.path) is file:

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.recovery import storage
-from sparkstream_kit.sources import _disks, _files, _globs
+from sparkstream_kit.sources import _disks, _files, _globs, _identity
 from sparkstream_kit.sources._tracker import Directory, Tracker
 
 BANNER = b"".join(b"option %d = default\n" % n for n in range(100))
@@ -231,6 +231,38 @@ def test_a_tail_of_nuls_is_ignored(reader: Reader, logs: Path, then: str) -> Non
         file.seek(0 if then == "appended" else len(lines), os.SEEK_END if then == "appended" else os.SEEK_SET)
         file.write(b"more\n")
     os.utime(logs / "a.log", (10**9 + 1, 10**9 + 1))
+    assert reader.tick() == [b"more"]
+
+
+def test_a_tail_of_nuls_is_read_once_and_not_in_every_survey(
+    reader: Reader, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(logs / "a.log", b"a line\n" + bytes(100_000))
+    assert reader.tick() == [b"a line"]
+
+    def opened(self: Any, path: str) -> Any:
+        raise AssertionError(f"{path} was opened again")
+
+    monkeypatch.setattr(_disks._Local, "open", opened)
+    assert reader.tick() == []
+
+
+def test_a_file_whose_end_was_cut_off_is_still_known_when_reading_on_fails(
+    reader: Reader, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = b"".join(b"line %d\n" % n for n in range(300))
+    write(logs / "a.log", lines)
+    reader.tick()
+    write(logs / "a.log", lines + b"to be cut off\n", 10**9 + 1)
+    reader.tick()
+    write(logs / "a.log", lines, 10**9 + 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(_identity.Plain, "is_unchanged", lambda self: False)
+        assert reader.tick() == []
+    (logs / "a.log").rename(logs / "a.log.1")
+    assert reader.tick() == []
+    with (logs / "a.log.1").open("ab") as file:
+        file.write(b"more\n")
     assert reader.tick() == [b"more"]
 
 

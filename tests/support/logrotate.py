@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,20 +134,3 @@ def unpacked(file: Path) -> bytes:
     if data.startswith(b"\x1f\x8b"):
         return gzip.decompress(data)
     return bz2.decompress(data) if data.startswith(b"BZh") else data
-
-
-def main() -> None:
-    """Rotate logs without any job, for a look at what logrotate itself does: python -m tests.support.logrotate WORK."""
-    logs = [Rotated(Path(sys.argv[1]), mode, seed) for seed, mode in enumerate(MODES)]
-    time.sleep(10)
-    for log in logs:
-        log.stop()
-        mode = log.mode
-        lost, left = log.written() - log.left(), log.left()
-        names = sorted(str(f.relative_to(log.logs)) for f in log.logs.rglob("*") if f.is_file())
-        print(f"{mode.name}: {left.total()} lines, {lost.total()} lost, {log.rotations} rotations, {names}")
-        assert left - log.written() == Counter() and (mode.truncates or not lost)
-
-
-if __name__ == "__main__":
-    main()
