@@ -1,6 +1,6 @@
 """Read the lines of log files, on any Hadoop file system, while servers write and rotate them.
 
-A survey (`_tracker`) finds new ranges of lines and notes them in the journal (`_journal`). Before a batch is recorded,
+A scan (`_tracker`) finds new ranges of lines and notes them in the journal (`_journal`). Before a batch is recorded,
 its ranges on this machine's disks are copied into the home as clean lines (`_lines`): a file there can be truncated or
 replaced at any moment, and Spark would read fewer lines of it without a word. On other file systems Spark reads plain
 ranges where they are.
@@ -40,7 +40,7 @@ FIRST_BATCH = 32 << 20
 """Bytes that a batch takes of a backlog until it is known how long they take."""
 
 _TRIES = 3
-"""Surveys until a file that is renamed again and again is given up as gone."""
+"""Scans until a file that is renamed again and again is given up as gone."""
 
 
 def files(
@@ -151,8 +151,8 @@ class _Lines:
     # --- what a source is
 
     def latest_offset(self, now: int | None) -> Offset:
-        """Survey the directories and note new ranges; returns the offset after all ranges."""
-        journal = self._survey()
+        """Scan the directories and note new ranges; returns the offset after all ranges."""
+        journal = self._scan()
         waiting = sorted(self._tracker.waiting()) if now is None else []
         if waiting:
             log.warning(
@@ -244,9 +244,9 @@ class _Lines:
                     "or narrow the glob"
                 )
 
-    def _survey(self) -> Journal:
+    def _scan(self) -> Journal:
         journal = self._journal()
-        new = self._tracker.survey()
+        new = self._tracker.scan()
         if new:
             ranges = [Range(new.file.id, new.file.path, *new.cut[:3], new.plain, new.continues) for new in new]
             journal.write(ranges, {id(each.file): each.file for each in new}.values())
@@ -254,7 +254,7 @@ class _Lines:
 
     def _recreate(self, journal: Journal) -> None:
         """Recreate a list that was lost, if the directory still has the files that were read, and nothing before."""
-        new = self._tracker.survey()
+        new = self._tracker.scan()
         trial = [Range(new.file.id, new.file.path, *new.cut[:3], new.plain, new.continues) for new in new]
         if journal.would_hold(trial, self._taken()):
             journal.write(trial, self._tracker.files.values())
@@ -277,7 +277,7 @@ class _Lines:
     def _path(self, range_: Range, *, look: bool) -> str | None:
         """A path under which Spark finds a range, whatever the file is called by now; None if it is compressed or gone.
 
-        A range that the last survey found is taken to be there, unless told to look.
+        A range that the last scan found is taken to be there, unless told to look.
         """
         for _ in range(_TRIES):
             file = self._tracker.files.get(range_.file)
@@ -289,7 +289,7 @@ class _Lines:
                 with contextlib.suppress(Moved), self._tracker.open(file) as opened:
                     if opened.found.size >= range_.end:
                         return self._disk.lasting_path(file.path, file.key)
-            self._survey()
+            self._scan()
         return None
 
     def _find_landed(self, n: int, ranges: list[Range]) -> str:
@@ -351,7 +351,7 @@ class _Lines:
             except (Moved, EOFError, ValueError):
                 target.seek(before)
                 target.truncate()
-            self._survey()  # it may be found under another name
+            self._scan()  # it may be found under another name
         return False
 
     def _copy_beginning(self, range_: Range, target: IO[bytes]) -> int:

@@ -47,7 +47,7 @@ class File:
     packed: bool = False
     gone: int = 0  # ms since 1970; 0 if it is there
     ended: bool = True  # whether a line ends at the position
-    seen: int = 0  # number of the survey that last found it
+    seen: int = 0  # number of the scan that last found it
     waits: bool = False  # what it still has must be looked at again, although it has not changed
     searched: int = 0  # no line ends between the position and here, if that is further
 

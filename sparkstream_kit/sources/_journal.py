@@ -1,6 +1,6 @@
 """The ranges that a source of files has ever found, in their order, and what is known of the files: on disk.
 
-    sources/<name>/<n>          the ranges from number n on that one survey found, and the files they are of
+    sources/<name>/<n>          the ranges from number n on that one scan found, and the files they are of
     sources/<name>/<n>.base     everything before n that is still needed, and all files: what it covers is deleted
     sources/<name>/given-up     ranges whose bytes are gone, and that somebody gave up
 
@@ -101,7 +101,7 @@ class Journal:
         return self.ranges[count(start) - self.first : count(end) - self.first]
 
     def write(self, ranges: list[Range], files: Iterable[File]) -> None:
-        """Store the ranges of a survey and their files."""
+        """Store the ranges of a scan and their files."""
         stored = {"ranges": ranges, "files": [file.to_json() for file in files]}
         try:
             storage.write_new(f"{self._directory}/{len(self):012d}", json.dumps(stored))

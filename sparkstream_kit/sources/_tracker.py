@@ -1,6 +1,6 @@
-"""Follow log files through growth and rotation: what each survey of the directories finds, and the ranges to read.
+"""Follow log files through growth and rotation: what each scan of the directories finds, and the ranges to read.
 
-A survey lists the directories. A file that has not changed costs nothing more. One that has is opened, and holds what
+A scan lists the directories. A file that has not changed costs nothing more. One that has is opened, and holds what
 was read of it; if not, another file has taken its place. Then each file with an unknown key is compared with those that
 are missing: it is one of them, moved, copied or compressed; or a copy of one that is still there, which is not read; or
 a new one.
@@ -33,7 +33,7 @@ ALIKE = 1000
 """Files of one name and beginning that are compared with another one."""
 
 _MISSED = 2
-"""Surveys in a row that do not find a file until it is gone: a listing may miss one that is being renamed."""
+"""Scans in a row that do not find a file until it is gone: a listing may miss one that is being renamed."""
 
 
 class Directory(NamedTuple):
@@ -44,11 +44,11 @@ class Directory(NamedTuple):
 
 
 class Moved(Exception):
-    """A file has left the place where the last survey found it."""
+    """A file has left the place where the last scan found it."""
 
 
 class New(NamedTuple):
-    """A range that a survey has found."""
+    """A range that a scan has found."""
 
     file: File
     cut: Cut
@@ -85,9 +85,9 @@ class Tracker:
         self._held: dict[Key, _Held] = {}
         self._missed: dict[int, int] = {}
         self._warned: dict[str, str] = {}
-        self._survey, self._now = 0, 0
+        self._scan, self._now = 0, 0
         self._unlisted: list[tuple[str, OSError]] = []
-        """Directories that the last survey could not list."""
+        """Directories that the last scan could not list."""
         self._listed: dict[str, Key] = {}
         """What identified the directories when there was something in them."""
 
@@ -124,22 +124,22 @@ class Tracker:
             raise Moved(file.path) from None
 
     def is_out_of_sight(self, file: File) -> bool:
-        """Whether a file was in a directory that the last survey could not list: it may still be there."""
+        """Whether a file was in a directory that the last scan could not list: it may still be there."""
         return any(file.path.startswith(f"{path.rstrip('/')}/") for path, _ in self._unlisted)
 
     def waiting(self) -> set[str]:
         """The files that end without the end of a line or of compression, as if they were still being written."""
         held = {held.path for held in self._held.values() if held.until is not None and self._now < held.until}
-        return held | {file.path for file in self.files.values() if file.waits and file.seen == self._survey}
+        return held | {file.path for file in self.files.values() if file.waits and file.seen == self._scan}
 
     def length(self, file: File) -> int:
         """The uncompressed size of a file; Moved if it is not where it was."""
         with self.open(file) as opened:
             return self._content(opened, ()).size
 
-    def survey(self) -> list[New]:
+    def scan(self) -> list[New]:
         """List the directories; returns the new ranges: of known files first, then of the oldest ones."""
-        self._survey, self._now, self._unlisted = self._survey + 1, time.time_ns(), []
+        self._scan, self._now, self._unlisted = self._scan + 1, time.time_ns(), []
         changed: list[tuple[Found, File]] = []
         unknown: list[Found] = []
         for found in self._walk():
@@ -148,11 +148,11 @@ class Tracker:
                 if found.size:
                     unknown.append(found)
             elif file.size == found.size and file.changed == found.changed and not file.waits:
-                if file.seen != self._survey and file.path != found.path:
+                if file.seen != self._scan and file.path != found.path:
                     self._remove(file)
                     file.path, file.key = found.path, found.key
                     self.add(file)
-                file.seen, file.gone = self._survey, 0
+                file.seen, file.gone = self._scan, 0
             else:
                 changed.append((found, file))
         if len(self._held) > MOST_KEPT:
@@ -160,25 +160,25 @@ class Tracker:
         ranges: list[New] = []
         first_new = self.next_id
         for found, file in changed:
-            if file.seen != self._survey and not self._revisit(found, file, ranges):  # it may have had two links
+            if file.seen != self._scan and not self._revisit(found, file, ranges):  # it may have had two links
                 unknown.append(found)
         missing = [
             file
             for file in self.files.values()
-            if file.seen != self._survey and not file.gone and not self.is_out_of_sight(file)
+            if file.seen != self._scan and not file.gone and not self.is_out_of_sight(file)
         ]
         unlisted = self._neighbours(missing, {found.path for found in unknown})
         unknown = [*self._renamed(unknown, ranges), *self._renamed(unlisted, ranges)]
         for found in sorted(unknown, key=lambda found: (found.changed, found.path)):
             self._identify(found, ranges, listed=found not in unlisted)
-        self._missed = {file.id: self._missed.get(file.id, 0) + 1 for file in missing if file.seen != self._survey}
+        self._missed = {file.id: self._missed.get(file.id, 0) + 1 for file in missing if file.seen != self._scan}
         for number, times in self._missed.items():
             if times >= _MISSED:
                 self._give_up(self.files[number])
         ranges.sort(key=lambda new: (new.file.id >= first_new, new.file.changed, new.file.path, new.cut.start))
         return ranges
 
-    # --- the files that a survey has to look at
+    # --- the files that a scan has to look at
 
     def _walk(self) -> Iterator[Found]:
         for directory in self.directories:
@@ -203,14 +203,14 @@ class Tracker:
         for found in unknown:
             key = found.key or self._disk.key(found.path)
             file = self._by_key.get(key) if key else None
-            is_known = file is not None and (file.seen == self._survey or self._revisit(found, file, ranges))
+            is_known = file is not None and (file.seen == self._scan or self._revisit(found, file, ranges))
             if key and not is_known:
                 others.append(found._replace(key=key))
         return others
 
     def _revisit(self, found: Found, file: File, ranges: list[New]) -> bool:
         """Look at a file whose key is known; False if it is another one now."""
-        file.seen = self._survey  # whatever trouble there may be, it is not missing
+        file.seen = self._scan  # whatever trouble there may be, it is not missing
         if self._is_young(found):
             return True
         is_same = True
@@ -236,7 +236,7 @@ class Tracker:
             file = None if self._is_unfinished(opened, content) else self._origin(found.path, found.size, content)
             if file is None and self._is_unfinished(opened, content):
                 self._hold(opened.found, None, look_again=True)
-            elif file is not None and file.seen == self._survey:
+            elif file is not None and file.seen == self._scan:
                 self._hold(opened.found, file)
             elif file is not None or listed:
                 self._take(file, opened, content, ranges)
@@ -254,7 +254,7 @@ class Tracker:
             for name, key in self._disk.names(folder):
                 path = f"{folder}/{name}"
                 here = self._by_path.get(path)
-                if path in listed or (here is not None and here.seen == self._survey):
+                if path in listed or (here is not None and here.seen == self._scan):
                     continue
                 if (key and key in keys) or names & _identity.origins(path):
                     found.append(Found(path, key, 0, 0))
@@ -272,7 +272,7 @@ class Tracker:
 
     @contextmanager
     def _tolerating(self, found: Found) -> Iterator[None]:
-        """Leave out what cannot be read, with a warning: the next survey tries it again."""
+        """Leave out what cannot be read, with a warning: the next scan tries it again."""
         try:
             yield
         except (FileNotFoundError, Moved):  # renamed, removed or truncated meanwhile
@@ -310,7 +310,7 @@ class Tracker:
             return _identity.holds(content, file)
         if isinstance(content, Packed) or not _identity.holds(content, file):
             return False
-        end = max(at for at in file.marks if at <= content.size)  # where a survey found the end of a line
+        end = max(at for at in file.marks if at <= content.size)  # where a scan found the end of a line
         self._warn(file.path, f"was cut from {file.position} to {content.size} bytes: it is read on from byte {end}")
         key = file.key
         self._remove(file)
@@ -329,7 +329,7 @@ class Tracker:
             return content.size == size and content.marks(marks) == Plain(original).marks(marks)
 
     def _origin(self, path: str, size: int, content: Content) -> File | None:
-        """The known file that this is; if it is only a copy, the one that was seen in this survey."""
+        """The known file that this is; if it is only a copy, the one that was seen in this scan."""
         here = self._by_path.get(path)
         if here is not None and not here.marks and size >= here.size:  # known by path and size since format 1
             if isinstance(content, Packed):
@@ -338,7 +338,7 @@ class Tracker:
         moved, copied = [], []
         for file in self._candidates(path, content):
             is_derived = _identity.is_derived(path, file.path)
-            if file.seen == self._survey:
+            if file.seen == self._scan:
                 if is_derived and self._is_copy(content, file):
                     copied.append(file)
             elif _identity.is_related(path, file.path, packed=isinstance(content, Packed)):
@@ -374,7 +374,7 @@ class Tracker:
             file = File(self.next_id, found.path, found.key, found.size, found.changed)
         self._remove(file)
         file.path, file.key, file.size, file.changed = found.path, found.key, found.size, found.changed
-        file.packed, file.gone, file.seen = isinstance(content, Packed), 0, self._survey
+        file.packed, file.gone, file.seen = isinstance(content, Packed), 0, self._scan
         for cut in cuts:
             is_short = cut.end - cut.start <= self._disk.most
             plain = file.ended and cut.ends and not file.packed and cut.start != 1 and is_short
@@ -434,7 +434,7 @@ class Tracker:
         held = self._held.get(found.key or found.path)
         if held is None or (held.size, held.changed) != (found.size, found.changed):
             return False
-        if held.copied is not None and held.copied.seen != self._survey:
+        if held.copied is not None and held.copied.seen != self._scan:
             return False
         return held.until is None or self._now < held.until
 

@@ -234,7 +234,7 @@ def test_a_tail_of_nuls_is_ignored(reader: Reader, logs: Path, then: str) -> Non
     assert reader.tick() == [b"more"]
 
 
-def test_a_tail_of_nuls_is_read_once_and_not_in_every_survey(
+def test_a_tail_of_nuls_is_read_once_and_not_in_every_scan(
     reader: Reader, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(logs / "a.log", b"a line\n" + bytes(100_000))
@@ -334,4 +334,4 @@ def test_a_file_system_of_hadoop_that_refuses_a_file_does_not_stop_the_others(
         return read(self, at, length)
 
     monkeypatch.setattr(_disks._RemoteFile, "read", removed_meanwhile)
-    assert [new.file.path for new in tracker.survey()] == [f"file:{logs}/a.log"]
+    assert [new.file.path for new in tracker.scan()] == [f"file:{logs}/a.log"]
