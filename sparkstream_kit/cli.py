@@ -9,6 +9,7 @@
     sparkstream rebuild HOME --from URL
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
+    sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
 
 A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
 the JVM and take a few seconds longer.
@@ -28,6 +29,7 @@ from typing import Any
 from . import __version__, _lazy, _spark
 from .bridge import jvm
 from .context import live_session
+from .engine import clocks
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
 from .peek import peek
@@ -89,6 +91,20 @@ The source files: continues as long as its directory still has the files that we
 the order of their times; where files with older times arrived later, as mv and rsync bring them, it refuses. What
 receivers had brought is lost with the home, and a job that still needs it refuses to start. Pass a password by
 PGPASSWORD or ~/.pgpass rather than in the URL.
+"""
+
+
+RESET = """\
+Bring back the times of a home that were recorded while the machine's clock was ahead, once the clock is right again.
+`sparkstream status` says whether there are any.
+
+    sparkstream stop HOME --wait
+    sparkstream reset-clock HOME
+
+What was recorded ahead of the clock then counts as recorded now: windows slide and keys expire from here on, as if
+these batches had just come. Watermarks go back, too, so rows dated from now on are not late; an event-time window or
+session that was closed while the clock was ahead gives a second result if such rows belong to it. No row is read again,
+and none is left out. The job must have stopped gracefully. A generator waits until the clock has caught up.
 """
 
 
@@ -164,6 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--id", help="of the home, if the database knows several")
     add = command("compact", "compact the small Parquet files of an output", _compact, COMPACT)
     add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
+    add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
+    add("home")
     return parser
 
 
@@ -215,6 +233,11 @@ def _rebuild(options: argparse.Namespace) -> None:
     print(
         f"if another output of the job writes files, remove its folders batch=<n> with n above {last} before the start"
     )
+
+
+def _reset_clock(options: argparse.Namespace) -> None:
+    ahead = clocks.reset(_existing(options.home))
+    print(f"times were up to {clocks.about(ahead)} ahead, and are brought back to now" if ahead else "no time is ahead")
 
 
 LEDGER = {"ledger": "_sql_ledger"}

@@ -23,7 +23,7 @@ from .columns import Columns, column_names
 from .contracts import Source, Write
 from .durations import Duration
 from .engine.graph import BatchContext, Compute, Graph, Output, add_named, graph_of
-from .engine.state import StateNode, batch_literal, expiring
+from .engine.state import StateNode, as_saved, batch_literal, expiring, not_after
 from .engine.windows import AggregatedWindow, Window
 from .errors import InputLost, UsageError
 from .recovery import landing
@@ -607,7 +607,8 @@ class FrameStream:
             gone = F.lit(False) if span is None else F.col("__seen") <= batch_literal(ctx.entry.time - span)
             return agg.result(rows.filter(gone), keys, aggregates)
 
-        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance, retain)
+        name, loaded = name or _by(keys), as_saved if span is None else not_after("__seen")
+        node = StateNode(self.graph, self.compute, name, keys, empty, advance, retain, loaded)
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
             self.graph.windows.append(Window(self.graph, self.compute, span + step, step))

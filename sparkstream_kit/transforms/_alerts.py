@@ -28,7 +28,7 @@ from ..aggregates import Aggregate
 from ..columns import Columns, column_names
 from ..durations import Duration
 from ..engine.graph import BatchContext
-from ..engine.state import StateNode, batch_literal
+from ..engine.state import StateNode, batch_literal, not_after
 from ..errors import UsageError
 from ..frames import FrameStream
 
@@ -202,7 +202,7 @@ def _alerts(
     def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.withColumn("__alert", F.lit(False))
 
-    node = StateNode(stream.graph, stream.compute, name, keys, empty, advance, retain)
+    node = StateNode(stream.graph, stream.compute, name, keys, empty, advance, retain, not_after("__since"))
 
     def alerts(ctx: BatchContext) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")
