@@ -1,4 +1,7 @@
-"""Logging of a JVM that this process launches: Spark's own defaults print eight lines at every start (Spark 4.2.1)."""
+"""Logging of the JVM: Spark's own defaults print eight lines at every start and, under spark-submit, a hundred a batch.
+
+What a user has configured stays as it is. Classes are those of Spark 4.2.1 and its log4j 2.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyspark import SparkConf, SparkContext
 from pyspark.find_spark_home import _find_spark_home
 
 SETTINGS = Path(__file__).with_name("log4j2.properties")
 VARIABLE = "LOG4J_CONFIGURATION_FILE"
 """Any -Dlog4j2.configurationFile of the user wins over it (PropertiesUtil of log4j2: system properties come first)."""
+
+DEFAULTS = "org/apache/spark/log4j2-defaults.properties"
+"""Spark's own configuration, in its jar."""
 
 
 @contextlib.contextmanager
@@ -25,6 +32,25 @@ def quiet_launch() -> Iterator[None]:
         yield
     finally:
         del os.environ[VARIABLE]
+
+
+def quiet_submitted() -> None:
+    """Give the JVM of spark-submit, which logs INFO and more, the kit's levels, unless its user has configured others.
+
+    Spark says where its configuration came from: one that it found no other for is its own (Logging.initializeLogging).
+    SparkSubmit.runMain has forgotten that (Logging.uninitialize), so it is asked again first; every Spark class that
+    logs can be, such as SparkConf. spark.log.level is applied later, by SparkContext, and wins.
+    """
+    jvm = SparkContext._jvm
+    assert jvm is not None
+    jvm.org.apache.spark.SparkConf(False).initializeLogIfNecessary(False, True)
+    log4j = jvm.org.apache.logging.log4j
+    if not str(log4j.LogManager.getContext(False).getConfigLocation()).endswith(DEFAULTS):
+        return
+    if not SparkConf().contains("spark.log.level"):
+        configurator = log4j.core.config.Configurator
+        configurator.setRootLevel(log4j.Level.WARN)
+        configurator.setLevel("org.apache.hadoop.util.NativeCodeLoader", log4j.Level.ERROR)
 
 
 def _is_configured() -> bool:

@@ -12,7 +12,7 @@ from pyspark.sql.types import DecimalType, IntegralType
 from .. import aggregates as agg
 from ..aggregates import Aggregates
 from ..columns import Columns, column_names
-from .graph import BatchContext, Compute, Graph
+from .graph import BatchContext, Compute, Graph, replayed
 
 
 @dataclass
@@ -59,11 +59,10 @@ class AggregatedWindow(Window):
     def result(self, ctx: BatchContext) -> DataFrame | None:
         """The result of the window if the slide fires; otherwise None, after aggregating the batch."""
         inside = self.inside(ctx)
-        for batch in inside:
-            if batch.entry.n not in self._parts:
-                frame = batch.frame(self.source)
-                partial = self._partial(self._nothing if frame is None else frame)
-                self._parts[batch.entry.n] = partial.localCheckpoint()
+        for batch in replayed("a window", [batch for batch in inside if batch.entry.n not in self._parts]):
+            frame = batch.frame(self.source)
+            partial = self._partial(self._nothing if frame is None else frame)
+            self._parts[batch.entry.n] = partial.localCheckpoint()
         numbers = frozenset(batch.entry.n for batch in inside)
         for n in self._parts.keys() - numbers - self._merged_batches:
             self.graph.discard(self._parts.pop(n))
