@@ -70,7 +70,7 @@ def start_jvm(conf: SparkConf | None = None) -> None:
         is_new = SparkContext._gateway is None
         SparkContext._ensure_initialized(conf=conf)
         if is_new and "PYSPARK_GATEWAY_PORT" in os.environ:
-            with contextlib.suppress(JavaError):  # a job starts, however it logs
+            with contextlib.suppress(JavaError, OSError):  # a job starts, however it logs
                 quiet_submitted()
 
 

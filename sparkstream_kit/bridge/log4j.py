@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
@@ -35,22 +37,23 @@ def quiet_launch() -> Iterator[None]:
 
 
 def quiet_submitted() -> None:
-    """Give the JVM of spark-submit, which logs INFO and more, the kit's levels, unless its user has configured others.
+    """Give the JVM of spark-submit, which logs INFO and more, the kit's settings, unless its user has others.
 
     Spark says where its configuration came from: one that it found no other for is its own (Logging.initializeLogging).
     SparkSubmit.runMain has forgotten that (Logging.uninitialize), so it is asked again first; every Spark class that
-    logs can be, such as SparkConf. spark.log.level is applied later, by SparkContext, and wins.
+    logs can be, such as SparkConf. Configurator.reconfigure reads the file at once.
     """
     jvm = SparkContext._jvm
     assert jvm is not None
     jvm.org.apache.spark.SparkConf(False).initializeLogIfNecessary(False, True)
     log4j = jvm.org.apache.logging.log4j
-    if not str(log4j.LogManager.getContext(False).getConfigLocation()).endswith(DEFAULTS):
+    is_default = str(log4j.LogManager.getContext(False).getConfigLocation()).endswith(DEFAULTS)
+    if not is_default or SparkConf().contains("spark.log.level"):
         return
-    if not SparkConf().contains("spark.log.level"):
-        configurator = log4j.core.config.Configurator
-        configurator.setRootLevel(log4j.Level.WARN)
-        configurator.setLevel("org.apache.hadoop.util.NativeCodeLoader", log4j.Level.ERROR)
+    with tempfile.NamedTemporaryFile("w", suffix=".properties") as file:  # the package may be in a zip file
+        file.write(resources.files(__package__).joinpath(SETTINGS.name).read_text())
+        file.flush()
+        log4j.core.config.Configurator.reconfigure(jvm.java.net.URI(Path(file.name).as_uri()))
 
 
 def _is_configured() -> bool:

@@ -13,7 +13,7 @@ import pyspark
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming, surgery
-from ..errors import CheckpointRefused, UsageError
+from ..errors import CheckpointRefused, KitError, UsageError
 from ..recovery import storage
 from ..recovery.home import Home
 from .graph import Graph
@@ -34,6 +34,8 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             return StreamingContext.getOrCreate(checkpoint, setup)
+    except KitError:
+        raise
     except Exception as error:
         if made:
             raise
