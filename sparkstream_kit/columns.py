@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 Columns = str | Sequence[str]
 
@@ -27,6 +28,16 @@ def quoted(name: str) -> str:
     ('`a.b`', '`tick``tock`')
     """
     return "`{}`".format(name.replace("`", "``"))
+
+
+def named(columns: Columns) -> list[Column]:
+    """The columns of these very names, which are never taken for fields of structs.
+
+    >>> import sparkstream_kit as ss
+    >>> ss.testing.local_session().range(1).selectExpr("id as `a.b`").select(named("a.b")).first()
+    Row(a.b=0)
+    """
+    return [F.col(quoted(name)) for name in column_names(columns)]
 
 
 def other_columns(frame: DataFrame, *names: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from math import inf
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from pyspark import RDD
@@ -19,10 +20,10 @@ from pyspark.streaming import DStream, StreamingContext
 from . import aggregates as agg
 from . import durations
 from .aggregates import Aggregates
-from .columns import Columns, column_names
+from .columns import Columns, column_names, named, other_columns
 from .contracts import Source, Write
 from .durations import Duration
-from .engine.graph import BatchContext, Compute, Graph, Output, add_named, graph_of
+from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
 from .engine.state import StateNode, batch_literal, expiring
 from .engine.windows import AggregatedWindow, Window
 from .errors import InputLost, UsageError
@@ -61,13 +62,20 @@ class FrameStream:
     RDD. When only some sources have new data, the streams of the others yield an empty DataFrame.
 
     To write an operation of your own from scratch: `compute` returns the DataFrame of a batch context, or None if the
-    stream skips that batch. `stateful` marks what is derived from a state, which is only known for the newest batch.
+    stream skips that batch; `parents` are the streams that it is computed from. `stateful` marks what is derived from a
+    state, which is only known for the newest batch. `look_back` is how long after new data it still has rows, in ms.
     """
 
-    def __init__(self, graph: Graph, compute: Compute, *, stateful: bool = False):
+    def __init__(
+        self, graph: Graph, compute: Compute, *parents: FrameStream, stateful: bool = False, look_back: float = 0
+    ):
         self.graph = graph
         self.compute = compute
-        self.stateful = stateful
+        self.stateful: bool = stateful or any(parent.stateful for parent in parents)
+        self.look_back: float = look_back + max((parent.look_back for parent in parents), default=0)
+        read = [parent.sources for parent in parents]
+        known = [names for names in read if names is not None]
+        self.sources: frozenset[str] | None = frozenset().union(*known) if read and known == read else None
 
     @classmethod
     def of(cls, dstream: DStream[Any], schema: StructType | str | None = None, *, name: str = "dstream") -> FrameStream:
@@ -136,7 +144,9 @@ class FrameStream:
             except InputLost as lost:
                 raise InputLost(f"batch {ctx.entry.n} cannot be read: {lost}; {graph.why_needed(ctx.entry)}") from None
 
-        return cls(graph, compute)
+        stream = cls(graph, compute)
+        stream.sources = frozenset([name])
+        return stream
 
     # --- each batch on its own
 
@@ -168,7 +178,7 @@ class FrameStream:
                 )
             return made
 
-        return FrameStream(self.graph, compute, stateful=self.stateful)
+        return FrameStream(self.graph, compute, self)
 
     def pipe(self, function: Callable[Concatenate[FrameStream, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function with the stream first: `stream.pipe(f, x)` is `f(stream, x)`, but reads from left to right.
@@ -358,8 +368,8 @@ class FrameStream:
         names = column_names(keys)
 
         def compute(frame: DataFrame) -> DataFrame:
-            rest = F.struct(*(column for column in frame.columns if column not in names))
-            return frame.groupBy(*names).agg(F.collect_list(rest).alias("values"))
+            rest = F.struct(*other_columns(frame, *names))
+            return frame.groupBy(*named(names)).agg(F.collect_list(rest).alias("values"))
 
         return self.transform(compute)
 
@@ -384,7 +394,7 @@ class FrameStream:
                 ctx.cached.append(frame.persist())
             return frame
 
-        return FrameStream(self.graph, compute, stateful=self.stateful)
+        return FrameStream(self.graph, compute, self)
 
     # --- several streams
 
@@ -444,13 +454,14 @@ class FrameStream:
         left, right = self.group_by_key(keys), other.group_by_key(keys)
 
         def together(a: DataFrame, b: DataFrame) -> DataFrame:
-            both = a.withColumnRenamed("values", "left").join(
-                b.withColumnRenamed("values", "right"), column_names(keys), "full"
-            )
+            # not a join, for which null keys differ
+            sides = [a.withColumnRenamed("values", "left"), b.withColumnRenamed("values", "right")]
+            both = sides[0].unionByName(sides[1], allowMissingColumns=True)
             filled = (
-                F.coalesce(side, F.array().cast(both.schema[side].dataType)).alias(side) for side in ("left", "right")
+                F.coalesce(F.first(side, ignorenulls=True), F.array().cast(both.schema[side].dataType)).alias(side)
+                for side in ("left", "right")
             )
-            return both.select(*column_names(keys), *filled)
+            return both.groupBy(*named(keys)).agg(*filled)
 
         return left._with((right,), together)
 
@@ -462,7 +473,7 @@ class FrameStream:
             frames = [ctx.frame(c) for c in computes]
             return None if any(frame is None for frame in frames) else function(*frames)
 
-        return FrameStream(self.graph, compute, stateful=any(stream.stateful for stream in streams))
+        return FrameStream(self.graph, compute, *streams)
 
     # --- windows and state
 
@@ -480,9 +491,8 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).window("2s"), [["a"], ["b"], []])
         [[Row(value='a')], [Row(value='a'), Row(value='b')], [Row(value='b')]]
         """
-        node = Window(self.graph, self.compute, *self._window(window, slide))
-        self.graph.windows.append(node)
-        return FrameStream(self.graph, lambda ctx: node.rows(ctx) if ctx.fires(node.slide) else None)
+        node = Window(self, *self._window(window, slide))
+        return self._windowed(node, lambda ctx: node.rows(ctx) if ctx.fires(node.slide) else None)
 
     def reduce_by_key_and_window(
         self, keys: Columns, aggregates: Aggregates, window: Duration, slide: Duration | None = None
@@ -505,9 +515,8 @@ class FrameStream:
         >>> run_batches(build, [["a"], ["a"], [], []])
         [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=1)], []]
         """
-        node = AggregatedWindow(self.graph, self.compute, *self._window(window, slide), keys, aggregates)
-        self.graph.windows.append(node)
-        return FrameStream(self.graph, node.result)
+        node = AggregatedWindow(self, *self._window(window, slide), keys=keys, aggregates=aggregates)
+        return self._windowed(node, node.result)
 
     def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
         """Aggregate all rows of the batches in (T - window, T] at every slide, into one row. Columns: the aggregates.
@@ -597,21 +606,25 @@ class FrameStream:
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
             fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)
+            if span is not None:  # keys that were saved before anything could expire
+                seen = F.coalesce("__seen", batch_literal(ctx.before).cast("bigint"))
+                before = before.withColumn("__seen", seen)
             return agg.merge(before.union(fresh), keys, parts)
 
         def retain(rows: DataFrame, time: int) -> DataFrame:
-            return rows if span is None else rows.filter(F.col("__seen") > batch_literal(time - span))
+            return rows if span is None else rows.filter(~_idle(time - span))
 
         def expired(ctx: BatchContext) -> DataFrame:
-            rows = node.at(ctx)
-            gone = F.lit(False) if span is None else F.col("__seen") <= batch_literal(ctx.entry.time - span)
-            return agg.result(rows.filter(gone), keys, aggregates)
+            gone = F.lit(False) if span is None else _idle(ctx.entry.time - span)
+            return agg.result(node.at(ctx).filter(gone), keys, aggregates)
 
-        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance, retain)
+        node = StateNode(self, name or _by(keys), keys, empty, advance, retain, agg.meanings(aggregates))
+        look_back = inf
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
-            self.graph.windows.append(Window(self.graph, self.compute, span + step, step))
-        return StateStream(self.graph, lambda ctx: agg.result(node.retained(ctx), keys, aggregates), expired)
+            look_back = span + step
+            self.graph.slides.append(Slide(step, self.look_back + look_back))
+        return StateStream(self, lambda ctx: agg.result(node.retained(ctx), keys, aggregates), expired, look_back)
 
     def update_state_by_key_python(
         self,
@@ -646,24 +659,33 @@ class FrameStream:
         update = F.udf(lambda rows, previous: function(rows or [], previous), kind).asNondeterministic()
 
         def fresh(frame: DataFrame) -> DataFrame:
-            rest = F.struct(*(column for column in frame.columns if column not in names))
-            rows = frame.groupBy(*names).agg(F.collect_list(rest).alias("__rows"))
+            rest = F.struct(*other_columns(frame, *names))
+            rows = frame.groupBy(*named(names)).agg(F.collect_list(rest).alias("__rows"))
             return rows.withColumn("__state", F.lit(None).cast(kind))
 
         def empty(frame: DataFrame, time: int) -> DataFrame:
-            return fresh(frame).select(*names, "__state")
+            return fresh(frame).select(*named(names), "__state")
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-            both = before.unionByName(fresh(new), allowMissingColumns=True).groupBy(*names)
+            both = before.unionByName(fresh(new), allowMissingColumns=True).groupBy(*named(names))
             rows = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
-            return rows.select(*names, update("__rows", "__state").alias("__state")).filter("__state is not null")
+            return rows.select(*named(names), update("__rows", "__state").alias("__state")).filter(
+                "__state is not null"
+            )
 
-        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance)
-        return FrameStream(self.graph, lambda ctx: node.at(ctx).select(*names, "__state.*"), stateful=True)
+        node = StateNode(self, name or _by(keys), keys, empty, advance)
+
+        def rows(ctx: BatchContext) -> DataFrame:
+            return node.at(ctx).select(*named(names), "__state.*")
+
+        return FrameStream(self.graph, rows, self, stateful=True, look_back=inf)
 
     @staticmethod
     def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:
         return frame if span is None else frame.withColumn("__time", batch_literal(time).cast("bigint"))
+
+    def _windowed(self, node: Window, compute: Compute) -> FrameStream:
+        return FrameStream(self.graph, compute, self, look_back=node.length)
 
     def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
         if self.stateful:
@@ -717,6 +739,11 @@ class FrameStream:
         self.for_each_batch(lambda frame, _: write(frame.rdd), name=name)
 
 
+def _idle(since: int) -> Column:
+    """Whether a key has had no rows since that time; what is not known yet is false."""
+    return F.coalesce(F.col("__seen") <= batch_literal(since), F.lit(False))
+
+
 def _by(keys: Columns) -> str:
     """The default name of a state: it follows from its keys, not from the order of calls."""
     return f"by-{'-'.join(column_names(keys)) or 'nothing'}"
@@ -725,8 +752,8 @@ def _by(keys: Columns) -> str:
 class StateStream(FrameStream):
     """A state as a stream: each batch has the rows of all keys."""
 
-    def __init__(self, graph: Graph, compute: Compute, expired: Compute):
-        super().__init__(graph, compute, stateful=True)
+    def __init__(self, source: FrameStream, compute: Compute, expired: Compute, look_back: float):
+        super().__init__(source.graph, compute, source, stateful=True, look_back=look_back)
         self._expired = expired
 
     def expired(self) -> FrameStream:
@@ -743,4 +770,4 @@ class StateStream(FrameStream):
         >>> run_batches(build, [["a"], ["b"]])
         [[], [Row(value='a', n=1)]]
         """
-        return FrameStream(self.graph, self._expired, stateful=True)
+        return FrameStream(self.graph, self._expired, self)

@@ -216,11 +216,11 @@ class Engine:
                 ranges[name] = (start, end)
             if end != latest:
                 available[name] = latest
-        if not ranges and (ends is not None or not self.graph.window_due(time)):
+        if not ranges and (ends is not None or not self.graph.is_due(time)):
             return None
         self._lease.check()
         ranges = self._prepared(ranges, draining=ends is not None)
-        if not ranges and not self.graph.window_due(time):
+        if not ranges and not self.graph.is_due(time):
             return None
         self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available)

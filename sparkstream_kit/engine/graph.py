@@ -59,8 +59,27 @@ class BatchContext:
         """Whether this is the first entry at or after a multiple of the slide."""
         return self.is_dry_run or self.entry.time // slide > self.before // slide
 
+    def reaches(self, stream: Stream) -> bool:
+        """Whether a stream can have rows in this batch: by new data of its sources, or because it looks back."""
+        if stream.look_back and self.entry.last_data > self.entry.time - stream.look_back:
+            return True
+        return self.entry.data if stream.sources is None else not stream.sources.isdisjoint(self.entry.ranges)
+
 
 Compute = Callable[[BatchContext], DataFrame | None]
+
+
+class Stream(Protocol):
+    """A node of the graph, as windows and states see it: `frames.FrameStream`."""
+
+    graph: Graph
+    compute: Compute
+    stateful: bool
+    """Whether its past cannot be computed again."""
+    look_back: float
+    """How long after new data, in ms, it can still have rows: those of a window leave, those of a state never do."""
+    sources: frozenset[str] | None
+    """The sources it reads; None: unknown, so any."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,9 @@ class State(Protocol):
     def at(self, ctx: BatchContext) -> DataFrame:
         """The state after a batch, built from the newest snapshot and the entries since."""
 
+    def restore(self) -> None:
+        """Load the newest snapshot; StateRefused if it does not fit the job."""
+
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the state after batch n; with `final`, so that nothing before is needed again."""
 
@@ -90,13 +112,29 @@ class State(Protocol):
 
 
 class Window(Protocol):
-    """A node that looks back over the batches of the last `length` ms, every `slide` ms."""
+    """A node that looks back over earlier batches."""
 
-    length: int
-    slide: int
+    source: Stream
+
+    @property
+    def look_back(self) -> float:
+        """How far back it may read the batches of its sources, in ms."""
 
     def reset(self) -> None:
         """Drop what is in memory."""
+
+
+@dataclass(frozen=True)
+class Slide:
+    """Batches that are due without data: one in each `every` ms, until the last data is more than `after` ms ago."""
+
+    every: int
+    after: float
+
+    def is_due(self, last: Entry, time: int) -> bool:
+        """Whether one is due at this time."""
+        newest = last.time // self.every * self.every
+        return time // self.every > last.time // self.every and last.last_data > newest - self.after
 
 
 class Graph:
@@ -111,6 +149,7 @@ class Graph:
         """Address and number of a stream's receivers, if known; a checkpoint can only be resumed with the same ones."""
         self.states: dict[str, State] = {}
         self.windows: list[Window] = []
+        self.slides: list[Slide] = []
         self.enrichments: dict[str, object] = {}
         self.outputs: dict[str, Output] = {}
         self.shared: dict[str, Any] = {}
@@ -185,6 +224,8 @@ class Graph:
                 frame = self._dry_run.frame(output.compute)
                 if output.check is not None and frame is not None:
                     output.check(frame, self.batch(self.log.last))
+        for state in self.states.values():
+            state.restore()
 
     def empty(self, compute: Compute) -> DataFrame:
         """The frame of a node before any data: its columns and types."""
@@ -205,17 +246,15 @@ class Graph:
             self._contexts[entry.n] = BatchContext(entry, before)
         return self._contexts[entry.n]
 
-    def contexts(self, after: int, until: int) -> list[BatchContext]:
-        """Contexts of the batches with data and a recorded time in (after, until], oldest first."""
-        return [self.context(e) for e in self.log.since(after) if e.time <= until and e.data]
+    def contexts(self, stream: Stream, after: int, until: int) -> list[BatchContext]:
+        """The batches with a recorded time in (after, until] in which a stream can have rows, oldest first."""
+        contexts = (self.context(entry) for entry in self.log.since(after) if entry.time <= until)
+        return [ctx for ctx in contexts if ctx.reaches(stream)]
 
-    def window_due(self, time: int) -> bool:
-        """Whether a window must slide at this time even without new data: its last result was not empty."""
+    def is_due(self, time: int) -> bool:
+        """Whether a batch is due at this time even without new data: a window slides, or a key may expire."""
         last = self.log.last
-        return last.last_data > 0 and any(
-            time // w.slide > last.time // w.slide and last.last_data > last.time // w.slide * w.slide - w.length
-            for w in self.windows
-        )
+        return last.last_data > 0 and any(slide.is_due(last, time) for slide in self.slides)
 
     def discard(self, frame: DataFrame) -> None:
         """Free a local checkpoint when the batch is over; until then query plans may read it."""
@@ -241,7 +280,7 @@ class Graph:
 
     def why_needed(self, entry: Entry) -> str:
         """Why an entry is computed, perhaps again, and until when that can happen."""
-        last, look_back = self.log.last, sum(window.length for window in self.windows)
+        last, look_back = self.log.last, self._look_back()
         if not self.log.is_done(entry.n):
             return "the batch is unfinished"
         if entry.time > last.time - look_back:
@@ -256,8 +295,11 @@ class Graph:
         oldest = self.log[first + 1] if first < last.n and first >= self.log.compacted_to.n else last
         if first < self.log.compacted_to.n:
             return self.log.compacted_to.n
-        needed = self.log.since(oldest.time - sum(w.length for w in self.windows))
+        needed = self.log.since(oldest.time - self._look_back())
         return min(first, needed[0].n - 1 if needed else last.n)
+
+    def _look_back(self) -> int:
+        return int(max((window.look_back for window in self.windows), default=0))
 
 
 def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from ..aggregates import Aggregates
 from ..columns import Columns, column_names
-from ..engine.graph import BatchContext, Compute, Graph
+from ..engine.graph import BatchContext, Compute
 from ..engine.state import StateNode, batch_literal
 from ..frames import FrameStream
 
@@ -29,8 +29,8 @@ NEVER = -(2**62)
 class ClosedWindows(FrameStream):
     """Final rows, each emitted once; `late()` has the rows that came too late to count."""
 
-    def __init__(self, graph: Graph, compute: Compute, late: Compute):
-        super().__init__(graph, compute, stateful=True)
+    def __init__(self, source: FrameStream, compute: Compute, late: Compute):
+        super().__init__(source.graph, compute, source, stateful=True)
         self._late = late
 
     def late(self) -> FrameStream:
@@ -51,7 +51,7 @@ class ClosedWindows(FrameStream):
 
         Cost: grows with the rows of the batch.
         """
-        return FrameStream(self.graph, self._late, stateful=True)
+        return FrameStream(self.graph, self._late, self)
 
 
 def parts_at(stream: FrameStream, keys: Columns, timestamp: str, aggregates: Aggregates) -> FrameStream:
@@ -79,7 +79,7 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> Watermark:
         was = state.select(F.col("after").alias("before"), "after")
         return row(was.union(new.select(nothing, F.col("__at") - lateness)), F.col("before"), F.col("after"))
 
-    node = StateNode(parts.graph, parts.compute, name, [], empty, advance)
+    node = StateNode(parts, name, [], empty, advance)
     known: dict[int, list[int | None]] = {}
 
     def watermark(ctx: BatchContext) -> tuple[Column, Column]:

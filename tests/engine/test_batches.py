@@ -32,7 +32,7 @@ class Job:
             batch=lambda entry: entry.ranges["numbers"],
             context=lambda entry: ctx,
             drop_contexts=lambda: None,
-            window_due=lambda time: False,
+            is_due=lambda time: False,
             replayable_from=lambda: 0,
         )
         lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda lost: None)
