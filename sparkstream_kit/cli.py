@@ -9,6 +9,7 @@
     sparkstream rebuild HOME --from URL
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
+    sparkstream skip HOME N           set aside the input of a batch that can never be finished
 
 A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
 the JVM and take a few seconds longer.
@@ -92,6 +93,18 @@ PGPASSWORD or ~/.pgpass rather than in the URL.
 """
 
 
+SKIP = """\
+Set aside the input of an unfinished batch that fails each time, such as a row that a step cannot compute.
+
+    sparkstream skip /data/access.home 47 --reason "two rows overflow the sum, see ticket 12"
+
+The next start copies the rows of the batch, as its sources read them, to HOME/skipped/47/SOURCE, as Parquet, and runs
+it without: states and windows never see them. Outputs that had written the batch before it failed keep what they have.
+The job must not be running. Mend the job first if you can: an unfinished batch runs again at each start, with the code
+that the job has then.
+"""
+
+
 def archive(target: Path) -> None:
     """Write the package into a zip file, with the same bytes for the same sources."""
     package = Path(__file__).parent
@@ -164,6 +177,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--id", help="of the home, if the database knows several")
     add = command("compact", "compact the small Parquet files of an output", _compact, COMPACT)
     add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
+    add = command("skip", "set aside the input of a batch that can never be finished", _skip, SKIP)
+    add("home")
+    add("batch", type=int, metavar="N", help="its number, which the error of the job names")
+    add("--reason", default="", help="kept with the batch and logged")
     return parser
 
 
@@ -224,6 +241,21 @@ LEDGER = {"ledger": "_sql_ledger"}
 def _compact(options: argparse.Namespace) -> None:
     live_session()
     print(f"{_compaction.compact(options.folder)} batches merged")
+
+
+def _skip(options: argparse.Namespace) -> None:
+    home = _existing(options.home)
+    held = lease.acquire(home / "lease")
+    try:
+        log = OffsetLog(home / "offsets", held.epoch)
+        last = log.last.n
+        if log.is_done(last) or options.batch != last:
+            unfinished = "no batch is unfinished" if log.is_done(last) else f"the unfinished batch is {last}"
+            raise UsageError(f"got batch {options.batch}, and {unfinished}: only an unfinished one can be skipped")
+        log.skip(last, options.reason)
+    finally:
+        held.release()
+    print(f"the next start sets the input of batch {last} aside, in {home / f'skipped/{last}'}, and runs it without")
 
 
 def _existing(path: str) -> Home:

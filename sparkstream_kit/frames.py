@@ -7,7 +7,9 @@ is in `engine`. `each_frame` brings DataFrames to a bare DStream without any of 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
+from datetime import datetime
 from math import inf
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -33,6 +35,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 JoinType = Literal["inner", "cross", "full", "left", "right", "semi", "anti"]
+
+
+def _takes_time(function: Callable[..., DataFrame]) -> bool:
+    """Whether a function must be given two arguments."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of a builtin
+        return False
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(needed) == 2
 
 
 def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:
@@ -137,7 +149,7 @@ class FrameStream:
 
         def compute(ctx: BatchContext) -> DataFrame:
             start, end = ctx.entry.ranges.get(name, (None, None))
-            if start == end:
+            if start == end or ctx.entry.n in graph.log.skipped:
                 return nothing
             try:
                 return source.read(start, end)
@@ -150,10 +162,15 @@ class FrameStream:
 
     # --- each batch on its own
 
-    def transform(self, function: Callable[[DataFrame], DataFrame]) -> FrameStream:
+    def transform(
+        self, function: Callable[[DataFrame], DataFrame] | Callable[[datetime, DataFrame], DataFrame]
+    ) -> FrameStream:
         """Apply a function from DataFrame to DataFrame to each batch. As DStream's, it is called for every batch.
 
-        It is also called once at each start, with an empty DataFrame. Raises UsageError if the function returns
+        A function of two arguments gets the recorded time of the batch first, a datetime in UTC. Spark's
+        `current_timestamp` and the like are refused at the start: they would change when a batch runs again.
+
+        The function is also called once at each start, with an empty DataFrame. Raises UsageError if it returns
         anything but a DataFrame.
 
         Cost: grows with what the function does.
@@ -164,13 +181,21 @@ class FrameStream:
         ...     return frame.sort("value").limit(1)
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).transform(first), [["b", "a"]])
         [[Row(value='a')]]
+
+        >>> from pyspark.sql import functions as F
+        >>> def stamped(time, frame):
+        ...     return frame.select("value", F.unix_seconds(F.lit(time)).alias("at"))
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).transform(stamped), [["a"], ["b"]])
+        [[Row(value='a', at=1)], [Row(value='b', at=2)]]
         """
+        call: Callable[..., DataFrame] = function
+        takes_time = _takes_time(call)
 
         def compute(ctx: BatchContext) -> DataFrame | None:
             frame = ctx.frame(self.compute)
             if frame is None:
                 return None
-            made = function(frame)
+            made = call(self.graph.time(ctx.entry), frame) if takes_time else call(frame)
             if not isinstance(made, DataFrame):
                 raise UsageError(
                     f"the function {getattr(function, '__name__', function)!r} given to transform returned "
@@ -376,6 +401,9 @@ class FrameStream:
     def cache(self) -> FrameStream:
         """Keep each batch in memory while its outputs run, for a stream that several of them use.
 
+        All of them see the same rows, also if a step before draws by chance, as `uuid()` does, and while an output is
+        retried; a batch that runs again after a restart, or after an executor was lost, draws again.
+
         Cost: grows with the rows of the batch.
 
         >>> import sparkstream_kit as ss
@@ -391,7 +419,7 @@ class FrameStream:
         def compute(ctx: BatchContext) -> DataFrame | None:
             frame = ctx.frame(self.compute)
             if frame is not None and not ctx.is_dry_run:
-                ctx.cached.append(frame.persist())
+                ctx.cached[compute] = frame.persist()
             return frame
 
         return FrameStream(self.graph, compute, self)

@@ -47,6 +47,7 @@ def status(home: Home) -> dict[str, Any]:
             for name, offset in sorted(last.end_offsets.items())
         },
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
+        "skipped": sorted(int(n) for n in storage.names(home / "skipped")),
         "states": {name: {"snapshots": numbers} for name, numbers in states.items()},
         "checkpoint": _checkpoint(home),
     }
@@ -75,6 +76,8 @@ def describe(facts: dict[str, Any]) -> str:
             lag += f"; {n} {'file' if n == 1 else 'files'} may be removed (--json lists them)"
         lines[f"source {name}"] = f"read up to {json.dumps(source['end_offset'])}{lag}"
     lines["replayable"] = f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
+    if facts["skipped"]:
+        lines["skipped"] = f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"
     for name, state in facts["states"].items():
         lines[f"state {name}"] = f"snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}"
     if checkpoint:

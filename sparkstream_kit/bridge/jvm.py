@@ -14,6 +14,7 @@ from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
+from pyspark.errors.exceptions.captured import CapturedException
 
 from ..errors import UsageError
 from .log4j import quiet_launch
@@ -82,6 +83,15 @@ def reason(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
     return lines[-1 if "Traceback (most recent call last)" in text else 0].strip()
+
+
+def is_caused_by_data(error: BaseException) -> bool:
+    """Whether rows made it fail, such as a division by zero, or a Python function that raises for some of them.
+
+    By the SQLSTATE of the error (SparkThrowable): class 22, data exception, and 38, of external routines.
+    """
+    state = error.getSqlState() if isinstance(error, CapturedException) else None
+    return bool(state) and str(state)[:2] in ("22", "38")
 
 
 def halt(code: int, message: str) -> None:

@@ -42,7 +42,8 @@ class BatchContext:
     before: int
     """Recorded time of the previous entry, in ms."""
     frames: dict[Compute, DataFrame | None] = field(default_factory=dict)
-    cached: list[DataFrame] = field(default_factory=list)
+    cached: dict[Compute, DataFrame] = field(default_factory=dict)
+    """The frames that are kept in Spark's cache, each with its node."""
 
     def frame(self, compute: Compute) -> DataFrame | None:
         """The frame of a node in this batch, computed once."""
@@ -94,6 +95,8 @@ class Output:
 
 class State(Protocol):
     """A node with a frame that each batch updates."""
+
+    source: Stream
 
     def at(self, ctx: BatchContext) -> DataFrame:
         """The state after a batch, built from the newest snapshot and the entries since."""
@@ -222,8 +225,13 @@ class Graph:
         for name, output in self.outputs.items():
             with _usage_errors(f"the output {name!r}"):
                 frame = self._dry_run.frame(output.compute)
+                _refuse_clock(frame)
                 if output.check is not None and frame is not None:
                     output.check(frame, self.batch(self.log.last))
+        cut = [node.source for node in self.states.values()] + [node.source for node in self.windows]
+        for source in cut:  # the plan of a result ends at a state or window
+            with _usage_errors("a state or window"):
+                _refuse_clock(self._dry_run.frame(source.compute))
         for state in self.states.values():
             state.restore()
 
@@ -236,8 +244,11 @@ class Graph:
 
     def batch(self, entry: Entry) -> Batch:
         """What outputs are passed for an entry."""
-        time = datetime.fromtimestamp(entry.time / 1000, timezone.utc)
-        return Batch(entry.n, time, self.home.id, entry.ranges, entry.end_offsets)
+        return Batch(entry.n, self.time(entry), self.home.id, entry.ranges, entry.end_offsets)
+
+    def time(self, entry: Entry) -> datetime:
+        """The recorded time of an entry, in UTC."""
+        return datetime.fromtimestamp(entry.time / 1000, timezone.utc)
 
     def context(self, entry: Entry) -> BatchContext:
         """The context of an entry, the same one until `drop_contexts`."""
@@ -260,11 +271,20 @@ class Graph:
         """Free a local checkpoint when the batch is over; until then query plans may read it."""
         self._discarded.append(frame)
 
-    def drop_contexts(self) -> None:
-        """Drop the frames of all batches, because the batch is over or will be retried."""
+    def drop_contexts(self, *, keep_cached: bool = False) -> None:
+        """Drop the frames of all batches, because the batch is over or will be retried.
+
+        A retry keeps what is in Spark's cache: an output that has been written saw it, and the others must see the same
+        rows, whatever the steps before it draw by chance.
+        """
         for ctx in self._contexts.values():
-            for frame in ctx.cached:
-                frame.unpersist()
+            kept = {c: frame for c, frame in ctx.cached.items() if keep_cached and dataframes.is_cached(frame)}
+            for compute, frame in ctx.cached.items():
+                if compute not in kept:
+                    frame.unpersist()
+            ctx.frames, ctx.cached = dict(kept), kept
+        if keep_cached:
+            return
         for frame in self._discarded:
             dataframes.free(frame)
         self._contexts.clear()
@@ -312,6 +332,15 @@ def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
     if name in nodes:
         raise UsageError(f"two {kind} are named {name!r}: give each a name= of its own, and keep it across restarts")
     nodes[name] = node
+
+
+def _refuse_clock(frame: DataFrame | None) -> None:
+    found = [] if frame is None else dataframes.clock_functions(frame)
+    if found:
+        raise UsageError(
+            f"the job uses {found[0]}, which changes when a batch runs again: take the recorded time of the batch, by "
+            "transform(lambda time, frame: ...)"
+        )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
     offsets/<n>             entry n: recorded time, offset range of each source, epoch of the lease that wrote it
     offsets/<n>.done        all outputs of batch n are written
+    offsets/<n>.skipped     why an operator set the input of batch n aside
     offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed
     offsets/drain           the end offsets of a drain, from its start until it has reached them
 
@@ -65,6 +66,9 @@ class OffsetLog:
         self._last = max([first.n, *(int(name) for name in names if name.isdigit())])
         self._entries = {first.n: first} | {n: self._read(str(n)) for n in range(first.n + 1, self._last + 1)}
         self._done = {first.n} | {int(name.removesuffix(".done")) for name in names if name.endswith(".done")}
+        skipped = (name for name in names if name.endswith(".skipped"))
+        self.skipped = {int(name.removesuffix(".skipped")): storage.read(f"{self._root}/{name}") for name in skipped}
+        """The batches whose input is set aside, and why."""
 
     def _read(self, name: str) -> Entry:
         """An entry, without fields that a newer version added; HomeDamaged if it is missing or unreadable."""
@@ -132,6 +136,11 @@ class OffsetLog:
         """Record that all outputs of batch n are written."""
         storage.write(f"{self._root}/{n}.done", "")
         self._done.add(n)
+
+    def skip(self, n: int, why: str) -> None:
+        """Set the input of a batch aside: it runs without."""
+        storage.write(f"{self._root}/{n}.skipped", why)
+        self.skipped[n] = why
 
     def give_up(self, sources: list[str]) -> None:
         """Leave these sources out of the end offsets of the next entries."""
