@@ -7,6 +7,7 @@ offsets/        the offset log
 sources/        what sources record: ranges of files and copies of them, the first start of a generator
 received/       landed batches of receivers
 enrichment/     versions of the tables that streams are joined with
+skipped/        input of batches that an operator set aside
 rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
