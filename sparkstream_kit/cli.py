@@ -10,6 +10,7 @@
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
     sparkstream skip HOME N           set aside the input of a batch that can never be finished
+    sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
 
 A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
 the JVM and take a few seconds longer.
@@ -29,6 +30,7 @@ from typing import Any
 from . import __version__, _lazy, _spark
 from .bridge import jvm
 from .context import live_session
+from .engine import clocks
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
 from .peek import peek
@@ -102,6 +104,20 @@ The next start copies the rows of the batch, as its sources read them, to HOME/s
 it without: states and windows never see them. Outputs that had written the batch before it failed keep what they have.
 The job must not be running. Mend the job first if you can: an unfinished batch runs again at each start, with the code
 that the job has then.
+"""
+
+
+RESET = """\
+Bring back the times of a home that were recorded while the machine's clock was ahead, once the clock is right again.
+`sparkstream status` says whether there are any.
+
+    sparkstream stop HOME --wait
+    sparkstream reset-clock HOME
+
+What was recorded ahead of the clock then counts as recorded now: windows slide and keys expire from here on, as if
+these batches had just come. Watermarks go back, too, so rows dated from now on are not late; an event-time window or
+session that was closed while the clock was ahead gives a second result if such rows belong to it. No row is read again,
+and none is left out. The job must have stopped gracefully. A generator waits until the clock has caught up.
 """
 
 
@@ -181,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     add("home")
     add("batch", type=int, metavar="N", help="its number, which the error of the job names")
     add("--reason", default="", help="kept with the batch and logged")
+    add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
+    add("home")
     return parser
 
 
@@ -232,6 +250,11 @@ def _rebuild(options: argparse.Namespace) -> None:
     print(
         f"if another output of the job writes files, remove its folders batch=<n> with n above {last} before the start"
     )
+
+
+def _reset_clock(options: argparse.Namespace) -> None:
+    ahead = clocks.reset(_existing(options.home))
+    print(f"times were up to {clocks.about(ahead)} ahead, and are brought back to now" if ahead else "no time is ahead")
 
 
 LEDGER = {"ledger": "_sql_ledger"}

@@ -26,7 +26,7 @@ from .columns import Columns, column_names, named, other_columns
 from .contracts import Source, Write
 from .durations import Duration
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
-from .engine.state import StateNode, batch_literal, expiring
+from .engine.state import StateNode, as_saved, batch_literal, expiring, not_after
 from .engine.windows import AggregatedWindow, Window
 from .errors import InputLost, UsageError
 from .recovery import landing
@@ -646,7 +646,8 @@ class FrameStream:
             gone = F.lit(False) if span is None else _idle(ctx.entry.time - span)
             return agg.result(node.at(ctx).filter(gone), keys, aggregates)
 
-        node = StateNode(self, name or _by(keys), keys, empty, advance, retain, agg.meanings(aggregates))
+        means, loaded = agg.meanings(aggregates), as_saved if span is None else not_after("__seen")
+        node = StateNode(self, name or _by(keys), keys, empty, advance, retain, means, loaded)
         look_back = inf
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)

@@ -35,7 +35,7 @@ from ..errors import BatchFailed, Fenced, InputLost, KitError
 from ..recovery import landing
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
-from . import skipped
+from . import clocks, skipped
 from .graph import Graph, Output, State
 from .rate import RateController
 
@@ -80,6 +80,8 @@ class Engine:
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._rate = RateController(graph.interval / 1000)
         self._failure: BaseException | None = None
+        self._is_ahead = False
+        """Whether the recorded time was ahead of the clock when that was last looked at."""
         self._planning_tick = 0
         """The newest tick that was waiting when a batch ended: it plans for all the earlier ones."""
         self._idle_since = clock.monotonic()
@@ -91,6 +93,7 @@ class Engine:
         if not self._drain:
             self.graph.log.end_drain()  # left by a drain that was interrupted
         self._lease.start_renewing(self._lost)
+        self.check_clock()
 
     def _lost(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -98,6 +101,19 @@ class Engine:
     def stop_requested(self) -> bool:
         """Whether somebody deleted the stop marker of the home."""
         return self.graph.home.stop_requested()
+
+    def check_clock(self) -> None:
+        """Warn, once each time it happens, that the recorded time is ahead of the machine's clock."""
+        ahead = clocks.ahead_by(self.graph.log)
+        if ahead and not self._is_ahead:
+            log.warning(
+                "the recorded time is %s ahead of this machine's clock: until the clock has caught up, windows do not "
+                "slide, keys do not expire, and a job that was running when the clock went back runs no batch. If the "
+                "clock is right now, stop the job, run `sparkstream reset-clock %s`, and start it again",
+                clocks.about(ahead),
+                self.graph.home.root,
+            )
+        self._is_ahead = ahead > 0
 
     def log_summary(self) -> None:
         """Log a summary of this run: batches, rows written by each output, retries with their last error."""
@@ -213,8 +229,7 @@ class Engine:
         """Write the next entry; None if there is nothing to process."""
         last = self.graph.log.last
         time = max(tick, last.time + 1)
-        if tick < last.time and ends is None:
-            log.warning("the clock went back by %d ms: batches are recorded at later times", last.time - tick)
+        self.check_clock()
         ranges, available = {}, {}
         for name, source in self.graph.sources.items():
             start = last.end_offsets.get(name)
@@ -232,7 +247,7 @@ class Engine:
         if not ranges and not self.graph.is_due(time):
             return None
         self._lease.check()
-        return self.graph.log.append(time, ranges, data=bool(ranges), available=available)
+        return self.graph.log.append(time, ranges, data=bool(ranges), available=available, now=clocks.machine_clock())
 
     def _prepared(self, ranges: dict[str, OffsetRange], *, draining: bool) -> dict[str, OffsetRange]:
         """The ranges that can be read; in a drain InputLost if that is not all, as it could not end."""

@@ -104,6 +104,16 @@ def retire(home: Home, *, give_up_received: bool = False) -> None:
         _set_aside(home, "the job no longer has received streams or plain DStreams", give_up_received)
 
 
+def set_aside_before_reset(home: Home) -> None:
+    """Set the checkpoint aside before the clock is reset: Spark takes the one with the latest time for the newest.
+
+    CheckpointRefused if it may hold unprocessed received records.
+    """
+    if storage.exists(home / "checkpoint"):
+        _set_aside(home, "it may have been written while the clock was ahead", give_up_received=False)
+        storage.delete(home / "downtime.json")
+
+
 def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:
     """Skip the batches in which nothing can have been received, now and after the next crash."""
     note, files = home / "downtime.json", storage.names(home / "checkpoint/receivedBlockMetadata")

@@ -16,6 +16,7 @@ from ..bridge import dataframes
 from ..columns import Columns, column_names, named
 from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
+from ..recovery.offset_log import Entry
 from .graph import BatchContext, Slide, Stream, add_named
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,20 @@ def batch_literal(number: float) -> Column:
     return F.get(F.array(F.lit(number)), F.spark_partition_id() * 0)
 
 
+def as_saved(rows: DataFrame, _: Entry) -> DataFrame:
+    """The rows of a snapshot that holds no times."""
+    return rows
+
+
 class StateNode:
     """A frame that each batch turns into the next, in executor memory and, every few batches, in a snapshot.
 
     `empty(new, time)` returns the rows before the first batch, given its recorded time. `advance(state, new, ctx)`
     returns the rows after a batch, including those that expire with it; `retain(rows, time)` returns the rows that
     stay, and must be idempotent. `means` says of columns what they are, such as "sum(bytes)"; it is saved with them,
-    and a state that meant something else is refused. `localCheckpoint` keeps Spark's binary rows and their partitioning
-    by key, so only the new rows of a batch are shuffled.
+    and a state that meant something else is refused. `loaded(rows, entry)` returns the rows of a snapshot without times
+    that are later than its entry, as they are once the clock was reset. `localCheckpoint` keeps Spark's binary rows and
+    their partitioning by key, so only the new rows of a batch are shuffled.
     """
 
     def __init__(
@@ -50,10 +57,12 @@ class StateNode:
         advance: Callable[[DataFrame, DataFrame, BatchContext], DataFrame],
         retain: Callable[[DataFrame, int], DataFrame] = lambda rows, time: rows,
         means: Mapping[str, str] = snapshots.NOTHING,
+        loaded: Callable[[DataFrame, Entry], DataFrame] = as_saved,
     ):
         self.source = source
         self._graph, self._name, self._keys = source.graph, name, column_names(keys)
-        self._empty, self._advance, self._retain, self._means = empty, advance, retain, means
+        self._empty, self._advance, self._retain, self._loaded = empty, advance, retain, loaded
+        self._means = means
         self._frame: DataFrame | None = None  # checkpointed rows
         self._rows: DataFrame | None = None  # those that exist after batch n
         self._n = 0
@@ -126,6 +135,8 @@ class StateNode:
                 self._name,
                 compacted,
             )
+        if n:  # not before `compacted`, which was refused above
+            frame = self._loaded(frame, self._graph.log[n])
         placed = frame.repartition(*named(self._keys)) if self._keys else frame.coalesce(1)
         self._frame = self._rows = placed.localCheckpoint()
         self._n = max(n, compacted)
@@ -147,3 +158,14 @@ def expiring(aggregates: Aggregates) -> Aggregates:
     """The aggregates plus one: the recorded time of the newest batch in which the key was seen."""
     seen = Part(lambda _: F.max("__time"), F.max)
     return {**aggregates, "__seen": Aggregate((seen,), lambda time: time)}
+
+
+def not_after(column: str) -> Callable[[DataFrame, Entry], DataFrame]:
+    """For `loaded`: a column of times in ms that is at most the recorded time of the entry."""
+
+    def loaded(rows: DataFrame, entry: Entry) -> DataFrame:
+        kind = rows.schema[column].dataType
+        at_most = F.when(F.col(column) > entry.time, F.lit(entry.time).cast(kind)).otherwise(F.col(column))
+        return rows.withColumn(column, at_most)
+
+    return loaded

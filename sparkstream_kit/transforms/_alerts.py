@@ -28,7 +28,7 @@ from ..aggregates import Aggregate
 from ..columns import Columns, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
-from ..engine.state import StateNode, batch_literal
+from ..engine.state import StateNode, batch_literal, not_after
 from ..errors import UsageError
 from ..frames import FrameStream
 
@@ -205,7 +205,8 @@ def _alerts(
         return rows.withColumn("__alert", F.lit(False))
 
     kind = ", ".join(part.means for part in metric.parts if part.means)
-    node = StateNode(stream, name, keys, empty, advance, retain, {column: f"memory of {kind}" for column in memory})
+    means = {column: f"memory of {kind}" for column in memory}
+    node = StateNode(stream, name, keys, empty, advance, retain, means, not_after("__since"))
 
     def alerts(ctx: BatchContext) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")
