@@ -481,6 +481,19 @@ def test_the_start_refuses(what: str, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("kind", ["json", "parquet", "text", "sql", "webhook"])
+def test_columns_of_the_same_name_are_refused_at_the_start(kind: str, tmp_path: Path) -> None:
+    where = {"sql": f"sqlite:///{tmp_path}/rows.db", "webhook": "http://127.0.0.1:1/"}.get(kind, str(tmp_path / "out"))
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given_rows(ssc, [[("a", 1)]], SCHEMA).select("k", F.col("v").alias("K"))
+        getattr(ss.outputs, kind)(rows, where)
+        return {}
+
+    with pytest.raises(UsageError, match="got the columns k and K, expected names that differ: rename or drop one"):
+        run_ticks(build, tmp_path / "home", [])
+
+
 def test_two_outputs_or_sources_with_the_same_name_are_refused(tmp_path: Path) -> None:
     def two_outputs(ssc: StreamingContext) -> dict[str, FrameStream]:
         rows = given_rows(ssc, [], SCHEMA)

@@ -20,6 +20,7 @@ from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
 from ..bridge import dataframes, jvm, streaming
+from ..columns import check_unique
 from ..contracts import Batch, Source, Write
 from ..errors import StateRefused, UsageError
 from ..recovery import snapshots, storage
@@ -227,6 +228,7 @@ class Graph:
                 frame = self._dry_run.frame(output.compute)
                 _refuse_clock(frame)
                 if output.check is not None and frame is not None:
+                    check_unique(frame.columns)
                     output.check(frame, self.batch(self.log.last))
         cut = [node.source for node in self.states.values()] + [node.source for node in self.windows]
         for source in cut:  # the plan of a result ends at a state or window

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..columns import check_unique
 from ..contracts import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
@@ -71,7 +72,7 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
                 sent.add(key)
         return len(rows)
 
-    stream.for_each_batch(write, name=f"webhook:{name}")
+    stream.for_each_batch(write, name=f"webhook:{name}", check=lambda frame, before: check_unique(frame.columns))
 
 
 def _check(url: str) -> None:
