@@ -38,12 +38,14 @@ class Window:
     def __post_init__(self) -> None:
         self.graph = self.source.graph
         self.graph.windows.append(self)
-        self.graph.slides.append(Slide(self.slide, self.look_back))
+        self.reach = self.length + self.source.look_back
+        """How far back the data may be that a result has, in ms."""
+        self.graph.slides.append(Slide(self.slide, self.reach))
 
     @property
     def look_back(self) -> float:
         """How far back it may read the batches of its sources, in ms."""
-        return self.length + self.source.look_back
+        return self.reach
 
     def inside(self, ctx: BatchContext) -> list[BatchContext]:
         """The batches inside the window in which the source can have rows."""
@@ -64,8 +66,8 @@ class Window:
     def _warn_if_partial(self, time: int) -> None:
         """Once: a window that was added, or made longer, may look back further than the log does."""
         self._is_whole, first = True, self.graph.log.compacted_to
-        if first.n and first.time > time - self.look_back:
-            whole = datetime.fromtimestamp((first.time + self.look_back) / 1000, timezone.utc)
+        if first.n and first.time > time - self.reach:
+            whole = datetime.fromtimestamp((first.time + self.reach) / 1000, timezone.utc)
             log.warning(
                 "a window of %s is new or longer than before, and the batches up to %d are no longer known: until "
                 "%s UTC its results are without them",
@@ -103,7 +105,7 @@ class AggregatedWindow(Window):
     @property
     def look_back(self) -> float:
         """How far back it may read the batches of its sources, in ms: a slide subtracts what left since the last."""
-        return super().look_back + self.slide
+        return self.reach + self.slide
 
     def result(self, ctx: BatchContext) -> DataFrame | None:
         """The result of the window if the slide fires; otherwise None, after aggregating the batch."""

@@ -9,8 +9,8 @@ alerts as a stream, one row for each key that is out of bounds in the batch:
     expected: double
     actual: double        the metric
 
-A batch without rows for a key leaves that key unchanged and does not end its run. Without keys every recorded batch
-counts, even if this stream has no rows in it. NaN and infinite metrics are compared as in SQL, where NaN is above every
+A batch without rows for a key leaves that key unchanged and does not end its run. Without keys every batch counts in
+which a source of the stream has data, even if the stream has no rows in it. NaN and infinite metrics are compared as in SQL, where NaN is above every
 number, and never become the expected value of a later one. Times come from the offset log, so a retried batch returns
 the same alerts.
 """
