@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, LongType, NullType
+from pyspark.sql.types import DataType, IntegralType, LongType
 
 from .columns import Columns, named, quoted
 from .errors import UsageError
@@ -41,8 +41,9 @@ class Aggregate:
 
     parts: tuple[Part, ...]
     result: Callable[..., Column]
+    column: str = ""
     of_integers: Aggregate | None = None
-    """Used instead if the first part is bigint; it has as many parts."""
+    """Used instead if `column` has integers; its first part is then bigint, and it has as many parts."""
 
 
 Aggregates = Mapping[str, Aggregate]
@@ -334,10 +335,9 @@ def partial(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFram
     >>> ss.aggregates.partial(numbers, [], {"mean": ss.aggregates.mean("id")}).collect()
     [Row(mean=10, mean_1=4, mean_2=0)]
     """
-    typed = {}
-    for name, a in aggregates.items():
-        first = frame.select(a.parts[0].make(frame)).schema[0].dataType if a.of_integers else NullType()
-        typed[name] = _typed(a, first)
+    typed = {
+        name: a.of_integers if a.of_integers and _has_integers(frame, a.column) else a for name, a in aggregates.items()
+    }
     parts = (part.make(frame).alias(name) for name, part in named_parts(typed))
     return frame.groupBy(*named(keys)).agg(*parts)
 
@@ -445,7 +445,7 @@ def _total(column: str, result: Callable[..., Column], of_integers: Callable[...
         additive=True,
     )
     wide = Aggregate((low, count, high), of_integers)
-    return Aggregate((total, count, unused), lambda total, n, high: result(total, n), wide)
+    return Aggregate((total, count, unused), lambda total, n, high: result(total, n), column, wide)
 
 
 def _carried(low: Column, high: Column) -> Column:
@@ -456,6 +456,11 @@ def _carried(low: Column, high: Column) -> Column:
 def _typed(aggregate: Aggregate, first: DataType) -> Aggregate:
     """The aggregate, or the one of integers, by the type of its first part."""
     return aggregate.of_integers if aggregate.of_integers and isinstance(first, LongType) else aggregate
+
+
+def _has_integers(frame: DataFrame, column: str) -> bool:
+    field = frame.schema[column] if column in frame.columns else frame.select(column).schema[0]
+    return isinstance(field.dataType, IntegralType)
 
 
 def _pair_of(frame: DataFrame, by: str, column: str) -> Column:

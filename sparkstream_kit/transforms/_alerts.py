@@ -10,9 +10,9 @@ alerts as a stream, one row for each key that is out of bounds in the batch:
     actual: double        the metric
 
 A batch without rows for a key leaves that key unchanged and does not end its run. Without keys every batch counts in
-which a source of the stream has data, even if the stream has no rows in it. NaN and infinite metrics are compared as in SQL, where NaN is above every
-number, and never become the expected value of a later one. Times come from the offset log, so a retried batch returns
-the same alerts.
+which a source of the stream has data, even if the stream has no rows in it. NaN and infinite metrics are compared as in
+SQL, where NaN is above every number, and never become the expected value of a later one. Times come from the offset
+log, so a retried batch returns the same alerts.
 """
 
 from __future__ import annotations
