@@ -653,7 +653,12 @@ class FrameStream:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
             look_back = span + step
             self.graph.slides.append(Slide(step, self.look_back + look_back))
-        return StateStream(self, lambda ctx: agg.result(node.retained(ctx), keys, aggregates), expired, look_back)
+
+        def rows(ctx: BatchContext) -> DataFrame | None:
+            skips = ctx.frame(self.compute) is None  # as its input does between two slides
+            return None if skips else agg.result(node.retained(ctx), keys, aggregates)
+
+        return StateStream(self, rows, expired, look_back)
 
     def update_state_by_key_python(
         self,
@@ -704,8 +709,9 @@ class FrameStream:
 
         node = StateNode(self, name or _by(keys), keys, empty, advance)
 
-        def rows(ctx: BatchContext) -> DataFrame:
-            return node.at(ctx).select(*named(names), "__state.*")
+        def rows(ctx: BatchContext) -> DataFrame | None:
+            skips = ctx.frame(self.compute) is None
+            return None if skips else node.at(ctx).select(*named(names), "__state.*")
 
         return FrameStream(self.graph, rows, self, stateful=True, look_back=inf)
 

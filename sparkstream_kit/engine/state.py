@@ -12,7 +12,6 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..aggregates import Aggregate, Aggregates, Part
-from ..bridge import dataframes
 from ..columns import Columns, column_names, named
 from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
@@ -150,7 +149,7 @@ class StateNode:
             self._rows = retained
         else:
             self._frame = self._rows = self._advance(retained, new, ctx).localCheckpoint()
-            dataframes.free(before)
+            self._graph.discard(before)  # not at once: another state that replays may have yet to read it
         self._n = ctx.entry.n
 
 
