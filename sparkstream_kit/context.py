@@ -13,6 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Collection
+from typing import Any
 
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
@@ -21,7 +22,7 @@ from pyspark.streaming import StreamingContext
 from . import _spark, durations, settings
 from .bridge import dataframes, jvm, streaming
 from .bridge.callbacks import check_callbacks
-from .checks import check_cores, check_writable
+from .checks import check_cores, check_python, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
@@ -64,10 +65,11 @@ def get_or_create(
     beside a saved one that is not used, when its earlier input is gone: they may have been renamed. Bytes of input
     files that a recorded batch needs and that are gone are refused, too, unless `give_up_files` names the file.
 
-    Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
-    or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
-    checkpoint that cannot be read, resumed or written; HomeInUse if another driver holds the home; HomeDamaged,
-    NewerFormat or StateRefused for what is in it; StopRequested if a stop was requested while the job was down.
+    Raises UsageError for whatever Spark, Hadoop or Java refuse before the start: an invalid interval, no Java, a
+    checkpoint or home that cannot be written, a definition without outputs or with columns that do not exist, receivers
+    that leave no core, an unsupported PySpark, local workers of another Python; CheckpointRefused for a checkpoint that
+    cannot be read, resumed or written; HomeInUse if another driver holds the home; HomeDamaged, NewerFormat or
+    StateRefused for what is in it; StopRequested if a stop was requested while the job was down.
 
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import local_session
@@ -80,12 +82,36 @@ def get_or_create(
     (0, ['a', 'b'])
     """
     interval = durations.milliseconds(batch_interval)
+    with jvm.refusals(lambda why: f"the job cannot start ({why}): change what it names", of=jvm.THROWN):
+        return _get_or_create(
+            build,
+            interval,
+            checkpoint,
+            home,
+            conf,
+            max_per_batch=max_per_batch,
+            drain=drain,
+            give_up_received=give_up_received,
+            give_up_sources=give_up_sources,
+            give_up_files=give_up_files,
+        )
+
+
+def _get_or_create(
+    build: Build,
+    interval: int,
+    checkpoint: str | None,
+    home: str | None,
+    conf: SparkConf | None,
+    **options: Any,
+) -> StreamingContext:
     check_callbacks()
     active = StreamingContext.getActive()
     if active is not None:
         return active
     presets = (settings.FRAMES, settings.WRITE_AHEAD_LOG) if home is not None else ()
     session = live_session(conf, *presets)
+    check_python(session.sparkContext)
 
     def create() -> StreamingContext:
         ssc = new_context(session, interval)
@@ -98,15 +124,7 @@ def get_or_create(
         ssc = create()
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
-            return at_home(
-                ssc,
-                home,
-                max_per_batch=max_per_batch,
-                drain=drain,
-                give_up_received=give_up_received,
-                give_up_sources=give_up_sources,
-                give_up_files=give_up_files,
-            )
+            return at_home(ssc, home, **options)
     if not streaming.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)

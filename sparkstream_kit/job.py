@@ -26,6 +26,7 @@ from .engine import batches
 from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
 from .lifecycle import run
+from .redaction import printable_lines
 from .transforms import access_log
 
 log = logging.getLogger(__name__)
@@ -169,12 +170,17 @@ def _stop_after(text: str | None) -> Callable[[int], bool]:
     return lambda finished: time.monotonic() - started() >= seconds
 
 
+class _Printable(logging.Formatter):
+    """Log lines whose data cannot command the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 def _log_to_stderr(*, quiet: bool) -> None:
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     logging.getLogger("py4j").setLevel(logging.ERROR)
 
 

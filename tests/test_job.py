@@ -99,6 +99,8 @@ def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path
     ("words", "said"),
     [
         (["--source", "files:/nowhere/at/all"], "error: '/nowhere/at/all' is not a directory"),
+        (["--source", "files:s3a://bucket/logs"], "error: this Spark cannot open 's3a://bucket/logs' (Class "),
+        (["--source", "generator:?count=1", "--home", "s3a://bucket/home"], "error: this Spark cannot open 's3a://"),
         (["--source", "socket:127.0.0.1:1"], "error: nobody listens on 127.0.0.1:1"),
         (["--source", "generator:?count=1", "--batch-interval", "fast"], "error: invalid duration 'fast'"),
         (["--source", "generator:?count=1", "--home", "/proc/home"], "error: cannot write the home '/proc/home'"),

@@ -51,16 +51,16 @@ def write_first(ssc: StreamingContext) -> None:
     """
     if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
-    try:
+
+    def sentence(why: str) -> str:
+        return (
+            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({why}): the directory must "
+            "be writable, and functions must not refer to objects that cannot be pickled, such as locks, connections, "
+            "contexts and broadcasts"
+        )
+
+    with jvm.refusals(sentence, kind=CheckpointRefused):
         surgery.write_first_checkpoint(ssc)
-    except UsageError as error:  # of an unsupported PySpark
-        raise CheckpointRefused(str(error)) from error
-    except Exception as error:
-        raise CheckpointRefused(
-            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
-            "directory must be writable, and functions must not refer to objects that cannot be pickled, such as "
-            "locks, connections, contexts and broadcasts"
-        ) from error
 
 
 def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:

@@ -352,11 +352,8 @@ def _usage_errors(what: str) -> Iterator[None]:
     for logger in loggers:
         logger.disabled = True
     try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{what} cannot work: {jvm.reason(error)}") from error
+        with jvm.refusals(lambda why: f"{what} cannot work: {why}"):
+            yield
     finally:
         for logger in loggers:
             logger.disabled = False

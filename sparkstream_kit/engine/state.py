@@ -137,6 +137,8 @@ class StateNode:
         if n:  # not before `compacted`, which was refused above
             frame = self._loaded(frame, self._graph.log[n])
         placed = frame.repartition(*named(self._keys)) if self._keys else frame.coalesce(1)
+        if self._frame is not None:
+            self._graph.discard(self._frame)
         self._frame = self._rows = placed.localCheckpoint()
         self._n = max(n, compacted)
 
