@@ -45,6 +45,7 @@ def get_or_create(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     conf: SparkConf | None = None,
 ) -> StreamingContext:
@@ -60,9 +61,10 @@ def get_or_create(
     `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
     one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
     write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early. A source
-    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is a new state
-    beside a saved one that is not used, when its earlier input is gone: they may have been renamed. Bytes of input
-    files that a recorded batch needs and that are gone are refused, too, unless `give_up_files` names the file.
+    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is an output that
+    it has written, unless `give_up_outputs` names it, and a new state beside a saved one that is not used, when its
+    earlier input is gone: they may have been renamed. Bytes of input files that a recorded batch needs and that are
+    gone are refused, too, unless `give_up_files` names the file.
 
     Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
     or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
@@ -105,6 +107,7 @@ def get_or_create(
                 drain=drain,
                 give_up_received=give_up_received,
                 give_up_sources=give_up_sources,
+                give_up_outputs=give_up_outputs,
                 give_up_files=give_up_files,
             )
     if not streaming.output_count(ssc):
@@ -137,6 +140,7 @@ def at_home(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
@@ -166,7 +170,7 @@ def at_home(
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         home.upgrade()
         graph.give_up_files = give_up_files
-        graph.check_names(give_up_sources)
+        graph.check_names(give_up_sources, give_up_outputs)
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")
@@ -177,6 +181,7 @@ def at_home(
             checkpoints.write_first(ssc)
         else:
             checkpoints.retire(home, give_up_received=give_up_received)
+        graph.note_outputs()
         home.mark_running()
     except BaseException:
         lease.release()

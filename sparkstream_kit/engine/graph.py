@@ -71,6 +71,8 @@ class Output:
     write: Write
     check: Write | None = None
     """Called at every start with the empty frame and the last batch of earlier runs (n = 0 if there is none)."""
+    lasting: bool = True
+    """Whether what it writes stays, so that a start without it would leave a gap; False for a screen."""
 
 
 class State(Protocol):
@@ -141,11 +143,12 @@ class Graph:
         assert self._log is not None
         return self._log
 
-    def check_names(self, give_up_sources: Collection[str] = ()) -> None:
-        """Refuse a job that lacks a source or state which its home knows by name: it may have been renamed.
+    def check_names(self, give_up_sources: Collection[str] = (), give_up_outputs: Collection[str] = ()) -> None:
+        """Refuse a job that lacks a source, state or output which its home knows by name: it may have been renamed.
 
-        Under a new name all input would be read once more, and a state would start from what the log still has. Sources
-        in `give_up_sources` are forgotten, with a warning.
+        Under a new name all input would be read once more, a state would start from what the log still has, and what an
+        output misses no later batch brings. Sources in `give_up_sources` and outputs in `give_up_outputs` are
+        forgotten, with a warning.
         """
         last, mine = self.log.last, ", ".join(map(repr, sorted(self.sources)))
         for name in [] if self.log.is_done(last.n) else last.ranges:
@@ -165,6 +168,17 @@ class Graph:
                 )
             log.warning("the source %r is given up; it was read up to %s", name, offset)
         self.log.give_up([name for name in last.end_offsets if name not in self.sources])
+        has = ", ".join(map(repr, sorted(self.outputs)))
+        for name in self.home.outputs():
+            if name in self.outputs:
+                continue
+            if name not in give_up_outputs:
+                raise UsageError(
+                    f"the job wrote the output {name!r} before, and has no output of that name now, only {has}: it "
+                    "would miss every batch from here on; bring it back under that name, or give it up by "
+                    f"--give-up-output {name}"
+                )
+            log.warning("the output %r is given up after batch %d", name, last.n)
         saved = [name for name in storage.names(self.home / "state") if snapshots.numbers(self.home / f"state/{name}")]
         unused = [name for name in saved if name not in self.states]
         new = [name for name in self.states if name not in saved]
@@ -174,6 +188,10 @@ class Graph:
                 f"{unused[0]!r} that the job does not use: keep the name= of a state that continues, or delete "
                 f"{self.home / f'state/{unused[0]}'} to start {new[0]!r} empty"
             )
+
+    def note_outputs(self) -> None:
+        """Keep the names of the outputs whose results stay, so that the next start misses one that is left out."""
+        self.home.note_outputs([name for name, output in self.outputs.items() if output.lasting])
 
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column raises UsageError before the first batch."""

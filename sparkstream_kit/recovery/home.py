@@ -6,6 +6,7 @@ checkpoint/     Spark's, only for jobs with receivers or plain DStreams; see als
 offsets/        the offset log
 sources/        what sources record: ranges of files and copies of them, the first start of a generator
 received/       landed batches of receivers
+outputs         names of the outputs that the last start had, as JSON
 enrichment/     versions of the tables that streams are joined with
 rejected/       lines that parsers rejected, by output
 state/          snapshots of states
@@ -18,6 +19,7 @@ STOPPED         the last run stopped gracefully; if both are missing, a stop is 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
@@ -114,6 +116,18 @@ class Home:
 
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"
+
+    def outputs(self) -> list[str]:
+        """The names of the outputs that the last start had; none in a home from before they were kept."""
+        try:
+            return [str(name) for name in json.loads(storage.read(self / "outputs"))]
+        except FileNotFoundError:
+            return []
+
+    def note_outputs(self, names: list[str]) -> None:
+        """Keep the names of the outputs of this start."""
+        if sorted(names) != self.outputs():
+            storage.write(self / "outputs", json.dumps(sorted(names)))
 
     def stop_pending(self) -> bool:
         """Whether a stop was requested and not carried out: RUNNING is gone, and the last run ended in a crash."""
