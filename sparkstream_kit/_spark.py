@@ -12,12 +12,14 @@ it is. Import the kit before PySpark: it is the import that makes PySpark import
 Importing the package never fails for want of Spark. The first use of a public name raises UsageError if there is no
 Spark, if its version is not supported, or if SPARK_HOME holds a Spark of another version than the PySpark that is
 installed, which would start its JVM. A script that does not catch it, or that imports PySpark itself, ends with that
-sentence and exit code 2 instead of a traceback; a notebook or a shell gets the exception.
+sentence and exit code 2 instead of a traceback, as it does after any other error of the kit; a notebook or a shell gets
+the exception.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import glob
 import importlib.util
@@ -28,7 +30,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from .errors import UsageError
+from .errors import KitError, UsageError
 
 SUPPORTED = ("4.0", "4.1", "4.2", "4.3")
 INSTALL = "pip install 'pyspark>=4.0,<4.4'"
@@ -87,12 +89,11 @@ def describe() -> str:
 
 
 def prepare() -> None:
-    """Find Spark; if that fails, make a script end with the reason in one sentence instead of a traceback."""
-    try:
+    """Find Spark, and make a script that does not catch an error of the kit end with its sentence, not a traceback."""
+    with contextlib.suppress(UsageError):
         use()
-    except UsageError:
-        if not (hasattr(sys, "ps1") or sys.flags.interactive or hasattr(builtins, "__IPYTHON__")):
-            sys.excepthook = functools.partial(_end_with_a_sentence, sys.excepthook)
+    if not (hasattr(sys, "ps1") or sys.flags.interactive or hasattr(builtins, "__IPYTHON__")):
+        sys.excepthook = functools.partial(_end_with_a_sentence, sys.excepthook)
 
 
 def _importable() -> Spark | None:
@@ -176,12 +177,14 @@ def _check_same_version(importable: Spark) -> None:
 def _end_with_a_sentence(
     previous: Callable[..., object], kind: type[BaseException], error: BaseException, at: TracebackType | None
 ) -> None:
-    """The `sys.excepthook` of a process that cannot use Spark."""
+    """The `sys.excepthook` of a script."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ("pyspark", "py4j"):
-        print(f"error: {describe()}", file=sys.stderr)
-    elif isinstance(error, UsageError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
+        try:
+            use()
+        except UsageError as why:
+            error = why
+    if not isinstance(error, KitError):
         previous(kind, error, at)
         return
-    sys.exit(UsageError.exit_code)
+    print(f"error: {error}" if error.exit_code else str(error), file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -6,7 +6,10 @@ Each raises UsageError, saying what it found and what to do.
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
+from pyspark import SparkContext
 from pyspark.streaming import StreamingContext
 
 from .bridge import hadoop, jvm, streaming
@@ -48,6 +51,32 @@ def _cores(ssc: StreamingContext) -> int | None:
     return int(conf.get("spark.cores.max", "0")) or None
 
 
+def check_python(sc: SparkContext) -> None:
+    """Refuse local workers of another Python than the driver's: PySpark fails every task that needs one.
+
+    On a cluster the check passes, and such a task says which versions it met.
+
+    Cost: grows with nothing: one short process, if PYSPARK_PYTHON is another one than the driver's.
+
+    >>> import sparkstream_kit as ss
+    >>> ss.checks.check_python(ss.testing.local_session().sparkContext)
+    """
+    theirs, ours = sc.pythonExec, ".".join(map(str, sys.version_info[:2]))
+    if not (sc.master or "").startswith("local") or theirs == sys.executable:
+        return
+    what_to_do = f"unset PYSPARK_PYTHON, or set it to {sys.executable}"
+    try:
+        version = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
+        ran = subprocess.run([theirs, "-c", version], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"the workers' Python {theirs} cannot run ({error}): {what_to_do}") from None
+    if ran.stdout.strip() not in ("", ours):
+        raise UsageError(
+            f"the workers' Python {theirs} is Python {ran.stdout.strip()}, and the driver runs Python {ours}, but both "
+            f"must be of one minor version: {what_to_do}"
+        )
+
+
 def check_directory(path: str) -> str:
     """Return the path if it is a directory; textFileStream treats a missing one as empty, forever.
 
@@ -60,7 +89,9 @@ def check_directory(path: str) -> str:
     ...
     sparkstream_kit.errors.UsageError: '/none' is not a directory: create it, or name the one that files arrive in
     """
-    if not hadoop.is_directory(path):
+    with jvm.refusals(lambda why: f"cannot look at {path!r} ({why}): correct the path, or start what serves it"):
+        found = hadoop.is_directory(path)
+    if not found:
         raise UsageError(f"{path!r} is not a directory: create it, or name the one that files arrive in")
     return path
 
@@ -78,14 +109,10 @@ def check_writable(path: str) -> str:
     True
     """
     probe = f"{path.rstrip('/')}/.writable"
-    try:
+    with jvm.refusals(lambda why: f"cannot write into {path!r} ({why}): name a directory that this user can write to"):
         hadoop.make_directory(path)
         hadoop.create_file(probe)
         hadoop.delete(probe)
-    except Exception as error:
-        raise UsageError(
-            f"cannot write into {path!r} ({jvm.reason(error)}): name a directory that this user can write to"
-        ) from None
     return path
 
 

@@ -9,6 +9,8 @@
     sparkstream rebuild HOME --from URL
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
+    sparkstream skip HOME N           set aside the input of a batch that can never be finished
+    sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
 
 A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
 the JVM and take a few seconds longer.
@@ -28,6 +30,7 @@ from typing import Any
 from . import __version__, _lazy, _spark
 from .bridge import jvm
 from .context import live_session
+from .engine import clocks
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
 from .peek import peek
@@ -89,6 +92,32 @@ The source files: continues as long as its directory still has the files that we
 the order of their times; where files with older times arrived later, as mv and rsync bring them, it refuses. What
 receivers had brought is lost with the home, and a job that still needs it refuses to start. Pass a password by
 PGPASSWORD or ~/.pgpass rather than in the URL.
+"""
+
+
+SKIP = """\
+Set aside the input of an unfinished batch that fails each time, such as a row that a step cannot compute.
+
+    sparkstream skip /data/access.home 47 --reason "two rows overflow the sum, see ticket 12"
+
+The next start copies the rows of the batch, as its sources read them, to HOME/skipped/47/SOURCE, as Parquet, and runs
+it without: states and windows never see them. Outputs that had written the batch before it failed keep what they have.
+The job must not be running. Mend the job first if you can: an unfinished batch runs again at each start, with the code
+that the job has then.
+"""
+
+
+RESET = """\
+Bring back the times of a home that were recorded while the machine's clock was ahead, once the clock is right again.
+`sparkstream status` says whether there are any.
+
+    sparkstream stop HOME --wait
+    sparkstream reset-clock HOME
+
+What was recorded ahead of the clock then counts as recorded now: windows slide and keys expire from here on, as if
+these batches had just come. Watermarks go back, too, so rows dated from now on are not late; an event-time window or
+session that was closed while the clock was ahead gives a second result if such rows belong to it. No row is read again,
+and none is left out. The job must have stopped gracefully. A generator waits until the clock has caught up.
 """
 
 
@@ -164,6 +193,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--id", help="of the home, if the database knows several")
     add = command("compact", "compact the small Parquet files of an output", _compact, COMPACT)
     add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
+    add = command("skip", "set aside the input of a batch that can never be finished", _skip, SKIP)
+    add("home")
+    add("batch", type=int, metavar="N", help="its number, which the error of the job names")
+    add("--reason", default="", help="kept with the batch and logged")
+    add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
+    add("home")
     return parser
 
 
@@ -217,6 +252,11 @@ def _rebuild(options: argparse.Namespace) -> None:
     )
 
 
+def _reset_clock(options: argparse.Namespace) -> None:
+    ahead = clocks.reset(_existing(options.home))
+    print(f"times were up to {clocks.about(ahead)} ahead, and are brought back to now" if ahead else "no time is ahead")
+
+
 LEDGER = {"ledger": "_sql_ledger"}
 """Not public, and loaded only where it is needed: it needs the extra sql."""
 
@@ -224,6 +264,21 @@ LEDGER = {"ledger": "_sql_ledger"}
 def _compact(options: argparse.Namespace) -> None:
     live_session()
     print(f"{_compaction.compact(options.folder)} batches merged")
+
+
+def _skip(options: argparse.Namespace) -> None:
+    home = _existing(options.home)
+    held = lease.acquire(home / "lease")
+    try:
+        log = OffsetLog(home / "offsets", held.epoch)
+        last = log.last.n
+        if log.is_done(last) or options.batch != last:
+            unfinished = "no batch is unfinished" if log.is_done(last) else f"the unfinished batch is {last}"
+            raise UsageError(f"got batch {options.batch}, and {unfinished}: only an unfinished one can be skipped")
+        log.skip(last, options.reason)
+    finally:
+        held.release()
+    print(f"the next start sets the input of batch {last} aside, in {home / f'skipped/{last}'}, and runs it without")
 
 
 def _existing(path: str) -> Home:

@@ -13,6 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Collection
+from typing import Any
 
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
@@ -21,7 +22,7 @@ from pyspark.streaming import StreamingContext
 from . import _spark, durations, settings
 from .bridge import dataframes, jvm, streaming
 from .bridge.callbacks import check_callbacks
-from .checks import check_cores, check_writable
+from .checks import check_cores, check_python, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
@@ -45,6 +46,7 @@ def get_or_create(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     conf: SparkConf | None = None,
 ) -> StreamingContext:
@@ -60,14 +62,16 @@ def get_or_create(
     `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
     one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
     write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early. A source
-    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is a new state
-    beside a saved one that is not used, when its earlier input is gone: they may have been renamed. Bytes of input
-    files that a recorded batch needs and that are gone are refused, too, unless `give_up_files` names the file.
+    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is an output that
+    it has written, unless `give_up_outputs` names it, and a new state beside a saved one that is not used, when its
+    earlier input is gone: they may have been renamed. Bytes of input files that a recorded batch needs and that are
+    gone are refused, too, unless `give_up_files` names the file.
 
-    Raises UsageError for an invalid interval, a checkpoint or home that cannot be written, a definition without outputs
-    or with columns that do not exist, receivers that leave no core, or an unsupported PySpark; CheckpointRefused for a
-    checkpoint that cannot be read, resumed or written; HomeInUse if another driver holds the home; HomeDamaged,
-    NewerFormat or StateRefused for what is in it; StopRequested if a stop was requested while the job was down.
+    Raises UsageError for whatever Spark, Hadoop or Java refuse before the start: an invalid interval, no Java, a
+    checkpoint or home that cannot be written, a definition without outputs or with columns that do not exist, receivers
+    that leave no core, an unsupported PySpark, local workers of another Python; CheckpointRefused for a checkpoint that
+    cannot be read, resumed or written; HomeInUse if another driver holds the home; HomeDamaged, NewerFormat or
+    StateRefused for what is in it; StopRequested if a stop was requested while the job was down.
 
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import local_session
@@ -80,12 +84,37 @@ def get_or_create(
     (0, ['a', 'b'])
     """
     interval = durations.milliseconds(batch_interval)
+    with jvm.refusals(lambda why: f"the job cannot start ({why}): change what it names", of=jvm.THROWN):
+        return _get_or_create(
+            build,
+            interval,
+            checkpoint,
+            home,
+            conf,
+            max_per_batch=max_per_batch,
+            drain=drain,
+            give_up_received=give_up_received,
+            give_up_sources=give_up_sources,
+            give_up_outputs=give_up_outputs,
+            give_up_files=give_up_files,
+        )
+
+
+def _get_or_create(
+    build: Build,
+    interval: int,
+    checkpoint: str | None,
+    home: str | None,
+    conf: SparkConf | None,
+    **options: Any,
+) -> StreamingContext:
     check_callbacks()
     active = StreamingContext.getActive()
     if active is not None:
         return active
     presets = (settings.FRAMES, settings.WRITE_AHEAD_LOG) if home is not None else ()
     session = live_session(conf, *presets)
+    check_python(session.sparkContext)
 
     def create() -> StreamingContext:
         ssc = new_context(session, interval)
@@ -98,15 +127,7 @@ def get_or_create(
         ssc = create()
         graph = graph_of(ssc)
         if graph.outputs or home is not None:
-            return at_home(
-                ssc,
-                home,
-                max_per_batch=max_per_batch,
-                drain=drain,
-                give_up_received=give_up_received,
-                give_up_sources=give_up_sources,
-                give_up_files=give_up_files,
-            )
+            return at_home(ssc, home, **options)
     if not streaming.output_count(ssc):
         raise UsageError("the job defines no output: call pprint, foreachRDD or another output operation in build")
     check_cores(ssc)
@@ -137,6 +158,7 @@ def at_home(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
@@ -150,6 +172,11 @@ def at_home(
     endless = [name for name, source in graph.sources.items() if not source.bounded]
     if drain and endless:
         raise UsageError(f"cannot drain {endless[0]!r}, a source that never ends: start the job without a drain")
+    if drain and max_per_batch is not None and graph.windows:
+        raise UsageError(
+            "a drain in several batches has no windows, as no time passes between them: leave out max_per_batch, so "
+            "that it is one batch, or aggregate by event time, with event_time_window"
+        )
     if max_per_batch is not None and max_per_batch < 1:
         raise UsageError(f"got a limit of {max_per_batch} records per batch (max_per_batch), expected at least 1")
     if path is None:
@@ -166,7 +193,7 @@ def at_home(
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         home.upgrade()
         graph.give_up_files = give_up_files
-        graph.check_names(give_up_sources)
+        graph.check_names(give_up_sources, give_up_outputs)
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")
@@ -177,6 +204,7 @@ def at_home(
             checkpoints.write_first(ssc)
         else:
             checkpoints.retire(home, give_up_received=give_up_received)
+        graph.note_outputs()
         home.mark_running()
     except BaseException:
         lease.release()

@@ -18,11 +18,16 @@ KitError
 
 from __future__ import annotations
 
+from .redaction import printable
+
 
 class KitError(Exception):
     """Base class of all errors of the kit; `exit_code` is what a job exits with."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # it may quote data
 
 
 class UsageError(KitError):

@@ -26,7 +26,7 @@ from .bridge import hadoop, jvm, streaming
 from .bridge.callbacks import callback_errors, check_callbacks
 from .durations import Duration
 from .engine import batches
-from .errors import BatchFailed, ReceiverFailed, UsageError
+from .errors import BatchFailed, ReceiverFailed
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ DRAIN_LIMIT = 60_000
 def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
     """Start, wait, drain and stop; returns the exit code for `sys.exit`, as `stop_when` does.
 
-    Raises UsageError for an unsupported PySpark, before anything starts.
+    Raises UsageError, before anything starts, for an unsupported PySpark and for a context that Spark refuses to start.
 
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import local_session
@@ -52,7 +52,8 @@ def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll
     check_callbacks()
     asked = threading.Event()
     with _signals(asked.set):  # before the start: a signal may come while the context starts
-        ssc.start()
+        with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
+            ssc.start()
         return stop_when(ssc, lambda: asked.is_set() or flag(), poll=poll)
 
 
@@ -79,12 +80,10 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
     note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
     requested_while_down = note is not None and hadoop.path_exists(note) and not hadoop.path_exists(path)
     if not requested_while_down:
-        try:
+        with jvm.refusals(
+            lambda why: f"cannot create the marker {path!r} ({why}): name a file that this user can write"
+        ):
             hadoop.create_file(path)
-        except Exception as error:
-            raise UsageError(
-                f"cannot create the marker {path!r} ({jvm.reason(error)}): name a file that this user can write"
-            ) from error
         if note is not None:
             hadoop.create_file(note)
     code = stop_when(ssc, lambda: not hadoop.path_exists(path), poll=poll)
@@ -159,6 +158,8 @@ def _wait(
     while not asked.is_set():
         if failures:
             raise _failed(failures[0])
+        if (engine := batches.live()) is not None:
+            engine.check_clock()  # no tick comes while Spark's timer waits for a clock that went back
         if time.monotonic() >= next_call:
             next_call = time.monotonic() + poll
             try:

@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 
 from .checks import check_directory
 from .errors import UsageError
+from .redaction import printable
 from .sources import _disks, _globs, _identity, _lines
 from .sources._disks import Disk, Found
 from .transforms import access_log
@@ -105,11 +106,11 @@ def peek(
         found = list(disk.walk(root, parsed))
         others = _others(disk, root, found)
     except PermissionError:
-        raise UsageError(f"{_shown(root)} cannot be listed: run this as a user who may read it") from None
+        raise UsageError(f"{printable(root)} cannot be listed: run this as a user who may read it") from None
     if not found:
         if not others and not disk.names(root):
-            raise UsageError(f"{_shown(root)} is empty: name the directory that servers write their logs to")
-        raise UsageError(f"no file in {_shown(root)} matches the glob {glob!r}{_instead(disk, root, others)}")
+            raise UsageError(f"{printable(root)} is empty: name the directory that servers write their logs to")
+        raise UsageError(f"no file in {printable(root)} matches the glob {glob!r}{_instead(disk, root, others)}")
     logs = _logs(root, found, others)
     sample = _newest(logs)
     for log, file in sample:
@@ -200,7 +201,7 @@ def _newest(logs: list[Log]) -> list[tuple[Log, Found]]:
 
 def _sample(disk: Disk, log: Log, file: Found, encoding: str) -> None:
     """Add the first lines of a file to its log, and what is to be noted of it."""
-    name = _shown(file.path.rpartition("/")[2])
+    name = printable(file.path.rpartition("/")[2])
     try:
         with disk.open(file.path) as opened:
             data, size = opened.read(0, BYTES), opened.found.size
@@ -249,7 +250,7 @@ def _way_out(disk: Disk, path: str) -> str:
         import grp
 
         group = grp.getgrgid(os.stat(path).st_gid).gr_name
-        return f": run the job as a user in the group {_shown(group)!r}, or allow its user with setfacl -m u:USER:r"
+        return f": run the job as a user in the group {printable(group)!r}, or allow its user with setfacl -m u:USER:r"
     return ": let the job's user read it and the directories above"
 
 
@@ -289,13 +290,13 @@ def _report(
     disk: Disk, root: str, glob: str, encoding: str, logs: list[Log], others: list[Found], files: int, sampled: int
 ) -> Iterator[str]:
     yield from _wrapped(
-        f"{_shown(root)}: {_count(files, 'file')} of {_count(len(logs), 'log')} matching {_shown(glob)!r}. "
+        f"{printable(root)}: {_count(files, 'file')} of {_count(len(logs), 'log')} matching {printable(glob)!r}. "
         f"Nothing was read but up to {LINES:,} lines, from the first MiB, of each of {_count(sampled, 'file')}, "
         "the newest of each log first."
     )
     for log in logs[:SHOWN]:
         yield ""
-        yield _shown(f"{log.folder}/{log.family}" if log.folder else log.family)
+        yield printable(f"{log.folder}/{log.family}" if log.folder else log.family)
         for title, facts in _facts(disk, root, log).items():
             for n, fact in enumerate(facts):
                 rows = fact.split("\n") if title in ("rejected", "format") else _wrapped(fact, _WIDTH - 12)
@@ -309,11 +310,11 @@ def _report(
         yield from _wrapped(note)
     for format, same in _by_format(logs).items():
         yield ""
-        names = [_shown(log.family) for log in same]
+        names = [printable(log.family) for log in same]
         yield from _wrapped(f"To read {_list(names)}:" if len(logs) > 1 else "To read it:")
         yield ""
         yield from _command(root, _covering(root, glob, same, logs), encoding, format)
-    if unknown := [_shown(log.family) for log in logs if _is_unknown(log)]:
+    if unknown := [printable(log.family) for log in logs if _is_unknown(log)]:
         yield ""
         yield from _wrapped(
             f"No known format fits most lines of {_list(unknown)}. If it is an access log, look up its LogFormat "
@@ -328,7 +329,7 @@ def _is_unknown(log: Log) -> bool:
 
 def _facts(disk: Disk, root: str, log: Log) -> dict[str, list[str]]:
     size = sum(file.size for file in log.files)
-    names = sorted(_shown(_relative(root, file.path)) for file in log.files)
+    names = sorted(printable(_relative(root, file.path)) for file in log.files)
     facts = {
         "files": [f"{_count(len(names), 'file')}, {_bytes(size)}: {_list(names, 3)}"],
         "rotation": [_rotation(disk, log)],
@@ -337,9 +338,11 @@ def _facts(disk: Disk, root: str, log: Log) -> dict[str, list[str]]:
     if verdict is None:
         facts["format"] = ["unknown: no whole line in the sample"]
     elif verdict.fits:
-        facts["format"] = [f"{_shown(verdict.format)}, {verdict.accepted:,} of {verdict.lines:,} lines in the sample"]
+        facts["format"] = [
+            f"{printable(verdict.format)}, {verdict.accepted:,} of {verdict.lines:,} lines in the sample"
+        ]
     else:
-        best = f"{_shown(verdict.format)} fits best, {verdict.accepted:,} of {_count(verdict.lines, 'line')}"
+        best = f"{printable(verdict.format)} fits best, {verdict.accepted:,} of {_count(verdict.lines, 'line')}"
         facts["format"] = [f"none that is known; {best} in the sample", *_json_members(log.lines)]
     if verdict and verdict.rejected and (verdict.fits or _is_unknown(log)):
         n = verdict.lines - verdict.accepted
@@ -369,7 +372,7 @@ def _rotation(disk: Disk, log: Log) -> str:
     rotated = [file for file in log.files if _is_rotated(file.path, log.family)]
     bare = {file.path: _identity.bare(file.path) for file in rotated}
     packed = [file for file in rotated if bare[file.path] != file.path.rpartition("/")[2]]
-    said = [f"{_shown(log.family)} is live"] if live and rotated else []
+    said = [f"{printable(log.family)} is live"] if live and rotated else []
     numbered = [file for file in rotated if re.search(r"[._-][0-9]{1,3}(?=\.[a-z]+\Z|\Z)", bare[file.path])]
     dated = [file for file in rotated if re.search(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}", bare[file.path])]
     numbered = [file for file in numbered if file not in dated]
@@ -388,12 +391,12 @@ def _rotation(disk: Disk, log: Log) -> str:
     folders = {file.path.rpartition("/")[0] for file in log.files}
     if len(folders) > 1:
         top = min(folders, key=len)
-        below = sorted(_shown(folder[len(top) + 1 :]) for folder in folders - {top})
+        below = sorted(printable(folder[len(top) + 1 :]) for folder in folders - {top})
         said.append(f"moved to {_list(below)} (olddir)")
     if not live:
         said.append("no file without a number or date: the newest is the one that is written to")
     if disk is _disks.LOCAL and (links := [file for file in log.files if os.path.islink(file.path)]):
-        targets = [f"{_shown(f.path.rpartition('/')[2])} -> {_shown(os.readlink(f.path))}" for f in links]
+        targets = [f"{printable(f.path.rpartition('/')[2])} -> {printable(os.readlink(f.path))}" for f in links]
         said.append(f"links: {_list(sorted(targets))}; what they stand for is read once")
     elif len({file.key for file in log.files if file.key}) < len([file for file in log.files if file.key]):
         said.append("several names of one file, which is read once")
@@ -404,8 +407,8 @@ def _skipped(disk: Disk, root: str, others: list[Found]) -> Iterator[str]:
     """What in the directory is not read, and why."""
     names = [_relative(root, file.path) for file in others]
     here = sorted(name for name in names if "/" not in name)
-    unfinished = [_shown(name) for name in here if _globs.is_unfinished(name)]
-    hidden = [_shown(name) for name in here if name.startswith((".", "_")) and not _globs.is_unfinished(name)]
+    unfinished = [printable(name) for name in here if _globs.is_unfinished(name)]
+    hidden = [printable(name) for name in here if name.startswith((".", "_")) and not _globs.is_unfinished(name)]
     if unfinished:
         yield f"Not read, since the names look unfinished: {_list(unfinished)}"
     if hidden:
@@ -413,7 +416,7 @@ def _skipped(disk: Disk, root: str, others: list[Found]) -> Iterator[str]:
     special = defaultdict(list)
     for name, _ in sorted(disk.names(root)):
         if what := _special(disk, f"{root}/{name}"):
-            special[what].append(_shown(name))
+            special[what].append(printable(name))
     for what, each in special.items():
         yield f"Not read, since it is {what}: {_list(each)}"
 
@@ -429,7 +432,7 @@ def _json_members(lines: list[str]) -> list[str]:
                 objects += 1
     if 2 * objects <= len(lines[:LINES]):
         return []
-    names = [_shown(name) for name, _ in members.most_common()]
+    names = [printable(name) for name, _ in members.most_common()]
     return [
         "Most lines are JSON objects: parse them with ss.transforms.json_lines.",
         *_wrapped(f"Their members: {_list(names)}", _WIDTH - 12),
@@ -514,11 +517,6 @@ def _uri(root: str, glob: str) -> str:
 
 
 # --- words
-
-
-def _shown(text: str) -> str:
-    """A text that cannot command the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _list(names: Sequence[str], most: int = SHOWN) -> str:

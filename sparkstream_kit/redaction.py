@@ -1,9 +1,23 @@
-"""Remove secrets from URLs, for messages and logs."""
+"""What messages and logs must not show: secrets, and characters that command a terminal."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import urlsplit
+
+
+def printable(text: str) -> str:
+    """The text with control characters and their like as repr writes them, so that data cannot command a terminal.
+
+    >>> print(printable("\x1b[2Jvisitor\u202e"), printable("a\nb"))
+    \x1b[2Jvisitor\u202e a\nb
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, but lines and tabs stay, for a text that has them on purpose, such as a traceback."""
+    return re.sub(r"[^\n\t]+", lambda line: printable(line[0]), text)
 
 
 def redact(text: str) -> str:

@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
+from .engine import clocks
 from .recovery import lease, snapshots, storage
 from .recovery.home import FORMAT, Home
 from .recovery.offset_log import Entry, OffsetLog
@@ -38,6 +39,7 @@ def status(home: Home) -> dict[str, Any]:
         "driver": holder or None,
         "stop_pending": home.stop_pending(),
         "last_batch": _batch(log, last) if last.n else None,
+        "recorded_ahead": round(clocks.ahead_by(log) / 1000, 3),
         "sources": {
             name: {
                 "end_offset": offset,
@@ -47,6 +49,7 @@ def status(home: Home) -> dict[str, Any]:
             for name, offset in sorted(last.end_offsets.items())
         },
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
+        "skipped": sorted(int(n) for n in storage.names(home / "skipped")),
         "states": {name: {"snapshots": numbers} for name, numbers in states.items()},
         "checkpoint": _checkpoint(home),
     }
@@ -67,6 +70,9 @@ def describe(facts: dict[str, Any]) -> str:
         lines["last batch"] = f"{last['n']} at {_when(last)}{'' if last['done'] else ' (not finished)'}"
         for name, (start, end) in sorted(last["ranges"].items()):
             lines[f"range {name}"] = f"{json.dumps(start)} to {json.dumps(end)}"
+    if facts["recorded_ahead"]:
+        ahead = clocks.about(round(1000 * facts["recorded_ahead"]))
+        lines["clock"] = f"the recorded time is {ahead} ahead of it: stop the job and run sparkstream reset-clock"
     for name, source in facts["sources"].items():
         more = source["available"] != source["end_offset"]
         lag = f", available up to {json.dumps(source['available'])}" if more else ", everything there was"
@@ -75,6 +81,8 @@ def describe(facts: dict[str, Any]) -> str:
             lag += f"; {n} {'file' if n == 1 else 'files'} may be removed (--json lists them)"
         lines[f"source {name}"] = f"read up to {json.dumps(source['end_offset'])}{lag}"
     lines["replayable"] = f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
+    if facts["skipped"]:
+        lines["skipped"] = f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"
     for name, state in facts["states"].items():
         lines[f"state {name}"] = f"snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}"
     if checkpoint:
@@ -118,8 +126,9 @@ def _time(ms: int) -> dict[str, Any]:
 
 
 def _age(ms: int) -> float:
-    return datetime.now(timezone.utc).timestamp() - ms / 1000
+    return (clocks.machine_clock() - ms) / 1000
 
 
 def _when(fact: dict[str, Any]) -> str:
-    return f"{fact['time'].replace('T', ' ')}, {fact['age']:.0f} s ago"
+    age = f"{fact['age']:.0f} s ago" if fact["age"] >= 0 else f"{-fact['age']:.0f} s ahead of the clock"
+    return f"{fact['time'].replace('T', ' ')}, {age}"

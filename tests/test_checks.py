@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import checks
+from sparkstream_kit.bridge import jvm
 from sparkstream_kit.errors import UsageError
 
 
@@ -100,7 +103,48 @@ def test_a_writable_directory_is_created_and_left_empty(spark: SparkSession, tmp
     assert list(wanted.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrong", ["{tmp}/file", "{tmp}/file/below", "/proc/nobody/writes/here", "nofs://host/path"])
+def test_a_file_system_that_spark_does_not_have_is_one_sentence_however_checks_are_nested(spark: SparkSession) -> None:
+    for check in (checks.check_directory, checks.check_writable):
+        with pytest.raises(UsageError) as refused, jvm.refusals("the job cannot start ({})".format):
+            check("s3a://bucket/logs")
+        assert str(refused.value).startswith(
+            "this Spark cannot open 's3a://bucket/logs' (Class org.apache.hadoop.fs.s3a.S3AFileSystem not found): add "
+            "the jar of that file system, for example with --packages org.apache.hadoop:hadoop-aws:3."
+        )
+
+
+def test_a_server_that_does_not_answer_is_named(spark: SparkSession) -> None:
+    spark.sparkContext._jsc.hadoopConfiguration().set("ipc.client.connect.max.retries", "0")
+    with pytest.raises(UsageError) as refused:
+        checks.check_directory("hdfs://127.0.0.1:9/logs")
+    sentence = "cannot look at 'hdfs://127.0.0.1:9/logs' (localhost:9: Connection refused): correct the path, or start "
+    assert str(refused.value) == f"{sentence}what serves it"
+
+
+def other_python(folder: Path, says: str) -> SimpleNamespace:
+    """What check_python needs of a context whose workers' Python says its version is this."""
+    (folder / "python").write_text(f"#!/bin/sh\necho {says}\n")
+    (folder / "python").chmod(0o755)
+    return SimpleNamespace(pythonExec=f"{folder}/python", master="local[2]")
+
+
+def test_workers_of_another_python_are_refused_with_both_versions(tmp_path: Path) -> None:
+    ours = ".".join(map(str, sys.version_info[:2]))
+    checks.check_python(other_python(tmp_path, ours))  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as refused:
+        checks.check_python(other_python(tmp_path, "3.8"))  # type: ignore[arg-type]
+    assert str(refused.value) == (
+        f"the workers' Python {tmp_path}/python is Python 3.8, and the driver runs Python {ours}, but both must be of "
+        f"one minor version: unset PYSPARK_PYTHON, or set it to {sys.executable}"
+    )
+    missing = SimpleNamespace(pythonExec=f"{tmp_path}/none", master="local[2]")
+    with pytest.raises(UsageError, match=f"the workers' Python {tmp_path}/none cannot run "):
+        checks.check_python(missing)  # type: ignore[arg-type]
+    missing.master = "yarn"
+    checks.check_python(missing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["{tmp}/file", "{tmp}/file/below", "/proc/nobody/writes/here"])
 def test_a_directory_that_cannot_be_written_to_is_refused_in_one_line(
     wrong: str, spark: SparkSession, tmp_path: Path
 ) -> None:

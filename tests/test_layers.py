@@ -15,7 +15,8 @@ PACKAGE = "sparkstream_kit"
 
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "contracts", "columns", "redaction"},
+    {"redaction"},
+    {"errors", "contracts", "columns"},
     {"_spark"},
     {"_lazy"},
     {"durations"},

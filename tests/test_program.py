@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from sparkstream_kit.errors import BatchFailed, UsageError
@@ -52,3 +55,19 @@ def test_a_failed_batch_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixtur
 def test_an_error_of_the_job_itself_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         program(copy, ["bug"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        ("ss.UsageError('got 1, expected 2: add 1')", 2, "error: got 1, expected 2: add 1\n"),
+        ("ss.StopRequested('it stays stopped')", 0, "it stays stopped\n"),
+        ("ss.Fenced('another driver')", 1, "error: another driver\n"),
+    ],
+)
+def test_a_script_that_catches_nothing_ends_with_the_sentence_and_its_exit_code(
+    raised: str, code: int, said: str
+) -> None:
+    script = f"import sparkstream_kit as ss; raise {raised}"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (code, said)

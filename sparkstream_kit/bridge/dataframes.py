@@ -5,6 +5,7 @@ Classes are those of PySpark and Spark 4.2.1.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pyspark import RDD
@@ -33,6 +34,23 @@ def free(frame: DataFrame) -> None:
     leaf = frame._jdf.queryExecution().logical()
     if leaf.getClass().getSimpleName() == "LogicalRDD":
         leaf.rdd().unpersist(False)
+
+
+def is_cached(frame: DataFrame) -> bool:
+    """Whether all rows of a persisted frame are in Spark's cache (CachedRDDBuilder.isCachedColumnBuffersLoaded)."""
+    found = frame.sparkSession._jsparkSession.sharedState().cacheManager().lookupCachedData(frame._jdf)
+    return bool(found.isDefined() and found.get().cachedRepresentation().cacheBuilder().isCachedColumnBuffersLoaded())
+
+
+_OF_THE_CLOCK = re.compile(
+    r'"class":"org\.apache\.spark\.sql\.catalyst\.expressions\.'
+    r'(CurrentTimestamp|Now|CurrentDate|CurrentTime|LocalTimestamp|CurrentTimestampLike)"'
+)
+
+
+def clock_functions(frame: DataFrame) -> list[str]:
+    """Which expressions of a frame read the machine's clock, by their classes (QueryExecution.analyzed, toJSON)."""
+    return sorted(set(_OF_THE_CLOCK.findall(frame._jdf.queryExecution().analyzed().toJSON())))
 
 
 def silence_expected_warnings() -> None:

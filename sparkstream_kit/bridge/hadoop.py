@@ -21,11 +21,24 @@ PATTERN = re.compile(r"[\[\]{}*?\\]")
 
 
 def file_system(path: str) -> tuple[Any, Any]:
-    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem); UsageError if it is not text, but bytes."""
+    """The Hadoop FileSystem of a path, and the Path (Path.getFileSystem).
+
+    UsageError if the path is not text, but bytes, and if this Spark has no class for its file system.
+    """
     if any("\ud800" <= character <= "\udfff" for character in path):  # os.fsdecode: bytes that are not UTF-8
         raise UsageError(f"the path {path!r} is not valid UTF-8, which Hadoop needs: rename it")
     jpath = view().org.apache.hadoop.fs.Path(path)
-    return jpath.getFileSystem(context()._jsc.hadoopConfiguration()), jpath
+    try:
+        return jpath.getFileSystem(context()._jsc.hadoopConfiguration()), jpath
+    except Py4JJavaError as error:
+        why = reason(error)
+        if not re.search("No FileSystem for scheme|Class .* not found", why):
+            raise
+        # FileSystem.getFileSystemClass: UnsupportedFileSystemException, or ClassNotFoundException in a RuntimeException
+        raise UsageError(
+            f"this Spark cannot open {path!r} ({why}): add the jar of that file system, for example with --packages "
+            f"org.apache.hadoop:hadoop-aws:{view().org.apache.hadoop.util.VersionInfo.getVersion()}"
+        ) from error
 
 
 def path_exists(path: str) -> bool:
@@ -44,6 +57,16 @@ def others_may_write(path: str) -> bool:
     """Whether its group or everybody can write to a directory (FsPermission.toShort)."""
     fs, jpath = file_system(path)
     return bool(int(fs.getFileStatus(jpath).getPermission().toShort()) & 0o022)
+
+
+def movable_parents(path: str) -> list[str]:
+    """The directories above a path in which everybody may rename what others own (FsPermission, its sticky bit)."""
+    fs, jpath = file_system(path)
+    found = []
+    while (jpath := jpath.getParent()) is not None:
+        if int(fs.getFileStatus(jpath).getPermission().toShort()) & 0o1002 == 0o0002:
+            found.append(str(jpath.toString()))
+    return found
 
 
 def make_directory(path: str) -> None:

@@ -6,6 +6,9 @@ Private names are those of PySpark's SparkContext, Java and Spark classes those 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,11 +17,20 @@ from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
+from pyspark.errors import PySparkException
+from pyspark.errors.exceptions.captured import CapturedException
 
-from ..errors import UsageError
+from ..errors import KitError, UsageError
+from ..redaction import printable, printable_lines
 from .log4j import quiet_launch
 
 __all__ = ["JavaError"]
+
+THROWN: tuple[type[Exception], ...] = (JavaError, PySparkException)
+"""What Java, Hadoop and Spark throw, as Python sees it."""
+
+JAVA = 17
+"""The oldest Java that Spark 4 runs on."""
 
 SUPPORTED = "4.0 to 4.3"
 """PySpark versions whose internals are the ones that the kit relies on."""
@@ -50,10 +62,28 @@ def is_running() -> bool:
 def start_jvm(conf: SparkConf | None = None) -> None:
     """Start the JVM, or connect to the one that spark-submit started (SparkContext._ensure_initialized).
 
-    From then on SparkConf() holds the JVM's settings.
+    From then on SparkConf() holds the JVM's settings. Raises UsageError if there is no Java that can run Spark.
     """
-    with quiet_launch():
+    if "PYSPARK_GATEWAY_PORT" not in os.environ and SparkContext._gateway is None:
+        check_java()
+    why = f"Java did not start Spark ({{}}): what it printed above says why; it needs Java {JAVA} or newer"
+    with quiet_launch(), refusals(why.format, of=THROWN):
         SparkContext._ensure_initialized(conf=conf)
+
+
+def check_java() -> None:
+    """Raise UsageError unless there is a Java that Spark can run on, found as the script bin/spark-class finds it."""
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=f"{home}/bin" if home else None)
+    what_to_do = f"install Java {JAVA} or newer, or set JAVA_HOME to one"
+    if java is None:
+        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
+        raise UsageError(f"no Java found ({where}): {what_to_do}")
+    release = os.path.join(os.path.dirname(os.path.realpath(java)), "..", "release")
+    with contextlib.suppress(OSError), open(release) as file:
+        found = re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', file.read(), re.MULTILINE)
+        if found and int(found[1]) < JAVA:
+            raise UsageError(f"found Java {found[1]} ({java}), which Spark does not run on: {what_to_do}")
 
 
 def jvm_process() -> int | None:
@@ -70,18 +100,49 @@ def local_cores() -> int:
 def reason(error: BaseException) -> str:
     """The line of an error that says what went wrong: the innermost Java cause, or the last line of a Python error.
 
-    Spark wraps a Python error in "An exception was raised by Python" (driver, PythonDStream) or "was thrown from the
-    Python worker" (PythonException), followed by the traceback, so the last line of that text is the message.
+    It is printable, though it may quote data. An error of the kit has its own sentence. Hadoop's network errors name
+    the server in an outer one (NetUtils). Spark wraps a Python error in "An exception was raised by Python" (driver,
+    PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the traceback, so the last line
+    of that text is the message.
     """
+    if isinstance(error, KitError):
+        return str(error)
     if isinstance(error, Py4JJavaError):
-        java = error.java_exception
+        java, server = error.java_exception, ""
         while java.getCause() is not None:
+            called = re.match(r"Call From \S+ to (\S+) failed", str(java.getMessage()))
+            server = f"{called[1]}: " if called else server
             java = java.getCause()
-        text = str(java.getMessage() or java.toString())
+        text = server + str(java.getMessage() or java.toString())
     else:
         text = f"{type(error).__name__}: {error}"
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
-    return lines[-1 if "Traceback (most recent call last)" in text else 0].strip()
+    return printable(lines[-1 if "Traceback (most recent call last)" in text else 0].strip())
+
+
+@contextlib.contextmanager
+def refusals(
+    sentence: Callable[[str], str],
+    *,
+    of: type[Exception] | tuple[type[Exception], ...] = Exception,
+    kind: type[UsageError] = UsageError,
+) -> Iterator[None]:
+    """Raise errors of the block as UsageError, with the `sentence` that is made of their reason; KitErrors pass."""
+    try:
+        yield
+    except KitError:
+        raise
+    except of as error:
+        raise kind(sentence(reason(error))) from error
+
+
+def is_caused_by_data(error: BaseException) -> bool:
+    """Whether rows made it fail, such as a division by zero, or a Python function that raises for some of them.
+
+    By the SQLSTATE of the error (SparkThrowable): class 22, data exception, and 38, of external routines.
+    """
+    state = error.getSqlState() if isinstance(error, CapturedException) else None
+    return bool(state) and str(state)[:2] in ("22", "38")
 
 
 def halt(code: int, message: str) -> None:
@@ -91,6 +152,7 @@ def halt(code: int, message: str) -> None:
     it prints the message itself. YARN restarts a halted ApplicationMaster as failed, while one that exits by itself
     unregisters at its last attempt.
     """
+    message = printable_lines(message)  # a traceback may quote data
     try:
         view().java.lang.System.err.println(message)
     except Exception:

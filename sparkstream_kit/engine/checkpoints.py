@@ -51,16 +51,16 @@ def write_first(ssc: StreamingContext) -> None:
     """
     if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
-    try:
+
+    def sentence(why: str) -> str:
+        return (
+            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({why}): the directory must "
+            "be writable, and functions must not refer to objects that cannot be pickled, such as locks, connections, "
+            "contexts and broadcasts"
+        )
+
+    with jvm.refusals(sentence, kind=CheckpointRefused):
         surgery.write_first_checkpoint(ssc)
-    except UsageError as error:  # of an unsupported PySpark
-        raise CheckpointRefused(str(error)) from error
-    except Exception as error:
-        raise CheckpointRefused(
-            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
-            "directory must be writable, and functions must not refer to objects that cannot be pickled, such as "
-            "locks, connections, contexts and broadcasts"
-        ) from error
 
 
 def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:
@@ -102,6 +102,16 @@ def retire(home: Home, *, give_up_received: bool = False) -> None:
     """Set aside the checkpoint of a job that no longer needs one, or refuse as `recover` does."""
     if storage.exists(home / "checkpoint"):
         _set_aside(home, "the job no longer has received streams or plain DStreams", give_up_received)
+
+
+def set_aside_before_reset(home: Home) -> None:
+    """Set the checkpoint aside before the clock is reset: Spark takes the one with the latest time for the newest.
+
+    CheckpointRefused if it may hold unprocessed received records.
+    """
+    if storage.exists(home / "checkpoint"):
+        _set_aside(home, "it may have been written while the clock was ahead", give_up_received=False)
+        storage.delete(home / "downtime.json")
 
 
 def _leave_out_downtime(ssc: StreamingContext, home: Home) -> None:

@@ -6,7 +6,9 @@ checkpoint/     Spark's, only for jobs with receivers or plain DStreams; see als
 offsets/        the offset log
 sources/        what sources record: ranges of files and copies of them, the first start of a generator
 received/       landed batches of receivers
+outputs         names of the outputs that the last start had, as JSON
 enrichment/     versions of the tables that streams are joined with
+skipped/        input of batches that an operator set aside
 rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
@@ -18,11 +20,13 @@ STOPPED         the last run stopped gracefully; if both are missing, a stop is 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..bridge import hadoop
 from ..errors import HomeDamaged, NewerFormat, UsageError
@@ -46,7 +50,7 @@ class Home:
 
     @classmethod
     def open(cls, path: str) -> Home:
-        """Open the home, creating it if missing; UsageError if it cannot be written, or if other users can write to it.
+        """Open the home, creating it if missing; UsageError if it cannot be written, or if others can write or move it.
 
         Loading a checkpoint executes code, so a home is trusted like code.
         """
@@ -54,6 +58,7 @@ class Home:
         try:
             storage.make_directory(root)
             _refuse_if_others_can_write(root)
+            _refuse_if_others_can_move(root)
             if storage.exists(f"{root}/checkpoint"):
                 _refuse_if_others_can_write(f"{root}/checkpoint")
             if not storage.exists(f"{root}/id"):
@@ -115,6 +120,18 @@ class Home:
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def outputs(self) -> list[str]:
+        """The names of the outputs that the last start had; none in a home from before they were kept."""
+        try:
+            return [str(name) for name in json.loads(storage.read(self / "outputs"))]
+        except FileNotFoundError:
+            return []
+
+    def note_outputs(self, names: list[str]) -> None:
+        """Keep the names of the outputs of this start."""
+        if sorted(names) != self.outputs():
+            storage.write(self / "outputs", json.dumps(sorted(names)))
+
     def stop_pending(self) -> bool:
         """Whether a stop was requested and not carried out: RUNNING is gone, and the last run ended in a crash."""
         return self.stop_requested() and not storage.exists(self / "STOPPED")
@@ -155,6 +172,33 @@ def _read(root: str, name: str, expected: str) -> str:
         old = "; if a version before 0.1.0 wrote it, start with a new home" if name == "format" else ""
         raise HomeDamaged(f"{root} has no valid file `{name}`: {_RESTORE}{old}")
     return text
+
+
+def _refuse_if_others_can_move(root: str) -> None:
+    """UsageError if other users may rename a directory above the home, and so put one of theirs in its place.
+
+    As sshd's StrictModes, links on the way included. Anybody may write into a directory with the sticky bit, such as
+    /tmp, but rename only what is theirs.
+    """
+    here = storage.local(root)
+    if here is None:
+        found = dict.fromkeys(hadoop.movable_parents(root), "anybody")
+    else:
+        found = {str(path): _who_else_can_rename_in(path) for path in [here, *here.parents, *here.resolve().parents]}
+    for path, who in found.items():
+        if who:
+            raise UsageError(
+                f"{who} can rename what is in {path}, and so put another home in the place of {root}, which can run "
+                f"code in the job: chown {path} to yourself or root and chmod o-w it, or name another home"
+            )
+
+
+def _who_else_can_rename_in(path: Path) -> str:
+    status = path.lstat()
+    if status.st_uid not in (0, os.geteuid()):
+        return "another user, who owns it,"
+    is_open = stat.S_ISDIR(status.st_mode) and status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
+    return "anybody" if is_open else ""
 
 
 def _refuse_if_others_can_write(directory: str) -> None:

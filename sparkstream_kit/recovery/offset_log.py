@@ -2,8 +2,10 @@
 
     offsets/<n>             entry n: recorded time, offset range of each source, epoch of the lease that wrote it
     offsets/<n>.done        all outputs of batch n are written
+    offsets/<n>.skipped     why an operator set the input of batch n aside
     offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed
     offsets/drain           the end offsets of a drain, from its start until it has reached them
+    offsets/resets          when the clock was reset, and after which batch: no earlier one is read with a later time
 
 At most the newest entry lacks its done mark. An entry is never overwritten: a second driver that writes n finds it
 there, or finds that the log has been compacted beyond it. The highest compacted entry counts, so a driver that was
@@ -38,6 +40,19 @@ class Entry:
     epoch: int = 0
     available: dict[str, Offset] = field(default_factory=dict)
     """Latest offsets of the sources that had more than the batch took."""
+    now: int | None = None
+    """The machine's clock when the batch was planned, in ms, but never before that of the entry before; None in entries
+    of earlier versions. The recorded time differs from it under a manual clock, and after the clock went back."""
+
+    @property
+    def clock(self) -> int:
+        """`now`, or what is nearest to it."""
+        return self.time if self.now is None else self.now
+
+    def not_after(self, time: int) -> Entry:
+        """The entry with all of its times brought back to this one at the latest."""
+        now = None if self.now is None else min(self.now, time)
+        return replace(self, time=min(self.time, time), last_data=min(self.last_data, time), now=now)
 
 
 FIELDS = frozenset(f.name for f in fields(Entry))
@@ -65,6 +80,11 @@ class OffsetLog:
         self._last = max([first.n, *(int(name) for name in names if name.isdigit())])
         self._entries = {first.n: first} | {n: self._read(str(n)) for n in range(first.n + 1, self._last + 1)}
         self._done = {first.n} | {int(name.removesuffix(".done")) for name in names if name.endswith(".done")}
+        skipped = (name for name in names if name.endswith(".skipped"))
+        self.skipped = {int(name.removesuffix(".skipped")): storage.read(f"{self._root}/{name}") for name in skipped}
+        """The batches whose input is set aside, and why."""
+        self._resets = self._read_resets() if _RESETS in names else []
+        self._bring_back()
 
     def _read(self, name: str) -> Entry:
         """An entry, without fields that a newer version added; HomeDamaged if it is missing or unreadable."""
@@ -111,12 +131,17 @@ class OffsetLog:
         ranges: dict[str, OffsetRange],
         data: bool,
         available: dict[str, Offset] | None = None,
+        now: int | None = None,
     ) -> Entry:
-        """Write the next entry; raises Fenced if another driver has written it."""
+        """Write the next entry; raises Fenced if another driver has written it.
+
+        `now` is the machine's clock, which is recorded as the latest one so far.
+        """
         last = self.last
+        now = None if now is None else max(now, last.clock)
         end_offsets = {**last.end_offsets, **{source: end for source, (_, end) in ranges.items()}}
         last_data = time if data else last.last_data
-        entry = Entry(last.n + 1, time, ranges, end_offsets, data, last_data, self.epoch, available or {})
+        entry = Entry(last.n + 1, time, ranges, end_offsets, data, last_data, self.epoch, available or {}, now)
         try:
             storage.write_new(f"{self._root}/{entry.n}", json.dumps(asdict(entry)))
         except FileExistsError:
@@ -133,6 +158,11 @@ class OffsetLog:
         storage.write(f"{self._root}/{n}.done", "")
         self._done.add(n)
 
+    def skip(self, n: int, why: str) -> None:
+        """Set the input of a batch aside: it runs without."""
+        storage.write(f"{self._root}/{n}.skipped", why)
+        self.skipped[n] = why
+
     def give_up(self, sources: list[str]) -> None:
         """Leave these sources out of the end offsets of the next entries."""
         known = {name: offset for name, offset in self.last.end_offsets.items() if name not in sources}
@@ -148,6 +178,30 @@ class OffsetLog:
     def end_drain(self) -> None:
         """Remove the end offsets of the drain: the next one sets its own."""
         storage.delete(f"{self._root}/drain")
+
+    def reset_clock(self, time: int) -> None:
+        """Read the entries so far as recorded at this time if they were recorded later; the entries stay as they are.
+
+        Their order stays, too: those that were ahead have one time from then on.
+        """
+        self._resets = [*((n, at) for n, at in self._resets if n > self._first), (self._last, time)]
+        storage.write(f"{self._root}/{_RESETS}", json.dumps(self._resets))
+        self._bring_back()
+
+    def _bring_back(self) -> None:
+        for n, time in self._resets:
+            self._entries |= {k: entry.not_after(time) for k, entry in self._entries.items() if k <= n}
+
+    def _read_resets(self) -> list[tuple[int, int]]:
+        """The newest batch at each reset, and the time of the reset."""
+        path = f"{self._root}/{_RESETS}"
+        try:
+            return [(int(n), int(time)) for n, time in json.loads(storage.read(path))]
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise HomeDamaged(
+                f"{path} of the offset log is damaged ({type(error).__name__}: {error}): restore the home from a "
+                "backup, or start with a new home"
+            ) from None
 
     def compact(self, n: int) -> None:
         """Remove the entries up to n if it is done; the end offsets of their sources are kept."""
@@ -181,6 +235,9 @@ def rebuild(root: str, entries: dict[int, Entry]) -> Entry:
         if n < last.n:
             storage.write(f"{root}/{n}.done", "")
     return compacted
+
+
+_RESETS = "resets"
 
 
 def _compacted_to(names: list[str]) -> int:

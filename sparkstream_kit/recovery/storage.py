@@ -89,7 +89,7 @@ def delete(path: str) -> None:
 def read(path: str) -> str:
     """The text of a file; FileNotFoundError if it is missing."""
     here = local(path)
-    return here.read_text() if here else hadoop.read_file(path)
+    return here.read_text("utf-8") if here else hadoop.read_file(path)
 
 
 def write_new(path: str, text: str) -> None:
@@ -180,7 +180,7 @@ def _write_beside(here: Path, text: str) -> Path:
     here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = here.with_name(f".{here.name}.{uuid.uuid4().hex}")
     try:
-        with open(temporary, "w") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

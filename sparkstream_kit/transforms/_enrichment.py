@@ -70,7 +70,7 @@ def enrich(
         frame = ctx.frame(stream.compute)
         return None if frame is None else frame.join(versions.at(ctx), column_names(on), how)
 
-    return FrameStream(stream.graph, compute, stateful=stream.stateful)
+    return FrameStream(stream.graph, compute, stream)
 
 
 def _check_files(files: str) -> None:

@@ -45,9 +45,10 @@ def event_time_window(
     for each aggregate.
 
     The watermark is the largest timestamp seen minus `lateness`, taken at the end of each batch. Rows older than the
-    watermark before their batch, and those whose timestamp is null, are late: they are in `late()` of the result, and
-    in no window. The result equals one batch computation over all other rows. Only data moves the watermark, and a
-    timestamp far in the future closes every window: filter out impossible ones. Windows that are still open when a job
+    watermark before their batch, those whose timestamp is null, and those that are ahead of the machine's clock by more
+    than `lateness` and a day, are in `late()` of the result, and in no window. The result equals one batch computation
+    over all other rows. Only data moves the watermark. A timestamp ahead of the machine's clock moves it as that clock
+    would; its window closes once the clock, and other data, have passed it. Windows that are still open when a job
     stops stay in the state, under `name`.
 
     Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
@@ -72,12 +73,13 @@ def event_time_window(
         return in_windows(new).withColumn("__closed", F.lit(False))
 
     def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-        before, after = watermark(ctx)
-        fresh = in_windows(new.filter(F.col("__at") >= before))
+        marks = watermark(ctx)
+        fresh = in_windows(new.filter(marks.is_on_time(F.col("__at"))))
         rows = agg.merge(state.drop("__closed").union(fresh), by, aggregates)
-        return rows.withColumn("__closed", F.col("__start") + length <= after)
+        return rows.withColumn("__closed", F.col("__start") + length <= marks.after)
 
-    node = StateNode(stream.graph, parts.compute, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"))
+    means = agg.meanings(aggregates)
+    node = StateNode(parts, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"), means)
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:
@@ -85,4 +87,4 @@ def event_time_window(
             node.at(ctx).filter("__closed"), keys, aggregates, F.col("__start"), F.col("__start") + length
         )
 
-    return ClosedWindows(stream.graph, closed, late_rows(stream, timestamp, watermark))
+    return ClosedWindows(stream, closed, late_rows(stream, timestamp, watermark))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,46 @@ def test_a_home_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "geteuid", lambda: 815)
     with pytest.raises(UsageError, match=f"another user owns .*{tmp_path}"):
         Home.open(str(tmp_path))
+
+
+def refused_to_move(path: Path, who: str) -> None:
+    expected = f"{who} can rename what is in {path}, and so put another home in the place of "
+    with pytest.raises(UsageError, match=rf"^{re.escape(expected)}.*/home, .*: chown {path} to yourself or root and "):
+        Home.open(str(path / "below" / "home"))
+
+
+def test_a_home_below_a_directory_in_which_others_may_rename_is_refused(tmp_path: Path) -> None:
+    Home.open(str(tmp_path / "below" / "home"))
+    tmp_path.chmod(0o777)
+    refused_to_move(tmp_path, "anybody")
+    tmp_path.chmod(0o1777)
+    Home.open(str(tmp_path / "below" / "home"))  # as in /tmp
+
+
+def test_a_home_below_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from the user who owns the home, and neither what is above it nor what root owns."""
+    lstat = Path.lstat
+
+    def owned(path: Path) -> Any:
+        found = lstat(path)
+        owner = 4711 if path == tmp_path else os.geteuid()
+        return os.stat_result((*found[:4], owner, *found[5:]))
+
+    monkeypatch.setattr(Path, "lstat", owned)
+    refused_to_move(tmp_path, "another user, who owns it,")
+
+
+def test_a_home_behind_a_link_that_others_may_replace_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "mine" / "below").mkdir(parents=True)
+    (tmp_path / "open" / "below").symlink_to(tmp_path / "mine" / "below")
+    Home.open(str(tmp_path / "open" / "below" / "home"))
+    (tmp_path / "open").chmod(0o777)
+    refused_to_move(tmp_path / "open", "anybody")
+    (tmp_path / "open").chmod(0o755)
+    (tmp_path / "mine").chmod(0o777)
+    with pytest.raises(UsageError, match=f"anybody can rename what is in {tmp_path}/mine, "):
+        Home.open(str(tmp_path / "open" / "below" / "home"))
 
 
 def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

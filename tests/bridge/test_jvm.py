@@ -1,0 +1,52 @@
+"""Whether there is a Java, before Spark's scripts look for it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from sparkstream_kit.bridge import jvm
+from sparkstream_kit.errors import UsageError
+
+WHAT_TO_DO = "install Java 17 or newer, or set JAVA_HOME to one"
+
+
+def java(home: Path, version: str) -> str:
+    (home / "bin").mkdir()
+    (home / "bin/java").touch(0o755)
+    (home / "release").write_text(f'IMPLEMENTOR="somebody"\nJAVA_VERSION="{version}"\n')
+    return str(home)
+
+
+def test_no_java_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=rf"^no Java found \(JAVA_HOME={tmp_path} has no bin/java\): {WHAT_TO_DO}$"):
+        jvm.check_java()
+    monkeypatch.delenv("JAVA_HOME")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=rf"^no Java found \(there is no java on the PATH\): {WHAT_TO_DO}$"):
+        jvm.check_java()
+
+
+@pytest.mark.parametrize(("version", "found"), [("1.8.0_432", "8"), ("11.0.25", "11")])
+def test_an_old_java_is_refused_by_its_version(
+    version: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", java(tmp_path, version))
+    expected = f"found Java {found} ({tmp_path}/bin/java), which Spark does not run on: {WHAT_TO_DO}"
+    with pytest.raises(UsageError, match=re.escape(expected)):
+        jvm.check_java()
+
+
+@pytest.mark.parametrize("version", ["17.0.13", "21.0.5", "unknown"])
+def test_a_java_that_spark_runs_on_or_that_does_not_say_is_accepted(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    (tmp_path / "linked").symlink_to(f"{java(tmp_path, version)}/bin/java")
+    os.rename(tmp_path / "linked", tmp_path / "java")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jvm.check_java()
