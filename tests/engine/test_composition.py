@@ -290,7 +290,9 @@ def killed(chains: Sequence[tuple[str, ...]], home: Path) -> dict[str, str]:
 
 
 RUNS = (straight, beside_another_source, killed)
-CASES = rotation.share([(run, *pair) for pair in PAIRS if pair not in REFUSED for run in RUNS], rotation.current())
+CASES = rotation.share(
+    [(run, *pair) for pair in PAIRS if pair not in REFUSED for run in RUNS], rotation.current(), rotation.MANY_PARTS
+)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
@@ -341,7 +343,7 @@ COMPARED = [
 
 def test_the_model_yields_what_dstreams_yield() -> None:
     chains = [(name,) for name, operation in OPERATIONS.items() if operation.on_dstreams]
-    chains += rotation.share(COMPARED, rotation.current())
+    chains += rotation.share(COMPARED, rotation.current(), rotation.MANY_PARTS)
 
     def build(rows: DStream[Any], others: DStream[Any]) -> dict[tuple[str, ...], DStream[Any]]:
         def chained(stream: DStream[Any], name: str) -> DStream[Any]:

@@ -51,8 +51,9 @@ Line = tuple[str, int]
 
 KEYS = ("a", "b", "c")
 WINDOW = 3  # seconds
-OPTIONAL = ("most", "some", "again", "seen")
-"""What the code of the job may have or lack: two aggregates of its state, another state, another output."""
+OPTIONAL = ("most", "least", "some", "again", "seen")
+"""What the code of the job may have or lack: two aggregates of its state, the first of which may become another one of
+the same name and type, another state, another output."""
 
 KILLED_AT = ("append", "done", "compact", "save", "load", "publish", "write", "write_new", "delete", "free")
 
@@ -72,6 +73,8 @@ class World:
         self.fed: list[Line] = []
         self.code = {"most"}
         self.running_code: set[str] = set()
+        self.last_code: set[str] = set(self.code)
+        """The code of the last run that began."""
         self.raw: dict[int, list[Line]] = {}
         self.times: dict[int, float] = {}
         self.states: dict[int, dict[str, list[Any]]] = {}
@@ -96,7 +99,8 @@ class World:
         fields = F.split("value", " ")
         lines = ss.sources.files(ssc, str(self.logs), "*.log*", name="logs")
         rows = lines.select(fields[0].alias("k"), fields[1].cast("bigint").alias("v"))
-        aggregates = {"n": agg.count(), "most": agg.max("v"), "some": agg.collect_set("v", 3)}
+        most = agg.min("v") if "least" in self.code else agg.max("v")
+        aggregates = {"n": agg.count(), "most": most, "some": agg.collect_set("v", 3)}
         kept = {name: made for name, made in aggregates.items() if name == "n" or name in self.code}
         state = rows.update_state_by_key("k", kept, name="counts")
         rows.for_each_batch(self._note_rows, name="rows")
@@ -125,6 +129,7 @@ class World:
     def _note(self, name: str) -> Callable[[DataFrame, Batch], None]:
         def note(frame: DataFrame, batch: Batch) -> None:
             self.states.setdefault(batch.n, {})[name] = [row.asDict() for row in frame.collect()]
+            self.states[batch.n]["code"] = list(self.running_code)
 
         return note
 
@@ -135,11 +140,12 @@ class World:
         self.running_code = set(self.code)
         stack = contextlib.ExitStack()
         try:
-            self.engine = stack.enter_context(job(self.build, self.home, max_per_batch=10**9, **options))
+            given_up = ["sql:seen", "watch again"]  # what the code may lack
+            self.engine = stack.enter_context(job(self.build, self.home, give_up_outputs=given_up, **options))
         except KitError as error:
             self._refused(error)
             return False
-        self.job = stack
+        self.job, self.last_code = stack, set(self.code)
         self.check()
         return True
 
@@ -157,6 +163,8 @@ class World:
             self._back_to_the_newest()
         elif isinstance(error, StateRefused) and "was last saved after batch" in str(error):
             self.code.discard("again")
+        elif isinstance(error, StateRefused) and (self.code ^ self.last_code) & {"least"}:
+            self.code ^= {"least"}
         elif isinstance(error, StateRefused) and self._saved_parts() - self.code:
             self.code |= self._saved_parts()
         else:
@@ -247,6 +255,8 @@ class World:
     def change(self, part: str) -> None:
         """Change the code of the job by adding or removing a part; it takes effect at the next start."""
         self._end()
+        if part == "least" and not all((state / "means").exists() for state in self.home.glob("state/counts")):
+            return
         self.code ^= {part}
         if part in self.code:
             self.since[part] = max(self.raw, default=0)
@@ -263,6 +273,13 @@ class World:
         """Compact the Parquet output, beside the running job."""
         if (self.out / "lines/_home").exists():
             compact(str(self.out / "lines"))
+        self.check()
+
+    def kill_a_compaction(self, point: str, k: int, when: str) -> None:
+        """Compact the Parquet output, and be killed at the k-th call of a function."""
+        with killed_at(point, k, when), contextlib.suppress(Killed):
+            if (self.out / "lines/_home").exists():
+                compact(str(self.out / "lines"))
 
     def copy(self) -> None:
         """End, and copy the home, as a backup does."""
@@ -288,8 +305,10 @@ class World:
     def older_format(self) -> None:
         """End, and let the home be one of the format before."""
         self._end()
-        if self.home.exists():
+        if self.home.exists() and self.last_code == self.code:  # it does not know what its states mean
             (self.home / "format").write_text("1\n")
+            for new in [self.home / "outputs", *self.home.glob("state/*/means"), *self.out.glob("*/batch=*/_ranges")]:
+                new.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Process what is left, until the windows are empty, and stop."""
@@ -351,13 +370,14 @@ class World:
         assert len(counts) == len(self.states[n]["counts"]), "a key comes once"
         expected = Counter(k for k, _ in rows)
         assert {k: row["n"] for k, row in counts.items()} == expected, f"batch {n}: state {counts}, expected {expected}"
-        for part, recount in (("most", most), ("some", some)):
-            if part in self.running_code:
+        extreme = least if "least" in self.states[n]["code"] else most
+        for part, recount in (("most", extreme), ("some", some)):
+            if all(part in row for row in counts.values()):
                 found = {k: None if row[part] == [] else row[part] for k, row in counts.items()}
                 starts = self._possible_starts(part, done)
                 possible = [{k: recount(self._values(k, m, done)) for k in counts} for m in starts]
                 assert found in possible, f"batch {n}: {part} is {found}, expected one of {possible}"
-        if "again" in self.running_code and "again" in self.states[n]:
+        if "again" in self.states[n]:
             found = {row["k"]: row["n"] for row in self.states[n]["again"]}
             starts = self._possible_starts("again", done)
             possible = [Counter(k for b in done if b > m for k, _ in self.raw[b]) for m in starts]
@@ -386,6 +406,8 @@ class World:
         assert sure <= seen <= perhaps, f"the added output has {seen}, expected {sure} to {perhaps}"
 
     def _lines_out(self) -> Counter[Line]:
+        if (self.out / "lines/_compacting").exists():  # in the middle of an exchange, which the next one finishes
+            compact(str(self.out / "lines"))
         files = [file for file in (self.out / "lines").glob("batch=*/*.parquet")]
         tables = (pyarrow.parquet.read_table(file, partitioning=None) for file in files)
         return Counter((row["k"], row["v"]) for table in tables for row in table.to_pylist())
@@ -403,6 +425,10 @@ class World:
 
 def most(values: list[int]) -> int | None:
     return max(values, default=None)
+
+
+def least(values: list[int]) -> int | None:
+    return min(values, default=None)
 
 
 def some(values: list[int]) -> list[int] | None:
@@ -458,6 +484,7 @@ def draw(seed: str, length: int = 14) -> list[Step]:
         "change": (2, lambda: ("change", chance.choice(OPTIONAL))),
         "delete_newest_snapshot": (1, lambda: ("delete_newest_snapshot",)),
         "compact": (1, lambda: ("compact",)),
+        "kill_a_compaction": (1, lambda: ("kill_a_compaction", *moment())),
         "copy": (1, lambda: ("copy",)),
         "restore": (1, lambda: ("restore",)),
         "older_format": (1, lambda: ("older_format",)),
