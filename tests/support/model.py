@@ -561,7 +561,9 @@ def main() -> None:
     while time.monotonic() < until:
         story = draw(f"{seed} {told}")
         error = failure(story)
-        if error is not None:
+        if error is None:
+            print(f"story {told}: {len(story)} steps", flush=True)
+        else:
             failed += 1
             print(f"story {told} of seed {seed} fails: {type(error).__name__}: {error}", flush=True)
             short = shrink(story, same_failure(error), time.monotonic() + 300)
