@@ -290,7 +290,9 @@ def killed(chains: Sequence[tuple[str, ...]], home: Path) -> dict[str, str]:
 
 
 RUNS = (straight, beside_another_source, killed)
-CASES = rotation.share([(run, *pair) for pair in PAIRS if pair not in REFUSED for run in RUNS], rotation.current())
+CASES = rotation.share(
+    [(run, *pair) for pair in PAIRS if pair not in REFUSED for run in RUNS], rotation.current(), rotation.MANY_PARTS
+)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
@@ -314,6 +316,14 @@ def test_a_chain_of_windows_and_states_yields_what_dstreams_yield(
         ("updateStateByKey", "union", "updateStateByKey"),
     ]
     assert run(chains, tmp_path) == {}
+
+
+def test_a_window_over_a_window_sees_the_ticks_without_data(tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        return {"twice": given(ssc, [["a"], None, ["b"], None, None], "k string").window("2s").window("2s")}
+
+    seen = run_ticks(build, tmp_path, range(1, 6))
+    assert ["".join(k for (k,) in seen["twice"][second]) for second in range(1, 6)] == ["a", "aa", "ab", "bb", "b"]
 
 
 def test_a_window_over_a_state_is_refused(tmp_path: Path) -> None:
@@ -340,8 +350,9 @@ COMPARED = [
 
 
 def test_the_model_yields_what_dstreams_yield() -> None:
-    chains = [(name,) for name, operation in OPERATIONS.items() if operation.on_dstreams]
-    chains += rotation.share(COMPARED, rotation.current())
+    singles = [(name,) for name, operation in OPERATIONS.items() if operation.on_dstreams]
+    chains: list[tuple[str, ...]] = [*singles, *COMPARED]
+    chains = rotation.share(chains, rotation.current(), rotation.MANY_PARTS)
 
     def build(rows: DStream[Any], others: DStream[Any]) -> dict[tuple[str, ...], DStream[Any]]:
         def chained(stream: DStream[Any], name: str) -> DStream[Any]:

@@ -423,7 +423,7 @@ def frequent_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- an aggregate in every operation, through a restart
 
-CASES = rotation.share([*itertools.product(SAMPLES, RESTARTS)], rotation.current())
+CASES = rotation.share([*itertools.product(SAMPLES, RESTARTS)], rotation.current(), rotation.MANY_PARTS)
 
 
 @pytest.mark.parametrize(("name", "restart"), CASES, ids=[f"{name}-{restart.__name__}" for name, restart in CASES])
