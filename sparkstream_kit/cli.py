@@ -125,7 +125,7 @@ def archive(target: Path) -> None:
     """Write the package into a zip file, with the same bytes for the same sources."""
     package = Path(__file__).parent
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        for file in sorted(package.rglob("*.py")):
+        for file in sorted([*package.rglob("*.py"), *package.rglob("*.properties")]):
             entry = zipfile.ZipInfo(str(Path(package.name) / file.relative_to(package)), (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(entry, file.read_bytes())

@@ -222,6 +222,7 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
         return SparkSession.builder.getOrCreate()
     if _spark.use().found != _spark.PATH:
         log.info("using %s", _spark.use())
+    log.info("starting Spark")
     conf = conf or SparkConf()
     # at launch, since Spark turns it on in what it takes for a shell
     jvm.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))

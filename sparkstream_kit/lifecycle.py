@@ -54,7 +54,16 @@ def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll
     with _signals(asked.set):  # before the start: a signal may come while the context starts
         with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
             ssc.start()
+        log.info("running: %s", _describe(ssc))
         return stop_when(ssc, lambda: asked.is_set() or flag(), poll=poll)
+
+
+def _describe(ssc: StreamingContext) -> str:
+    interval, engine = f"a batch interval of {durations.text(streaming.batch_interval_ms(ssc))}", batches.live()
+    if engine is None:
+        return interval
+    last = engine.graph.log.last.n
+    return f"{interval}, {f'after batch {last}' if last else 'no batch so far'}, home {engine.graph.home.root}"
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:

@@ -13,7 +13,7 @@ import pyspark
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming, surgery
-from ..errors import CheckpointRefused, UsageError
+from ..errors import CheckpointRefused, KitError, UsageError
 from ..recovery import storage
 from ..recovery.home import Home
 from .graph import Graph
@@ -34,6 +34,8 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             return StreamingContext.getOrCreate(checkpoint, setup)
+    except KitError:
+        raise
     except Exception as error:
         if made:
             raise
@@ -51,16 +53,16 @@ def write_first(ssc: StreamingContext) -> None:
     """
     if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
-
-    def sentence(why: str) -> str:
-        return (
-            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({why}): the directory must "
-            "be writable, and functions must not refer to objects that cannot be pickled, such as locks, connections, "
-            "contexts and broadcasts"
-        )
-
-    with jvm.refusals(sentence, kind=CheckpointRefused):
+    try:
         surgery.write_first_checkpoint(ssc)
+    except UsageError as error:  # of an unsupported PySpark
+        raise CheckpointRefused(str(error)) from error
+    except Exception as error:
+        raise CheckpointRefused(
+            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
+            "directory must be writable, and functions must not refer to objects that cannot be pickled, such as "
+            "locks, connections, contexts and broadcasts"
+        ) from error
 
 
 def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:

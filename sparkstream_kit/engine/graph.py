@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
@@ -30,6 +31,9 @@ from ..recovery.offset_log import Entry, OffsetLog
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SAY_EVERY = 5.0
+"""Seconds between two lines that tell how far a replay is."""
 
 DRY_RUN = Entry(0, 0)
 """Not a batch: at each start every step runs once on empty frames for this entry."""
@@ -340,6 +344,16 @@ class Graph:
 
     def _look_back(self) -> int:
         return int(max((window.look_back for window in self.windows), default=0))
+
+
+def replayed(what: str, batches: Sequence[T]) -> Iterator[T]:
+    """The batches, with a line in the log every few seconds if that many are computed again."""
+    said = time.monotonic()
+    for number, batch in enumerate(batches, 1):
+        if time.monotonic() - said >= SAY_EVERY:
+            said = time.monotonic()
+            log.info("%s: replaying batch %d of %d", what, number, len(batches))
+        yield batch
 
 
 def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:

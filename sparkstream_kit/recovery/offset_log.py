@@ -184,7 +184,7 @@ class OffsetLog:
 
         Their order stays, too: those that were ahead have one time from then on.
         """
-        self._resets = [*((n, at) for n, at in self._resets if n > self._first), (self._last, time)]
+        self._resets = [*((n, at) for n, at in self._resets if n >= self._first), (self._last, time)]
         storage.write(f"{self._root}/{_RESETS}", json.dumps(self._resets))
         self._bring_back()
 
