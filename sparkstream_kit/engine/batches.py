@@ -76,7 +76,7 @@ class Engine:
         self._ssc, self._lease = ssc, lease
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._rate = RateController(graph.interval / 1000)
-        self._checkpoints = Checkpoints(graph.home / "checkpoint", graph.interval)
+        self._checkpoints: Checkpoints | None = None
         self._failure: BaseException | None = None
         self._planning_tick = 0
         """The newest tick that was waiting when a batch ended: it plans for all the earlier ones."""
@@ -85,6 +85,8 @@ class Engine:
         """Register as this process's engine for `ssc`, and start renewing the lease."""
         global _live
         _live, self._ssc = self, ssc
+        if self.graph.received:
+            self._checkpoints = Checkpoints(self.graph.home / "checkpoint", self.graph.interval)
         if not self._drain:
             self.graph.log.end_drain()  # left by a drain that was interrupted
         self._lease.start_renewing(self._lost)
@@ -170,7 +172,7 @@ class Engine:
 
     def tick(self, time: int) -> None:
         """Handle one tick of Spark's clock."""
-        if self.graph.received:
+        if self._checkpoints is not None:
             self.graph.settled = self._checkpoints.look(time, lambda: streaming.newest_waiting_tick(self._ssc))
         last = self.graph.log.last
         if not self.graph.log.is_done(last.n):
