@@ -244,7 +244,7 @@ def _drain(ssc: StreamingContext, failures: list[BaseException], loss: str | Non
 def _stop_gracefully(ssc: StreamingContext, limit: int) -> None:
     if streaming.keeps_received(ssc):
         try:
-            surgery.stop_receivers(ssc)
+            surgery.stop_receivers(ssc, limit)
         except (UsageError, jvm.JavaError) as error:  # an unsupported PySpark, a Java without access to fields
             why = str(error) if isinstance(error, UsageError) else jvm.reason(error)
             log.warning("what receivers stored last stays in the write-ahead log for the next start: %s", why)

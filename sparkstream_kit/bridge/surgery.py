@@ -150,8 +150,8 @@ def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, si
     return gaps
 
 
-def stop_receivers(ssc: StreamingContext) -> None:
-    """Stop the receivers of a running context, and wait until all that they have stored belongs to a batch.
+def stop_receivers(ssc: StreamingContext, limit: int) -> None:
+    """Stop the receivers of a running context, and wait, at most `limit` ms, until all they have stored is in batches.
 
     A graceful stop of Spark's own (ReceiverTracker.stop) stops them and closes the log of their blocks at once; then
     none of the blocks since the last tick can be assigned to a batch (ReceivedBlockTracker.allocateBlocksToBatch), so
@@ -161,7 +161,9 @@ def stop_receivers(ssc: StreamingContext) -> None:
     Raises UsageError, and changes nothing, if Spark's classes do not declare the members that this relies on.
     """
     _check_members(_RECEIVERS)
-    tracker = ssc._jssc.ssc().scheduler().receiverTracker()
+    tracker, deadline = ssc._jssc.ssc().scheduler().receiverTracker(), time.monotonic() + limit / 1000
+    if tracker is None:  # stopped before it has started
+        return
     state, endpoint = (tracker.getClass().getDeclaredField(name) for name in ("trackerState", "endpoint"))
     state.setAccessible(True)
     endpoint.setAccessible(True)
@@ -175,11 +177,11 @@ def stop_receivers(ssc: StreamingContext) -> None:
     try:
         endpoint.get(tracker).askSync(everything, answer)
         ended = getattr(tracker, _EXIT_LATCH)()
-        while ended.getCount():
+        while ended.getCount() and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
         state.set(tracker, started)
-    while tracker.hasUnallocatedBlocks():
+    while tracker.hasUnallocatedBlocks() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 

@@ -58,7 +58,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         if found > ROWS:
             log.warning("batch %d has more than %d rejected rows: dropped the others", batch.n, ROWS)
         snapshots.write(frame.limit(ROWS), f"{directory}/{batch.n}")
-        _remove_old(directory)
+        _remove_old(directory, batch.n)
         return min(found, ROWS)
 
     stream.for_each_batch(write, name=f"rejected:{name}", check=check)
@@ -96,7 +96,7 @@ def _batches(directory: str) -> list[int]:
     return sorted(int(n) for n in storage.names(directory) if n.isdigit())
 
 
-def _remove_old(directory: str) -> None:
+def _remove_old(directory: str, newest: int) -> None:
     left, removed = BYTES, []
     for i, n in enumerate(reversed(_batches(directory))):
         left -= sum(storage.sizes(f"{directory}/{n}").values())
@@ -106,4 +106,6 @@ def _remove_old(directory: str) -> None:
     if removed:
         log.warning("dropped the rejected rows of the oldest batches, %d to %d", removed[-1], removed[0])
     for unfinished in storage.hidden(directory):
-        storage.delete(f"{directory}/{unfinished}")
+        number = unfinished[1:].partition("-")[0]
+        if not number.isdigit() or int(number) <= newest:  # a later one belongs to a driver that has taken over
+            storage.delete(f"{directory}/{unfinished}")
