@@ -168,6 +168,8 @@ class Graph:
         """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
         self.give_up_files: Collection[str] = ()
         """Paths of input files whose bytes may be missing."""
+        self.settled = 0
+        """Spark runs no tick before this time again, as all of its checkpoints are newer."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)

@@ -98,7 +98,7 @@ class StateNode:
             return
         rows = self.retained(self._graph.context(self._graph.log[n]))
         assert self._n == n
-        snapshots.save(rows, self._directory, n, self._means, final=final)
+        snapshots.save(rows, self._directory, n, self._means, final=final, epoch=self._graph.log.epoch)
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
