@@ -16,17 +16,21 @@ from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, IntegralType, LongType
 
-from .columns import Columns, column_names
+from .columns import Columns, named, quoted
 from .errors import UsageError
 
 
 @dataclass(frozen=True)
 class Part:
-    """One partial-aggregate column: how to build it from rows, and how to merge two."""
+    """One partial-aggregate column: how to build it from the rows of a frame, and how to merge several."""
 
-    make: Callable[[], Column]
-    merge: Callable[[Column], Column]
+    make: Callable[[DataFrame], Column]
+    merge: Callable[..., Column]
+    """Called with the columns of all parts of the aggregate."""
+    means: str = ""
+    """What it is, such as "sum(bytes)": a saved state whose column meant something else is refused."""
     additive: bool = False
     """Whether merging is addition, so that rows are removed again by adding the negative of their part."""
 
@@ -37,9 +41,15 @@ class Aggregate:
 
     parts: tuple[Part, ...]
     result: Callable[..., Column]
+    column: str = ""
+    of_integers: Aggregate | None = None
+    """Used instead if `column` has integers; its first part is then bigint, and it has as many parts."""
 
 
 Aggregates = Mapping[str, Aggregate]
+
+_LOW = 2**32 - 1
+"""The lower 32 bits."""
 
 
 def count() -> Aggregate:
@@ -52,24 +62,29 @@ def count() -> Aggregate:
     >>> ss.aggregates.aggregate(numbers, [], {"n": ss.aggregates.count()}).first().n
     4
     """
-    return Aggregate((_counted(lambda: F.count("*")),), lambda n: n)
+    return Aggregate((Part(lambda _: F.count("*"), F.sum, "count(*)", additive=True),), lambda n: n)
 
 
 def sum(column: str) -> Aggregate:
     """Sum of a column: bigint for integers, else double or decimal; null if every value is null.
 
-    Exact for integers and decimals, also in windows; for doubles it depends on the order of addition. A sum of integers
-    that does not fit bigint is an error, as in Spark.
+    Exact for integers and decimals, also in windows; for doubles it depends on the order of addition. While a sum of
+    integers does not fit bigint it is null; it is kept in 96 bits, so it comes back when the window has passed.
 
-    Cost: grows with the keys, two numbers each.
+    Cost: grows with the keys, three numbers each.
 
     >>> import sparkstream_kit as ss
     >>> numbers = ss.testing.local_session().range(1, 5)
     >>> ss.aggregates.aggregate(numbers, [], {"sum": ss.aggregates.sum("id")}).first()["sum"]
     10
     """
-    total = Part(lambda: F.sum(column), F.sum, additive=True)
-    return Aggregate((total, _counted(lambda: F.count(column))), lambda s, n: F.when(n > 0, s))
+
+    def fitting(low: Column, n: Column, high: Column) -> Column:
+        top = _carried(low, high)
+        fits = (n > 0) & (top >= -(2**31)) & (top < 2**31)
+        return F.when(fits, F.shiftleft(top, 32).bitwiseOR(low.bitwiseAND(_LOW)))
+
+    return _total(column, lambda total, n: F.when(n > 0, total), fitting)
 
 
 def min(column: str) -> Aggregate:
@@ -82,7 +97,8 @@ def min(column: str) -> Aggregate:
     >>> ss.aggregates.aggregate(numbers, [], {"least": ss.aggregates.min("id")}).first().least
     1
     """
-    return Aggregate((Part(lambda: F.min(column), F.min),), lambda smallest: smallest)
+    least = Part(lambda frame: F.min(_column(frame, column)), F.min, f"min({column})")
+    return Aggregate((least,), lambda smallest: smallest)
 
 
 def max(column: str) -> Aggregate:
@@ -95,7 +111,8 @@ def max(column: str) -> Aggregate:
     >>> ss.aggregates.aggregate(numbers, [], {"most": ss.aggregates.max("id")}).first().most
     4
     """
-    return Aggregate((Part(lambda: F.max(column), F.max),), lambda largest: largest)
+    most = Part(lambda frame: F.max(_column(frame, column)), F.max, f"max({column})")
+    return Aggregate((most,), lambda largest: largest)
 
 
 def min_by(column: str, by: str) -> Aggregate:
@@ -111,7 +128,7 @@ def min_by(column: str, by: str) -> Aggregate:
     >>> ss.aggregates.aggregate(frame, [], {"entry": ss.aggregates.min_by("path", by="at")}).first().entry
     '/'
     """
-    pair = Part(lambda: F.min(F.when(F.col(by).isNotNull(), F.struct(by, F.col(column).alias("value")))), F.min)
+    pair = Part(lambda frame: F.min(_pair_of(frame, by, column)), F.min, f"min_by({column}, {by})")
     return Aggregate((pair,), lambda smallest: smallest["value"])
 
 
@@ -128,22 +145,25 @@ def max_by(column: str, by: str) -> Aggregate:
     >>> ss.aggregates.aggregate(frame, [], {"exit": ss.aggregates.max_by("path", by="at")}).first().exit
     '/cart'
     """
-    pair = Part(lambda: F.max(F.when(F.col(by).isNotNull(), F.struct(by, F.col(column).alias("value")))), F.max)
+    pair = Part(lambda frame: F.max(_pair_of(frame, by, column)), F.max, f"max_by({column}, {by})")
     return Aggregate((pair,), lambda largest: largest["value"])
 
 
 def mean(column: str) -> Aggregate:
     """Arithmetic mean: double; null if there is no value.
 
-    Cost: grows with the keys, two numbers each.
+    Cost: grows with the keys, three numbers each.
 
     >>> import sparkstream_kit as ss
     >>> numbers = ss.testing.local_session().range(1, 5)
     >>> ss.aggregates.aggregate(numbers, [], {"mean": ss.aggregates.mean("id")}).first().mean
     2.5
     """
-    total = Part(lambda: F.sum(column), F.sum, additive=True)
-    return Aggregate((total, _counted(lambda: F.count(column))), lambda s, n: F.when(n > 0, s.cast("double") / n))
+
+    def wide(low: Column, n: Column, high: Column) -> Column:
+        return F.when(n > 0, (_carried(low, high).cast("double") * 2.0**32 + low.bitwiseAND(_LOW)) / n)
+
+    return _total(column, lambda total, n: F.when(n > 0, total.cast("double") / n), wide)
 
 
 def variance(column: str) -> Aggregate:
@@ -159,15 +179,16 @@ def variance(column: str) -> Aggregate:
     1.0
     """
 
-    def make() -> Column:
-        n, centre = F.count(column).cast("double"), F.avg(column)
-        return F.struct(n.alias("n"), F.coalesce(centre, F.lit(0.0)).alias("mean"), _squares(column).alias("m2"))
+    def make(frame: DataFrame) -> Column:
+        values = _column(frame, column).cast("double")
+        n, centre = F.count(values).cast("double"), F.avg(values)
+        return F.struct(n.alias("n"), F.coalesce(centre, F.lit(0.0)).alias("mean"), _squares(values).alias("m2"))
 
     def merge(part: Column) -> Column:
         nothing = F.struct(F.lit(0.0).alias("n"), F.lit(0.0).alias("mean"), F.lit(0.0).alias("m2"))
         return F.aggregate(F.collect_list(part), nothing, _pair)
 
-    return Aggregate((Part(make, merge),), lambda p: F.when(p["n"] > 1, p["m2"] / (p["n"] - 1)))
+    return Aggregate((Part(make, merge, f"variance({column})"),), lambda p: F.when(p["n"] > 1, p["m2"] / (p["n"] - 1)))
 
 
 def approx_count_distinct(column: str) -> Aggregate:
@@ -183,7 +204,11 @@ def approx_count_distinct(column: str) -> Aggregate:
     >>> ss.aggregates.aggregate(numbers, [], distinct).first()["distinct"]
     4
     """
-    sketch = Part(lambda: F.hll_sketch_agg(F.col(column).cast("string")), F.hll_union_agg)
+    sketch = Part(
+        lambda frame: F.hll_sketch_agg(_column(frame, column).cast("string")),
+        F.hll_union_agg,
+        f"approx_count_distinct({column})",
+    )
     return Aggregate((sketch,), lambda s: F.coalesce(F.hll_sketch_estimate(s), F.lit(0)))
 
 
@@ -208,13 +233,20 @@ def approx_percentile(column: str, fraction: float) -> Aggregate:
     if not hasattr(F, "kll_merge_agg_double"):
         raise UsageError("approx_percentile needs Spark 4.1 or later: upgrade, or use max and mean")
 
-    def numbers() -> Column:
-        value = F.col(column).cast("double")
+    def numbers(frame: DataFrame) -> Column:
+        value = _column(frame, column).cast("double")
         return F.when(~F.isnan(value), value)
 
-    sketch = Part(lambda: F.kll_sketch_agg_double(numbers()), F.kll_merge_agg_double)
+    sketch = Part(
+        lambda frame: F.kll_sketch_agg_double(numbers(frame)),
+        lambda s, n: F.kll_merge_agg_double(s),
+        f"approx_percentile({column})",
+    )
+    counted = Part(
+        lambda frame: F.count(numbers(frame)), lambda s, n: F.sum(n), f"count of numbers({column})", additive=True
+    )
     return Aggregate(
-        (sketch, _counted(lambda: F.count(numbers()))),
+        (sketch, counted),
         lambda s, n: F.when(n > 0, F.kll_sketch_get_quantile_double(s, F.lit(fraction))),
     )
 
@@ -237,7 +269,11 @@ def collect_set(column: str, limit: int) -> Aggregate:
     def smallest(values: Column) -> Column:
         return F.slice(F.array_sort(F.array_distinct(values)), 1, limit)
 
-    some = Part(lambda: smallest(F.collect_set(column)), lambda part: smallest(F.flatten(F.collect_list(part))))
+    some = Part(
+        lambda frame: smallest(F.collect_set(_column(frame, column))),
+        lambda part: smallest(F.flatten(F.collect_list(part))),
+        f"collect_set({column}, {limit})",
+    )
     return Aggregate((some,), lambda values: values)
 
 
@@ -259,8 +295,9 @@ def top_k(column: str, k: int) -> Aggregate:
         raise UsageError(f"got k = {k}, expected at least 1")
     tracked = builtins.max(1_000, 20 * k)
     sketch = Part(
-        lambda: F.call_function("approx_top_k_accumulate", F.col(column), F.lit(tracked)),
+        lambda frame: F.call_function("approx_top_k_accumulate", _column(frame, column), F.lit(tracked)),
         lambda part: F.call_function("approx_top_k_combine", part, F.lit(tracked)),
+        f"top_k({column})",
     )
 
     def best(part: Column) -> Column:
@@ -296,9 +333,13 @@ def partial(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFram
     >>> import sparkstream_kit as ss
     >>> numbers = ss.testing.local_session().range(1, 5)
     >>> ss.aggregates.partial(numbers, [], {"mean": ss.aggregates.mean("id")}).collect()
-    [Row(mean=10, mean_1=4)]
+    [Row(mean=10, mean_1=4, mean_2=0)]
     """
-    return frame.groupBy(*column_names(keys)).agg(*(part.make().alias(name) for name, part in named_parts(aggregates)))
+    typed = {
+        name: a.of_integers if a.of_integers and _has_integers(frame, a.column) else a for name, a in aggregates.items()
+    }
+    parts = (part.make(frame).alias(name) for name, part in named_parts(typed))
+    return frame.groupBy(*named(keys)).agg(*parts)
 
 
 def merge(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
@@ -310,11 +351,15 @@ def merge(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     >>> spark, means = ss.testing.local_session(), {"mean": ss.aggregates.mean("id")}
     >>> one, two = (ss.aggregates.partial(spark.range(*ids), [], means) for ids in ((1, 5), (5, 7)))
     >>> ss.aggregates.merge(one.union(two), [], means).collect()
-    [Row(mean=21, mean_1=6)]
+    [Row(mean=21, mean_1=6, mean_2=0)]
     """
     types = {field.name: field.dataType for field in frame.schema}  # a sum of decimals would widen at each merge
-    merged = (part.merge(F.col(name)).cast(types[name]).alias(name) for name, part in named_parts(aggregates))
-    return frame.groupBy(*column_names(keys)).agg(*merged)
+    merged = []
+    for name, a in aggregates.items():
+        names = _part_names(name, a)
+        for column, part in zip(names, _typed(a, types[name]).parts, strict=True):
+            merged.append(part.merge(*named(names)).cast(types[column]).alias(column))
+    return frame.groupBy(*named(keys)).agg(*merged)
 
 
 def result(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
@@ -328,8 +373,11 @@ def result(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame
     >>> ss.aggregates.result(ss.aggregates.partial(numbers, [], means), [], means).collect()
     [Row(mean=2.5)]
     """
-    results = [a.result(*map(F.col, _part_names(name, a))).alias(name) for name, a in aggregates.items()]
-    return frame.select(*column_names(keys), *results)
+    types = {field.name: field.dataType for field in frame.schema}
+    results = []
+    for name, a in aggregates.items():
+        results.append(_typed(a, types[name]).result(*named(_part_names(name, a))).alias(name))
+    return frame.select(*named(keys), *results)
 
 
 def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
@@ -340,7 +388,7 @@ def named_parts(aggregates: Aggregates) -> list[tuple[str, Part]]:
     >>> import sparkstream_kit as ss
     >>> aggregates = {"hits": ss.aggregates.count(), "mean": ss.aggregates.mean("bytes")}
     >>> [name for name, _ in ss.aggregates.named_parts(aggregates)]
-    ['hits', 'mean', 'mean_1']
+    ['hits', 'mean', 'mean_1', 'mean_2']
     """
     return [named for name, a in aggregates.items() for named in zip(_part_names(name, a), a.parts, strict=True)]
 
@@ -349,13 +397,80 @@ def _part_names(name: str, aggregate: Aggregate) -> list[str]:
     return [name, *(f"{name}_{i}" for i in range(1, len(aggregate.parts)))]
 
 
-def _counted(make: Callable[[], Column]) -> Part:
-    return Part(make, F.sum, additive=True)
+def meanings(aggregates: Aggregates) -> dict[str, str]:
+    """What the columns of partial aggregates are, by their names.
+
+    Cost: grows with the number of aggregates.
+
+    >>> import sparkstream_kit as ss
+    >>> ss.aggregates.meanings({"hits": ss.aggregates.count(), "most": ss.aggregates.max("bytes")})
+    {'hits': 'count(*)', 'most': 'max(bytes)'}
+    """
+    return {name: part.means for name, part in named_parts(aggregates) if part.means}
 
 
-def _squares(column: str) -> Column:
+def _column(frame: DataFrame, name: str) -> Column:
+    """The column of that very name, whatever it contains, or else the field of a struct: request.bytes."""
+    return F.col(quoted(name) if name in frame.columns else name)
+
+
+def _total(column: str, result: Callable[..., Column], of_integers: Callable[..., Column]) -> Aggregate:
+    """An aggregate of the sum of a column, and of the number of its values.
+
+    A sum of integers is kept as low + high * 2**32, so that it never overflows: two lines with 2**63 - 1 bytes in a log
+    would otherwise stop the job for good. A low that was saved before there was a high has all 64 bits.
+    """
+    count = Part(
+        lambda frame: F.count(_column(frame, column)),
+        lambda total, n, high: F.sum(n),
+        f"count({column})",
+        additive=True,
+    )
+    means = f"sum({column})"
+    total = Part(lambda frame: F.sum(_column(frame, column)), lambda total, n, high: F.sum(total), means, additive=True)
+    unused = Part(lambda frame: F.lit(None).cast("bigint"), lambda total, n, high: F.sum(high), additive=True)
+
+    def integers(frame: DataFrame) -> Column:
+        return _column(frame, column).cast("bigint")
+
+    low = Part(
+        lambda frame: F.sum(integers(frame).bitwiseAND(_LOW)),
+        lambda low, n, high: F.sum(low.bitwiseAND(_LOW)),
+        means,
+        additive=True,
+    )
+    high = Part(
+        lambda frame: F.sum(F.shiftright(integers(frame), 32)),
+        lambda low, n, high: F.sum(_carried(low, high)),
+        additive=True,
+    )
+    wide = Aggregate((low, count, high), of_integers)
+    return Aggregate((total, count, unused), lambda total, n, high: result(total, n), column, wide)
+
+
+def _carried(low: Column, high: Column) -> Column:
+    """The high with what the low has above 32 bits."""
+    return F.coalesce(high, F.lit(0)) + F.shiftright(low, 32)
+
+
+def _typed(aggregate: Aggregate, first: DataType) -> Aggregate:
+    """The aggregate, or the one of integers, by the type of its first part."""
+    return aggregate.of_integers if aggregate.of_integers and isinstance(first, LongType) else aggregate
+
+
+def _has_integers(frame: DataFrame, column: str) -> bool:
+    field = frame.schema[column] if column in frame.columns else frame.select(column).schema[0]
+    return isinstance(field.dataType, IntegralType)
+
+
+def _pair_of(frame: DataFrame, by: str, column: str) -> Column:
+    order, value = _column(frame, by), _column(frame, column)
+    return F.when(order.isNotNull(), F.struct(order.alias(by), value.alias("value")))
+
+
+def _squares(values: Column) -> Column:
     """Sum of squared differences from the mean."""
-    return F.coalesce(F.var_pop(column) * F.count(column), F.lit(0.0))
+    return F.coalesce(F.var_pop(values) * F.count(values), F.lit(0.0))
 
 
 def _pair(a: Column, b: Column) -> Column:

@@ -9,6 +9,7 @@
     sparkstream rebuild HOME --from URL
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
+    sparkstream skip HOME N           set aside the input of a batch that can never be finished
     sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
 
 A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
@@ -36,7 +37,7 @@ from .peek import peek
 from .recovery import lease, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
-from .status import EXIT_CODES, describe, status
+from .status import EXIT_CODES, describe, left, status
 
 PEEK = """\
 Look at a directory of logs before a job reads it: the logs there are and how they are rotated, the format that most
@@ -94,6 +95,18 @@ PGPASSWORD or ~/.pgpass rather than in the URL.
 """
 
 
+SKIP = """\
+Set aside the input of an unfinished batch that fails each time, such as a row that a step cannot compute.
+
+    sparkstream skip /data/access.home 47 --reason "two rows overflow the sum, see ticket 12"
+
+The next start copies the rows of the batch, as its sources read them, to HOME/skipped/47/SOURCE, as Parquet, and runs
+it without: states and windows never see them. Outputs that had written the batch before it failed keep what they have.
+The job must not be running. Mend the job first if you can: an unfinished batch runs again at each start, with the code
+that the job has then.
+"""
+
+
 RESET = """\
 Bring back the times of a home that were recorded while the machine's clock was ahead, once the clock is right again.
 `sparkstream status` says whether there are any.
@@ -119,7 +132,7 @@ def archive(target: Path) -> None:
 
 
 def stop(home: Home, *, wait: bool) -> None:
-    """Delete the marker; with `wait`, return when the job has stopped."""
+    """Delete the marker; with `wait`, return when no driver runs the job any more."""
     storage.delete(home / "RUNNING")
     announced = ""
     while wait and (holder := lease.holder(home / "lease")):
@@ -169,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="as one JSON object; docs/operate.md has the schema")
     add = command("stop", "stop the job of a home gracefully", _stop)
     add("home")
-    add("--wait", action="store_true", help="return when it has stopped")
+    add("--wait", action="store_true", help="return when it has stopped; exit code 1 if it was not drained")
     add = command("replay-rejected", "return rejected lines to a job that reads a directory", _replay, REPLAY)
     add("home")
     add("directory")
@@ -180,6 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--id", help="of the home, if the database knows several")
     add = command("compact", "compact the small Parquet files of an output", _compact, COMPACT)
     add("folder", help="DIRECTORY/NAME of an output parquet:DIRECTORY, on any file system Spark knows")
+    add = command("skip", "set aside the input of a batch that can never be finished", _skip, SKIP)
+    add("home")
+    add("batch", type=int, metavar="N", help="its number, which the error of the job names")
+    add("--reason", default="", help="kept with the batch and logged")
     add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
     add("home")
     return parser
@@ -202,10 +219,23 @@ def _status(options: argparse.Namespace) -> int:
     return EXIT_CODES[facts["health"]]
 
 
-def _stop(options: argparse.Namespace) -> None:
+def _stop(options: argparse.Namespace) -> int:
     home = _existing(options.home)
     stop(home, wait=options.wait)
-    print(f"stopped after batch {OffsetLog(home / 'offsets').last.n}" if options.wait else "stop requested")
+    if not options.wait:
+        print("stop requested")
+        return 0
+    rest = left(home)
+    if not rest:
+        print(f"stopped after batch {OffsetLog(home / 'offsets').last.n}")
+        return 0
+    then = (
+        "the next start carries out the stop and exits with 0, and the one after it processes what is left"
+        if home.stop_pending()
+        else "the next start processes what is left"
+    )
+    print(f"error: no driver runs the job, but it was not drained ({'; '.join(rest)}): {then}", file=sys.stderr)
+    return 1
 
 
 def _replay(options: argparse.Namespace) -> None:
@@ -247,6 +277,21 @@ LEDGER = {"ledger": "_sql_ledger"}
 def _compact(options: argparse.Namespace) -> None:
     live_session()
     print(f"{_compaction.compact(options.folder)} batches merged")
+
+
+def _skip(options: argparse.Namespace) -> None:
+    home = _existing(options.home)
+    held = lease.acquire(home / "lease")
+    try:
+        log = OffsetLog(home / "offsets", held.epoch)
+        last = log.last.n
+        if log.is_done(last) or options.batch != last:
+            unfinished = "no batch is unfinished" if log.is_done(last) else f"the unfinished batch is {last}"
+            raise UsageError(f"got batch {options.batch}, and {unfinished}: only an unfinished one can be skipped")
+        log.skip(last, options.reason)
+    finally:
+        held.release()
+    print(f"the next start sets the input of batch {last} aside, in {home / f'skipped/{last}'}, and runs it without")
 
 
 def _existing(path: str) -> Home:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from .errors import UsageError
 
 Columns = str | Sequence[str]
 
@@ -27,6 +30,31 @@ def quoted(name: str) -> str:
     ('`a.b`', '`tick``tock`')
     """
     return "`{}`".format(name.replace("`", "``"))
+
+
+def check_unique(names: Sequence[str]) -> None:
+    """Raise UsageError if two columns have one name but for case, by which few formats and databases tell them apart.
+
+    >>> check_unique(["path", "bytes"])
+    >>> check_unique(["path", "Path"])
+    Traceback (most recent call last):
+    sparkstream_kit.errors.UsageError: got the columns path and Path, expected names that differ: rename or drop one
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.get(name.lower())) is not None:
+            raise UsageError(f"got the columns {other} and {name}, expected names that differ: rename or drop one")
+        seen[name.lower()] = name
+
+
+def named(columns: Columns) -> list[Column]:
+    """The columns of these very names, which are never taken for fields of structs.
+
+    >>> import sparkstream_kit as ss
+    >>> ss.testing.local_session().range(1).selectExpr("id as `a.b`").select(named("a.b")).first()
+    Row(a.b=0)
+    """
+    return [F.col(quoted(name)) for name in column_names(columns)]
 
 
 def other_columns(frame: DataFrame, *names: str) -> list[str]:

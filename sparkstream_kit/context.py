@@ -3,8 +3,7 @@
 The functions take and return a plain `pyspark.streaming.StreamingContext`; `lifecycle` starts and stops it.
 
     ssc = get_or_create(build, checkpoint="hdfs:///jobs/served", batch_interval="1s")  # context, definition
-    ssc.start()                                                                        # start
-    sys.exit(stop_on_marker(ssc, "hdfs:///jobs/served.running"))                       # wait
+    sys.exit(run(ssc, marker="hdfs:///jobs/served.running"))                           # start, wait
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pyspark.streaming import StreamingContext
 from . import _spark, durations, settings
 from .bridge import dataframes, jvm, streaming
 from .bridge.callbacks import check_callbacks
-from .checks import check_cores, check_python, check_writable
+from .checks import check_concurrency, check_cores, check_python, check_recoverable, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
@@ -46,13 +45,16 @@ def get_or_create(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
 
     The SparkSession is created from live settings first, so a recovered job obeys today's `--conf` and not that of its
-    first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged.
+    first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged,
+    with a warning, as `build` may be another one: `ssc.stop(False, True)` stops it, and the next call uses `build`. A
+    context that was stopped or never started is replaced.
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
@@ -61,9 +63,10 @@ def get_or_create(
     `max_per_batch` is given, and nothing after that. Spark's checkpoint in a home is set aside if it cannot be resumed;
     one with received records only with `give_up_received`, which is meant for a single start. If receivers keep a
     write-ahead log, a first checkpoint is written here, so that nothing is lost if the driver is killed early. A source
-    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is a new state
-    beside a saved one that is not used, when its earlier input is gone: they may have been renamed. Bytes of input
-    files that a recorded batch needs and that are gone are refused, too, unless `give_up_files` names the file.
+    that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is an output that
+    it has written, unless `give_up_outputs` names it, and a new state beside a saved one that is not used, when its
+    earlier input is gone: they may have been renamed. Bytes of input files that a recorded batch needs and that are
+    gone are refused, too, unless `give_up_files` names the file.
 
     Raises UsageError for whatever Spark, Hadoop or Java refuse before the start: an invalid interval, no Java, a
     checkpoint or home that cannot be written, a definition without outputs or with columns that do not exist, receivers
@@ -93,6 +96,7 @@ def get_or_create(
             drain=drain,
             give_up_received=give_up_received,
             give_up_sources=give_up_sources,
+            give_up_outputs=give_up_outputs,
             give_up_files=give_up_files,
         )
 
@@ -108,7 +112,12 @@ def _get_or_create(
     check_callbacks()
     active = StreamingContext.getActive()
     if active is not None:
+        log.warning(
+            "a job is running already: its context is returned, and build is not called. To run a changed build, stop "
+            "it first, by ssc.stop(False, True)"
+        )
         return active
+    end_previous()
     presets = (settings.FRAMES, settings.WRITE_AHEAD_LOG) if home is not None else ()
     session = live_session(conf, *presets)
     check_python(session.sparkContext)
@@ -116,6 +125,9 @@ def _get_or_create(
     def create() -> StreamingContext:
         ssc = new_context(session, interval)
         build(ssc)
+        directory = checkpoint if checkpoint is not None else home
+        if directory is not None:
+            check_recoverable(ssc, directory)
         return ssc
 
     if checkpoint is not None:
@@ -131,6 +143,13 @@ def _get_or_create(
     if checkpoint is not None:
         checkpoints.write_first(ssc)
     return ssc
+
+
+def end_previous() -> None:
+    """Give up the home of a context of this process that was stopped, or never started: its cell runs again."""
+    engine = batches.live()
+    if engine is not None:
+        engine.end()
 
 
 def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, interval: int) -> StreamingContext:
@@ -155,6 +174,7 @@ def at_home(
     drain: bool = False,
     give_up_received: bool = False,
     give_up_sources: Collection[str] = (),
+    give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
@@ -168,11 +188,17 @@ def at_home(
     endless = [name for name, source in graph.sources.items() if not source.bounded]
     if drain and endless:
         raise UsageError(f"cannot drain {endless[0]!r}, a source that never ends: start the job without a drain")
+    if drain and max_per_batch is not None and graph.windows:
+        raise UsageError(
+            "a drain in several batches has no windows, as no time passes between them: leave out max_per_batch, so "
+            "that it is one batch, or aggregate by event time, with event_time_window"
+        )
     if max_per_batch is not None and max_per_batch < 1:
         raise UsageError(f"got a limit of {max_per_batch} records per batch (max_per_batch), expected at least 1")
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from a temporary one, %s, and next time starts from scratch", path)
+    check_concurrency(fresh)
     settings.apply_live(graph.session, settings.FRAMES)
     dataframes.silence_expected_warnings()
     home = Home.open(path)
@@ -181,10 +207,11 @@ def at_home(
         if home.stop_pending():
             home.mark_stopped()
             raise StopRequested(f"a stop was requested while the job was down, so it stays stopped ({path})")
+        home.mark_starting()
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         home.upgrade()
         graph.give_up_files = give_up_files
-        graph.check_names(give_up_sources)
+        graph.check_names(give_up_sources, give_up_outputs)
         graph.check()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")
@@ -195,6 +222,7 @@ def at_home(
             checkpoints.write_first(ssc)
         else:
             checkpoints.retire(home, give_up_received=give_up_received)
+        graph.note_outputs()
         home.mark_running()
     except BaseException:
         lease.release()

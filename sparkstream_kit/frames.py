@@ -7,7 +7,10 @@ is in `engine`. `each_frame` brings DataFrames to a bare DStream without any of 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
+from datetime import datetime
+from math import inf
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from pyspark import RDD
@@ -19,10 +22,10 @@ from pyspark.streaming import DStream, StreamingContext
 from . import aggregates as agg
 from . import durations
 from .aggregates import Aggregates
-from .columns import Columns, column_names
+from .columns import Columns, column_names, named, other_columns
 from .contracts import Source, Write
 from .durations import Duration
-from .engine.graph import BatchContext, Compute, Graph, Output, add_named, graph_of
+from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
 from .engine.state import StateNode, as_saved, batch_literal, expiring, not_after
 from .engine.windows import AggregatedWindow, Window
 from .errors import InputLost, UsageError
@@ -32,6 +35,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 JoinType = Literal["inner", "cross", "full", "left", "right", "semi", "anti"]
+
+
+def _takes_time(function: Callable[..., DataFrame]) -> bool:
+    """Whether a function must be given two arguments."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of a builtin
+        return False
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(needed) == 2
 
 
 def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:
@@ -61,13 +74,20 @@ class FrameStream:
     RDD. When only some sources have new data, the streams of the others yield an empty DataFrame.
 
     To write an operation of your own from scratch: `compute` returns the DataFrame of a batch context, or None if the
-    stream skips that batch. `stateful` marks what is derived from a state, which is only known for the newest batch.
+    stream skips that batch; `parents` are the streams that it is computed from. `stateful` marks what is derived from a
+    state, which is only known for the newest batch. `look_back` is how long after new data it still has rows, in ms.
     """
 
-    def __init__(self, graph: Graph, compute: Compute, *, stateful: bool = False):
+    def __init__(
+        self, graph: Graph, compute: Compute, *parents: FrameStream, stateful: bool = False, look_back: float = 0
+    ):
         self.graph = graph
         self.compute = compute
-        self.stateful = stateful
+        self.stateful: bool = stateful or any(parent.stateful for parent in parents)
+        self.look_back: float = look_back + max((parent.look_back for parent in parents), default=0)
+        read = [parent.sources for parent in parents]
+        known = [names for names in read if names is not None]
+        self.sources: frozenset[str] | None = frozenset().union(*known) if read and known == read else None
 
     @classmethod
     def of(cls, dstream: DStream[Any], schema: StructType | str | None = None, *, name: str = "dstream") -> FrameStream:
@@ -96,7 +116,7 @@ class FrameStream:
             latest_offset=lambda now: landing.latest_offset(directory()),
             read=lambda start, end: landing.read(graph.session, directory(), start, end),
             schema=schema or "value string",
-            commit=lambda end: landing.prune(directory(), end),
+            commit=lambda end: landing.prune(directory(), end, graph.settled, graph.log.epoch),
             bounded=False,
         )
         return cls.from_source(dstream.context(), name, source)
@@ -129,21 +149,28 @@ class FrameStream:
 
         def compute(ctx: BatchContext) -> DataFrame:
             start, end = ctx.entry.ranges.get(name, (None, None))
-            if start == end:
+            if start == end or ctx.entry.n in graph.log.skipped:
                 return nothing
             try:
                 return source.read(start, end)
             except InputLost as lost:
                 raise InputLost(f"batch {ctx.entry.n} cannot be read: {lost}; {graph.why_needed(ctx.entry)}") from None
 
-        return cls(graph, compute)
+        stream = cls(graph, compute)
+        stream.sources = frozenset([name])
+        return stream
 
     # --- each batch on its own
 
-    def transform(self, function: Callable[[DataFrame], DataFrame]) -> FrameStream:
+    def transform(
+        self, function: Callable[[DataFrame], DataFrame] | Callable[[datetime, DataFrame], DataFrame]
+    ) -> FrameStream:
         """Apply a function from DataFrame to DataFrame to each batch. As DStream's, it is called for every batch.
 
-        It is also called once at each start, with an empty DataFrame. Raises UsageError if the function returns
+        A function of two arguments gets the recorded time of the batch first, a datetime in UTC. Spark's
+        `current_timestamp` and the like are refused at the start: they would change when a batch runs again.
+
+        The function is also called once at each start, with an empty DataFrame. Raises UsageError if it returns
         anything but a DataFrame.
 
         Cost: grows with what the function does.
@@ -154,13 +181,21 @@ class FrameStream:
         ...     return frame.sort("value").limit(1)
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).transform(first), [["b", "a"]])
         [[Row(value='a')]]
+
+        >>> from pyspark.sql import functions as F
+        >>> def stamped(time, frame):
+        ...     return frame.select("value", F.unix_seconds(F.lit(time)).alias("at"))
+        >>> run_batches(lambda lines: ss.FrameStream.of(lines).transform(stamped), [["a"], ["b"]])
+        [[Row(value='a', at=1)], [Row(value='b', at=2)]]
         """
+        call: Callable[..., DataFrame] = function
+        takes_time = _takes_time(call)
 
         def compute(ctx: BatchContext) -> DataFrame | None:
             frame = ctx.frame(self.compute)
             if frame is None:
                 return None
-            made = function(frame)
+            made = call(self.graph.time(ctx.entry), frame) if takes_time else call(frame)
             if not isinstance(made, DataFrame):
                 raise UsageError(
                     f"the function {getattr(function, '__name__', function)!r} given to transform returned "
@@ -168,7 +203,7 @@ class FrameStream:
                 )
             return made
 
-        return FrameStream(self.graph, compute, stateful=self.stateful)
+        return FrameStream(self.graph, compute, self)
 
     def pipe(self, function: Callable[Concatenate[FrameStream, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function with the stream first: `stream.pipe(f, x)` is `f(stream, x)`, but reads from left to right.
@@ -358,13 +393,16 @@ class FrameStream:
         names = column_names(keys)
 
         def compute(frame: DataFrame) -> DataFrame:
-            rest = F.struct(*(column for column in frame.columns if column not in names))
-            return frame.groupBy(*names).agg(F.collect_list(rest).alias("values"))
+            rest = F.struct(*other_columns(frame, *names))
+            return frame.groupBy(*named(names)).agg(F.collect_list(rest).alias("values"))
 
         return self.transform(compute)
 
     def cache(self) -> FrameStream:
         """Keep each batch in memory while its outputs run, for a stream that several of them use.
+
+        All of them see the same rows, also if a step before draws by chance, as `uuid()` does, and while an output is
+        retried; a batch that runs again after a restart, or after an executor was lost, draws again.
 
         Cost: grows with the rows of the batch.
 
@@ -381,10 +419,10 @@ class FrameStream:
         def compute(ctx: BatchContext) -> DataFrame | None:
             frame = ctx.frame(self.compute)
             if frame is not None and not ctx.is_dry_run:
-                ctx.cached.append(frame.persist())
+                ctx.cached[compute] = frame.persist()
             return frame
 
-        return FrameStream(self.graph, compute, stateful=self.stateful)
+        return FrameStream(self.graph, compute, self)
 
     # --- several streams
 
@@ -444,13 +482,14 @@ class FrameStream:
         left, right = self.group_by_key(keys), other.group_by_key(keys)
 
         def together(a: DataFrame, b: DataFrame) -> DataFrame:
-            both = a.withColumnRenamed("values", "left").join(
-                b.withColumnRenamed("values", "right"), column_names(keys), "full"
-            )
+            # not a join, for which null keys differ
+            sides = [a.withColumnRenamed("values", "left"), b.withColumnRenamed("values", "right")]
+            both = sides[0].unionByName(sides[1], allowMissingColumns=True)
             filled = (
-                F.coalesce(side, F.array().cast(both.schema[side].dataType)).alias(side) for side in ("left", "right")
+                F.coalesce(F.first(side, ignorenulls=True), F.array().cast(both.schema[side].dataType)).alias(side)
+                for side in ("left", "right")
             )
-            return both.select(*column_names(keys), *filled)
+            return both.groupBy(*named(keys)).agg(*filled)
 
         return left._with((right,), together)
 
@@ -462,7 +501,7 @@ class FrameStream:
             frames = [ctx.frame(c) for c in computes]
             return None if any(frame is None for frame in frames) else function(*frames)
 
-        return FrameStream(self.graph, compute, stateful=any(stream.stateful for stream in streams))
+        return FrameStream(self.graph, compute, *streams)
 
     # --- windows and state
 
@@ -480,9 +519,8 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).window("2s"), [["a"], ["b"], []])
         [[Row(value='a')], [Row(value='a'), Row(value='b')], [Row(value='b')]]
         """
-        node = Window(self.graph, self.compute, *self._window(window, slide))
-        self.graph.windows.append(node)
-        return FrameStream(self.graph, lambda ctx: node.rows(ctx) if ctx.fires(node.slide) else None)
+        node = Window(self, *self._window(window, slide))
+        return self._windowed(node, lambda ctx: node.rows(ctx) if ctx.fires(node.slide) else None)
 
     def reduce_by_key_and_window(
         self, keys: Columns, aggregates: Aggregates, window: Duration, slide: Duration | None = None
@@ -505,9 +543,8 @@ class FrameStream:
         >>> run_batches(build, [["a"], ["a"], [], []])
         [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=1)], []]
         """
-        node = AggregatedWindow(self.graph, self.compute, *self._window(window, slide), keys, aggregates)
-        self.graph.windows.append(node)
-        return FrameStream(self.graph, node.result)
+        node = AggregatedWindow(self, *self._window(window, slide), keys=keys, aggregates=aggregates)
+        return self._windowed(node, node.result)
 
     def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
         """Aggregate all rows of the batches in (T - window, T] at every slide, into one row. Columns: the aggregates.
@@ -597,22 +634,31 @@ class FrameStream:
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
             fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)
+            if span is not None:  # keys that were saved before anything could expire
+                seen = F.coalesce("__seen", batch_literal(ctx.before).cast("bigint"))
+                before = before.withColumn("__seen", seen)
             return agg.merge(before.union(fresh), keys, parts)
 
         def retain(rows: DataFrame, time: int) -> DataFrame:
-            return rows if span is None else rows.filter(F.col("__seen") > batch_literal(time - span))
+            return rows if span is None else rows.filter(~_idle(time - span))
 
         def expired(ctx: BatchContext) -> DataFrame:
-            rows = node.at(ctx)
-            gone = F.lit(False) if span is None else F.col("__seen") <= batch_literal(ctx.entry.time - span)
-            return agg.result(rows.filter(gone), keys, aggregates)
+            gone = F.lit(False) if span is None else _idle(ctx.entry.time - span)
+            return agg.result(node.at(ctx).filter(gone), keys, aggregates)
 
-        name, loaded = name or _by(keys), as_saved if span is None else not_after("__seen")
-        node = StateNode(self.graph, self.compute, name, keys, empty, advance, retain, loaded)
+        means, loaded = agg.meanings(aggregates), as_saved if span is None else not_after("__seen")
+        node = StateNode(self, name or _by(keys), keys, empty, advance, retain, means, loaded)
+        look_back = inf
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
-            self.graph.windows.append(Window(self.graph, self.compute, span + step, step))
-        return StateStream(self.graph, lambda ctx: agg.result(node.retained(ctx), keys, aggregates), expired)
+            look_back = span + step
+            self.graph.slides.append(Slide(step, self.look_back + look_back))
+
+        def rows(ctx: BatchContext) -> DataFrame | None:
+            skips = ctx.frame(self.compute) is None  # as its input does between two slides
+            return None if skips else agg.result(node.retained(ctx), keys, aggregates)
+
+        return StateStream(self, rows, expired, look_back)
 
     def update_state_by_key_python(
         self,
@@ -647,24 +693,34 @@ class FrameStream:
         update = F.udf(lambda rows, previous: function(rows or [], previous), kind).asNondeterministic()
 
         def fresh(frame: DataFrame) -> DataFrame:
-            rest = F.struct(*(column for column in frame.columns if column not in names))
-            rows = frame.groupBy(*names).agg(F.collect_list(rest).alias("__rows"))
+            rest = F.struct(*other_columns(frame, *names))
+            rows = frame.groupBy(*named(names)).agg(F.collect_list(rest).alias("__rows"))
             return rows.withColumn("__state", F.lit(None).cast(kind))
 
         def empty(frame: DataFrame, time: int) -> DataFrame:
-            return fresh(frame).select(*names, "__state")
+            return fresh(frame).select(*named(names), "__state")
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-            both = before.unionByName(fresh(new), allowMissingColumns=True).groupBy(*names)
+            both = before.unionByName(fresh(new), allowMissingColumns=True).groupBy(*named(names))
             rows = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
-            return rows.select(*names, update("__rows", "__state").alias("__state")).filter("__state is not null")
+            return rows.select(*named(names), update("__rows", "__state").alias("__state")).filter(
+                "__state is not null"
+            )
 
-        node = StateNode(self.graph, self.compute, name or _by(keys), keys, empty, advance)
-        return FrameStream(self.graph, lambda ctx: node.at(ctx).select(*names, "__state.*"), stateful=True)
+        node = StateNode(self, name or _by(keys), keys, empty, advance)
+
+        def rows(ctx: BatchContext) -> DataFrame | None:
+            skips = ctx.frame(self.compute) is None
+            return None if skips else node.at(ctx).select(*named(names), "__state.*")
+
+        return FrameStream(self.graph, rows, self, stateful=True, look_back=inf)
 
     @staticmethod
     def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:
         return frame if span is None else frame.withColumn("__time", batch_literal(time).cast("bigint"))
+
+    def _windowed(self, node: Window, compute: Compute) -> FrameStream:
+        return FrameStream(self.graph, compute, self, look_back=node.length)
 
     def _window(self, window: Duration, slide: Duration | None) -> tuple[int, int]:
         if self.stateful:
@@ -718,6 +774,11 @@ class FrameStream:
         self.for_each_batch(lambda frame, _: write(frame.rdd), name=name)
 
 
+def _idle(since: int) -> Column:
+    """Whether a key has had no rows since that time; what is not known yet is false."""
+    return F.coalesce(F.col("__seen") <= batch_literal(since), F.lit(False))
+
+
 def _by(keys: Columns) -> str:
     """The default name of a state: it follows from its keys, not from the order of calls."""
     return f"by-{'-'.join(column_names(keys)) or 'nothing'}"
@@ -726,8 +787,8 @@ def _by(keys: Columns) -> str:
 class StateStream(FrameStream):
     """A state as a stream: each batch has the rows of all keys."""
 
-    def __init__(self, graph: Graph, compute: Compute, expired: Compute):
-        super().__init__(graph, compute, stateful=True)
+    def __init__(self, source: FrameStream, compute: Compute, expired: Compute, look_back: float):
+        super().__init__(source.graph, compute, source, stateful=True, look_back=look_back)
         self._expired = expired
 
     def expired(self) -> FrameStream:
@@ -744,4 +805,4 @@ class StateStream(FrameStream):
         >>> run_batches(build, [["a"], ["b"]])
         [[], [Row(value='a', n=1)]]
         """
-        return FrameStream(self.graph, self._expired, stateful=True)
+        return FrameStream(self.graph, self._expired, self)

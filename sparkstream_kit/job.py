@@ -75,7 +75,7 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
 
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
     from_where = [uris.parse(text, sources) for text in options.source]
-    to_where = [uris.parse(text, outputs) for text in options.output or ["console:"]]
+    to_where = [uris.parse(text, outputs, named=True) for text in options.output or ["console:"]]
     access_log.check_format(options.format)
     enough = _stop_after(options.stop_after)
     _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))
@@ -104,6 +104,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         drain=options.drain,
         give_up_received=options.give_up_received,
         give_up_sources=options.give_up_source,
+        give_up_outputs=options.give_up_output,
         give_up_files=options.give_up,
         conf=conf,
     )
@@ -144,6 +145,12 @@ def _job_output(specs: list[uris.Spec], results: set[str]) -> JobOutput:
     def output(stream: FrameStream, name: str) -> None:
         results.add(name)
         chosen = [spec for spec in specs if spec.name in ("", name)]
+        several = [spec for spec in chosen if "name" in spec.arguments and not spec.name and len(results) > 1]
+        if several:
+            raise UsageError(
+                f"got name={several[0].arguments['name']} for the results {', '.join(sorted(results))}: say which of "
+                f"them it is for, as in {name}={several[0].kind}:..."
+            )
         if not chosen:
             log.warning("no --output takes the result %r: it is not computed", name)
         for spec in chosen:
@@ -197,7 +204,8 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]KIND:...",
-        help="where results go; with a name only the results of that name (default: console:)",
+        help="where results go; with a NAME only the result of that name; two outputs of one kind for one result need "
+        "an option name= of their own, as in lines=json:/copy?name=copy (default: console:)",
     )
     add(
         "--format",
@@ -228,6 +236,13 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="start although the job no longer has a source that the home has read, losing what it may still have",
+    )
+    add(
+        "--give-up-output",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="start although the job no longer has an output that the home has written, which gets no more batches",
     )
     add(
         "--give-up",

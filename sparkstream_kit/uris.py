@@ -2,8 +2,8 @@
 
 KIND is a function of `sparkstream_kit.sources` or `.outputs`, with hyphens for underscores. REST fills its required
 parameters, separated by colons where there are several; options are its other parameters, converted to their types.
-They begin at the first ? that a name follows: a path may hold others, as in files:/logs/q?/web?glob=*.log. Everything
-else follows from the function's signature.
+They begin at the first ? that a name follows: a path may hold others, as in files:/logs/q?/web?glob=*.log. In options
+%26 is a & and so on, and a + is a plus. Everything else follows from the function's signature.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote
 
 from .errors import UsageError
 from .redaction import redact
@@ -33,8 +33,8 @@ class Spec:
     arguments: dict[str, Any] = field(repr=False)  # a URL may hold a password
 
     def __call__(self, target: Any, **more: Any) -> Any:
-        """Call the function on a context (sources) or on a stream (outputs)."""
-        return self.function(target, **self.arguments, **more)
+        """Call the function on a context (sources) or a stream (outputs); what the argument says wins over `more`."""
+        return self.function(target, **{**more, **self.arguments})
 
 
 def kinds(package: ModuleType) -> list[str]:
@@ -53,8 +53,8 @@ def function(package: ModuleType, kind: str) -> Callable[..., Any]:
     return found
 
 
-def parse(text: str, package: ModuleType) -> Spec:
-    """The spec of one argument.
+def parse(text: str, package: ModuleType, *, named: bool = False) -> Spec:
+    """The spec of one argument; with `named` an option `name` is the function's parameter of that name.
 
     >>> from sparkstream_kit import sources
     >>> spec = parse("logs=files:hdfs://nn/logs?glob=*.log", sources)
@@ -80,15 +80,21 @@ def parse(text: str, package: ModuleType) -> Spec:
         raise UsageError(f"got the kind {kind!r}, expected {either(kinds(package))}")
     chosen = function(package, kind)
     required, optional = parameters(chosen)
+    if named:
+        optional = [*optional, "name"]
     rest, query = [*_OPTIONS.split(rest, 1), ""][:2]
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    own = {key: value for key, value in options.items() if key in optional}
-    foreign = {key: value for key, value in options.items() if key not in optional}
+    own, foreign = dict[str, str](), list[str]()
+    for option in query.split("&") if query else []:
+        key, _, value = option.partition("=")
+        if unquote(key) in optional:
+            own[unquote(key)] = unquote(value)
+        else:
+            foreign.append(option)
     if foreign and "url" in required:
-        rest, foreign = f"{rest}?{urlencode(foreign)}", {}
+        rest, foreign = f"{rest}?{'&'.join(foreign)}", []  # as it is: the library reads it in its own way
     if foreign:
         expected = f"expected {either(optional)}" if optional else "it takes none"
-        raise UsageError(f"got the option {next(iter(foreign))!r} for {kind}, {expected}")
+        raise UsageError(f"got the option {unquote(foreign[0].partition('=')[0])!r} for {kind}, {expected}")
     hints = get_type_hints(chosen)
     words = {**_required(kind, rest, required), **own}
     return Spec(name, kind, chosen, {key: _value(kind, key, word, hints[key]) for key, word in words.items()})

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from sparkstream_kit import aggregates as agg
 from sparkstream_kit.errors import UsageError
+from sparkstream_kit.testing import local_session
 from tests.support.ticks import few
 
 
@@ -177,3 +178,35 @@ def test_a_percentile_ignores_nan_even_if_there_is_nothing_else(spark: SparkSess
     rows = spark.createDataFrame([("a", 1.0), ("a", float("nan")), ("b", float("nan"))], "k string, x double")
     found = agg.aggregate(rows, "k", {"median": agg.approx_percentile("x", 0.5)}).orderBy("k").collect()
     assert [row.median for row in found] == [1.0, None]
+
+
+# --- sums beyond 64 bits
+
+LARGEST, SMALLEST = 2**63 - 1, -(2**63)
+EXTREMES = st.sampled_from([LARGEST, SMALLEST, 2**32, -(2**32), 2**32 - 1, 1, -1, 0, None])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), EXTREMES), min_size=1, max_size=12))
+@few(25)
+def test_sums_of_any_integers_are_exact_or_null_while_they_do_not_fit(rows: list[tuple[int, int | None]]) -> None:
+    spark = local_session()
+    aggregates = {"sum": agg.sum("v"), "mean": agg.mean("v")}
+    frames = [spark.createDataFrame([(v,) for part, v in rows if part == k], "v bigint") for k in range(4)]
+    parts = [agg.partial(frame, [], aggregates) for frame in frames]
+    tree = agg.merge(parts[0].union(parts[1]), [], aggregates).union(
+        agg.merge(parts[2].union(parts[3]), [], aggregates)
+    )
+    [found] = agg.result(agg.merge(tree, [], aggregates), [], aggregates).collect()
+    numbers = [v for _, v in rows if v is not None]
+    total = sum(numbers) if numbers else None
+    assert found["sum"] == (total if total is not None and SMALLEST <= total <= LARGEST else None)
+    assert found["mean"] == (pytest.approx(sum(numbers) / len(numbers), rel=1e-15, abs=1) if numbers else None)
+
+
+def test_a_sum_saved_before_it_had_a_high_part_goes_on(spark: SparkSession) -> None:
+    aggregates = {"sum": agg.sum("v")}
+    saved = spark.createDataFrame([(LARGEST - 1, 2, None)], "sum bigint, sum_1 bigint, sum_2 bigint")
+    for new, expected in [(1, LARGEST), (2, None), (-5, LARGEST - 6)]:
+        fresh = agg.partial(spark.createDataFrame([(new,)], "v bigint"), [], aggregates)
+        merged = agg.merge(saved.union(fresh), [], aggregates)
+        assert agg.result(merged, [], aggregates).collect()[0]["sum"] == expected

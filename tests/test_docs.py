@@ -291,6 +291,45 @@ def test_the_tests_that_a_page_mentions_exist(name: str) -> None:
     assert {start for start in mentioned if not any(test.startswith(start) for test in tests)} == set()
 
 
+def promises(page: str) -> Iterator[tuple[str, str]]:
+    """The first and the last cell of each row of each table, but for figures, which show no promise."""
+    for header, body in re.findall(r"^(\|.*\|)\n\|[-|]+\|\n((?:\|.*\|\n?)+)", page, re.MULTILINE):
+        if not header.startswith("| run |"):
+            for row in body.splitlines():
+                cells = row.strip("|").split(" | ")
+                yield cells[0].strip(), cells[-1].strip()
+
+
+def evidence(cell: str) -> list[tuple[str, bool]]:
+    """The tests that a cell names, files below tests/ or beginnings of names, and whether there are such."""
+    files = {str(file.relative_to(ROOT / "tests")): file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
+    names = re.findall(r"^ *def (test_\w+)", "\n".join(files.values()), re.MULTILINE)
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py|test_\w+(?=(?:\.\.\.)?`))", cell)
+    return [(name, name in files or any(test.startswith(name) for test in names)) for name in named]
+
+
+def test_each_promise_of_guarantees_md_names_a_test_that_there_is() -> None:
+    found = list(promises(PAGES["docs/guarantees.md"]))
+    assert len(found) > 50
+    before = False  # whether the row above names one: "the same" means it
+    for promise, cell in found:
+        tests = evidence(cell)
+        before = bool(tests) or (before and cell.startswith("the same"))
+        assert before, f"no test is named for: {promise}"
+        assert [name for name, exists in tests if not exists] == [], promise
+
+
+def test_a_promise_without_a_test_is_found() -> None:
+    table = "| what | promised | shown by |\n|---|---|---|\n| a kill | nothing | {} |\n"
+    for cell, expected in [
+        ("a look at it", []),
+        ("`faults/test_kill.py`", [("faults/test_kill.py", False)]),
+        ("`test_docs.py`, `test_a_promise_without_...`", [("test_docs.py", True), ("test_a_promise_without_", True)]),
+    ]:
+        ((promise, last),) = promises(table.format(cell))
+        assert (promise, evidence(last)) == ("a kill", expected)
+
+
 def headings(page: str) -> set[str]:
     """The anchors that GitHub gives the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)

@@ -15,7 +15,9 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.streaming import DStream, StreamingContext
 
+import sparkstream_kit as ss
 from sparkstream_kit import aggregates as agg
+from sparkstream_kit.columns import quoted
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
@@ -353,11 +355,89 @@ def test_rows_of_an_initial_state_expire_as_if_they_had_arrived_just_before(tmp_
     assert seen["expired"] == {10: [], 11: [], 12: [("z", 1)]}
 
 
+# --- names and values that are easily confused
+
+
+def with_odd_names(stream: FrameStream, key: str, value: str) -> dict[str, FrameStream]:
+    """Each operation by key, for a key and a value of these names."""
+    rows = stream.select(F.col("k").alias(key), F.col("v").alias(value), F.timestamp_seconds("v").alias("at"))
+    sums = {"n": agg.count(), "total": agg.sum(value), "first": agg.min_by(value, by=value)}
+    closed = ss.transforms.event_time_window(rows, [key], "at", sums, "2s", lateness="0s")
+    return {
+        "reduced": rows.reduce_by_key([key], sums),
+        "grouped": rows.group_by_key([key]),
+        "cogrouped": rows.cogroup(rows, [key]).transform(lambda frame: frame.withColumn("left", F.size("left"))),
+        "windowed": rows.reduce_by_key_and_window([key], sums, "2s"),
+        "not invertible": rows.reduce_by_key_and_window([key], {"most": agg.max(value)}, "2s"),
+        "state": rows.update_state_by_key([key], sums, name="state", expire_after="2s"),
+        "python": rows.update_state_by_key_python(
+            [key], lambda new, old: (len(new) + (old.n if old else 0),), "n int", name="python"
+        ),
+        "alerts": ss.transforms.threshold(rows, [key], agg.sum(value), above=1).select(quoted(key), "actual"),
+        "rates": ss.transforms.rate_of_change(rows, [key], agg.sum(value), limit=0, per="1s").select(quoted(key)),
+        "closed": closed,
+        "late": closed.late(),
+        "sessions": ss.transforms.sessions(rows, [key], "at", sums, gap="1s", lateness="0s"),
+        "enriched": ss.transforms.enrich(rows, lambda: local_session().createDataFrame([("a", 7)], [key, "w"]), [key]),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value"), [("a.b", "v"), ("tick`tock", "x.y"), ("with space", "sum(v)"), ("K,l", "$")])
+def test_a_column_of_any_name_can_be_a_key_and_be_aggregated(key: str, value: str, tmp_path: Path) -> None:
+    rows = [[("a", 1), (None, 2)], [("a", 5), ("b", 2), (None, 2)], [("b", 9)]]
+    plain, odd = (
+        run_ticks(
+            lambda ssc: with_odd_names(given_rows(ssc, rows, "k string, v bigint"), *names),  # noqa: B023 - called at once
+            tmp_path / directory,
+            [1, 2, 3],
+        )
+        for directory, names in (("plain", ("k", "v")), ("odd", (key, value)))
+    )
+    assert odd == plain
+
+
+def test_cogroup_keeps_null_keys_together_as_dstreams_do() -> None:
+    left, right = [[(None, 1), ("a", 2)]], [[(None, 3), ("b", 4)]]
+
+    def build(a: DStream[Any], b: DStream[Any]) -> FrameStream:
+        one, other = (FrameStream.of(s, "k string, v int", name=name) for s, name in ((a, "a"), (b, "b")))
+        both = one.cogroup(other, "k")
+        return both.select("k", F.col("left.v").alias("left"), F.col("right.v").alias("right"))
+
+    def plain(a: DStream[Any], b: DStream[Any]) -> DStream[Any]:
+        return a.cogroup(b).map(lambda pair: (pair[0], list(pair[1][0]), list(pair[1][1])))
+
+    [frames], [pairs] = run_batches(build, left, right), run_batches(plain, left, right)
+    assert (
+        sorted(map(tuple, frames), key=repr)
+        == sorted(pairs, key=repr)
+        == [
+            ("a", [2], []),
+            ("b", [], [4]),
+            (None, [1], [3]),
+        ]
+    )
+
+
 # --- what the start refuses
 
 REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
     "a missing column": (lambda s: s.select("nope"), "output 'out' cannot work: .*nope"),
     "a column that a step has dropped": (lambda s: s.select("k").select("v"), "output 'out' cannot work: .*`v`"),
+    "the clock": (
+        lambda s: s.transform(lambda frame: frame.withColumn("now", F.current_timestamp())),
+        "the job uses CurrentTimestamp, which changes when a batch runs again: take the recorded time of the batch",
+    ),
+    "the date, before a window": (
+        lambda s: s.select(F.current_date().alias("k")).count_by_value_and_window("2s"),
+        "the job uses CurrentDate, which",
+    ),
+    "the clock in a query": (lambda s: s.sql("select now() as t, * from batch"), "the job uses Now, which"),
+    "the clock, before a state": (
+        lambda s: s.select(F.unix_timestamp().alias("k")).update_state_by_key("k", {"n": agg.count()}),
+        "the job uses CurrentTimestamp, which",
+    ),
     "a missing column in a query": (lambda s: s.sql("select nope from batch"), "output 'out' cannot work: .*nope"),
     "a column of the wrong type": (lambda s: s.flat_map(F.col("v"), "x"), "output 'out' cannot work: .*BIGINT"),
     "an aggregate of the wrong type": (
@@ -399,6 +479,19 @@ def test_the_start_refuses(what: str, tmp_path: Path) -> None:
         run_ticks(
             lambda ssc: {"out": define(given_rows(ssc, [], "k string, v bigint, of array<string>"))}, tmp_path, []
         )
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet", "text", "sql", "webhook"])
+def test_columns_of_the_same_name_are_refused_at_the_start(kind: str, tmp_path: Path) -> None:
+    where = {"sql": f"sqlite:///{tmp_path}/rows.db", "webhook": "http://127.0.0.1:1/"}.get(kind, str(tmp_path / "out"))
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given_rows(ssc, [[("a", 1)]], SCHEMA).select("k", F.col("v").alias("K"))
+        getattr(ss.outputs, kind)(rows, where)
+        return {}
+
+    with pytest.raises(UsageError, match="got the columns k and K, expected names that differ: rename or drop one"):
+        run_ticks(build, tmp_path / "home", [])
 
 
 def test_two_outputs_or_sources_with_the_same_name_are_refused(tmp_path: Path) -> None:

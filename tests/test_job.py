@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,75 @@ def test_an_output_with_a_name_takes_only_the_stream_of_that_name(run, tmp_path:
     )
     assert code == 0
     assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["lines"]
+
+
+@pytest.fixture
+def drain(run, tmp_path: Path):
+    """Drain five lines, or what a longer source has more, with these arguments."""
+
+    def call(*words: str, count: int = 5) -> tuple[int, str]:
+        source = ("--source", f"generator:?count={count}", "--home", f"{tmp_path}/home", "--drain")
+        return run(*source, "--batch-interval", "200ms", *words)
+
+    return call
+
+
+def test_one_result_goes_to_two_places_of_one_kind(drain, tmp_path: Path) -> None:
+    first, second = f"lines=json:{tmp_path}/a", f"lines=json:{tmp_path}/b?name=copy"
+    code, error = drain("--output", first, "--output", second.partition("?")[0])
+    assert code == 2
+    assert "two outputs are named 'json:lines': give each a name= of its own" in error
+    assert drain("--output", first, "--output", second)[0] == 0
+    assert rows(tmp_path / "a/lines") == rows(tmp_path / "b/copy") == [{"count": 5}]
+
+
+def test_one_result_goes_to_two_databases(drain, tmp_path: Path) -> None:
+    a, b = (f"lines=sql:sqlite:///{tmp_path}/{name}.db" for name in "ab")
+    assert drain("--output", a, "--output", f"{b}?name=backup&table=lines")[0] == 0
+    assert drain("--output", a, "--output", f"{b}?name=backup&table=lines", count=8)[0] == 0
+    for name in "ab":
+        with sqlite3.connect(tmp_path / f"{name}.db") as database:
+            assert database.execute("select count from lines order by rowid").fetchall() == [(5,), (3,)]
+
+
+def test_a_name_for_several_results_is_refused(drain, tmp_path: Path) -> None:
+    code, error = drain("--output", f"json:{tmp_path}/out?name=copy")
+    assert code == 2
+    assert "got name=copy for the results lengths, lines: say which of them it is for, as in lengths=json:" in error
+
+
+def test_two_outputs_for_one_directory_are_refused_before_the_first_batch(drain, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, error = drain("--output", f"lines=json:{out}", "--output", f"lines=parquet:{out}")
+    assert code == 2
+    assert (
+        f"file:{out}/lines belongs to the output 'json:lines', and this is the output 'parquet:lines' of the" in error
+    )
+    assert rows(out / "lines") == []
+
+
+def test_an_output_that_is_left_out_is_refused_unless_it_is_given_up(drain, tmp_path: Path) -> None:
+    lines, lengths = (("--output", f"{name}=json:{tmp_path}/out") for name in ("lines", "lengths"))
+    assert drain(*lines, *lengths, "--output", "lines=console:")[0] == 0
+    for left_out in (lines, ("--output", "console:")):
+        code, error = drain(*left_out, count=8)
+        assert code == 2
+        assert "the job wrote the output 'json:lengths' before, and has no output of that name now, only " in error
+        assert "--give-up-output json:lengths" in error
+    assert drain(*lines, "--give-up-output", "json:lengths", count=8)[0] == 0
+    assert drain(*lines, count=9)[0] == 0, "it is given up once"
+    assert rows(tmp_path / "out/lines") == [{"count": 5}, {"count": 3}, {"count": 1}]
+    assert len(rows(tmp_path / "out/lengths")) == 5
+    assert drain(*lines, *lengths, count=11)[0] == 0
+    assert len(rows(tmp_path / "out/lengths")) == 7
+
+
+def test_a_home_from_before_outputs_were_noted_starts(drain, tmp_path: Path) -> None:
+    assert drain("--output", f"json:{tmp_path}/out")[0] == 0
+    (tmp_path / "home/outputs").unlink()
+    (tmp_path / "home/format").write_text("1\n")
+    assert drain("--output", f"lines=json:{tmp_path}/out", count=8)[0] == 0
+    assert rows(tmp_path / "out/lines") == [{"count": 5}, {"count": 3}]
 
 
 def test_it_says_that_it_runs_and_where_it_goes_on(run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

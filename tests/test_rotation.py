@@ -16,10 +16,11 @@ LISTS = {"rows of the matrix": ROWS, "points": POINTS, "twenty kills": range(20)
 @pytest.mark.parametrize("cases", LISTS.values(), ids=LISTS)
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("first", [0, 411])
-def test_every_case_comes_up_once_in_five_runs_however_many_commits_lie_between_them(
-    cases: list[object], step: int, first: int
+@pytest.mark.parametrize("parts", [rotation.PARTS, rotation.MANY_PARTS])
+def test_every_case_comes_up_once_in_as_many_runs_as_there_are_parts_however_many_commits_lie_between_them(
+    cases: list[object], parts: int, step: int, first: int
 ) -> None:
-    runs = [rotation.share(cases, str(first + step * run)) for run in range(rotation.PARTS)]
+    runs = [rotation.share(cases, str(first + step * run), parts) for run in range(parts)]
     assert Counter(case for run in runs for case in run) == Counter(cases)
     sizes = sorted(map(len, runs))
     assert sizes[0] > 0 and sizes[-1] - sizes[0] <= 1, "the runs take equally long"

@@ -19,6 +19,9 @@ from sparkstream_kit.errors import UsageError
         ("files:/q?", {"path": "/q?"}),
         ("files:/q?/[prod]?glob=a?.log", {"path": "/q?/[prod]", "glob": "a?.log"}),
         ("files:/a?b/100%/x#y, z", {"path": "/a?b/100%/x#y, z"}),
+        ("files:/logs?glob=a+b*.log", {"path": "/logs", "glob": "a+b*.log"}),
+        ("files:/a+b?glob=a%20%26%2B%3D*.log", {"path": "/a+b", "glob": "a &+=*.log"}),
+        ("files:/logs?glob=", {"path": "/logs", "glob": ""}),
         ("generator:", {}),
         ("generator:?rate=5000&count=150000&seed=7", {"rate": 5000, "count": 150000, "seed": 7}),
         ("socket:localhost:9999", {"host": "localhost", "port": 9999}),
@@ -35,6 +38,21 @@ def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
     assert (spec.name, spec.kind, spec.arguments) == ("clicks", "json", {"directory": "file:///out"})
 
 
+def test_an_output_may_be_named_in_its_options() -> None:
+    spec = uris.parse("lines=json:/copy?name=copy", outputs, named=True)
+    assert (spec.name, spec.arguments) == ("lines", {"directory": "/copy", "name": "copy"})
+    assert uris.Spec("", "json", lambda target, **given: given, spec.arguments)(None, name="lines")["name"] == "copy"
+
+
+def test_options_of_a_url_reach_its_library_as_they_are() -> None:
+    spec = uris.parse("sql:postgresql://kit@db/logs?mode=upsert&options=-c%20a%3Db+c&key=a+b&sslmode", outputs)
+    assert spec.arguments == {
+        "url": "postgresql://kit@db/logs?options=-c%20a%3Db+c&sslmode",
+        "mode": "upsert",
+        "key": "a+b",
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -42,6 +60,7 @@ def test_a_name_before_the_kind_says_which_of_several_it_is() -> None:
         ("file:/logs", "got the kind 'file', expected files, "),
         ("files:", "got files:, expected files:PATH"),
         ("files:/logs?globb=x", "got the option 'globb' for files, expected encoding, glob, inactive_after or min_age"),
+        ("files:/logs?name=x", "got the option 'name' for files, expected encoding"),
         ("socket:localhost", "got socket:localhost, expected socket:HOST:PORT"),
         ("socket:localhost:http", "got port=http for socket, expected a number"),
         ("generator:rate=5", "got generator:rate%3D5, expected generator: followed by nothing but"),

@@ -5,6 +5,9 @@ Classes are those of PySpark and Spark 4.2.1.
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from pyspark import RDD
@@ -35,6 +38,23 @@ def free(frame: DataFrame) -> None:
         leaf.rdd().unpersist(False)
 
 
+def is_cached(frame: DataFrame) -> bool:
+    """Whether all rows of a persisted frame are in Spark's cache (CachedRDDBuilder.isCachedColumnBuffersLoaded)."""
+    found = frame.sparkSession._jsparkSession.sharedState().cacheManager().lookupCachedData(frame._jdf)
+    return bool(found.isDefined() and found.get().cachedRepresentation().cacheBuilder().isCachedColumnBuffersLoaded())
+
+
+_OF_THE_CLOCK = re.compile(
+    r'"class":"org\.apache\.spark\.sql\.catalyst\.expressions\.'
+    r'(CurrentTimestamp|Now|CurrentDate|CurrentTime|LocalTimestamp|CurrentTimestampLike)"'
+)
+
+
+def clock_functions(frame: DataFrame) -> list[str]:
+    """Which expressions of a frame read the machine's clock, by their classes (QueryExecution.analyzed, toJSON)."""
+    return sorted(set(_OF_THE_CLOCK.findall(frame._jdf.queryExecution().analyzed().toJSON())))
+
+
 def silence_expected_warnings() -> None:
     """Silence warnings about what the kit does on purpose (log4j2's Configurator.setLevel).
 
@@ -43,3 +63,18 @@ def silence_expected_warnings() -> None:
     log4j = view().org.apache.logging.log4j
     for logger in ("rdd.MapPartitionsRDD", "sql.catalyst.analysis.FunctionResolution"):
         log4j.core.config.Configurator.setLevel(f"org.apache.spark.{logger}", log4j.Level.ERROR)
+
+
+@contextlib.contextmanager
+def expected_failures() -> Iterator[None]:
+    """Do not log tasks that fail meanwhile, as the caller tries something (log4j2's LogManager and Configurator)."""
+    log4j = view().org.apache.logging.log4j
+    names = [f"org.apache.spark.{name}" for name in ("executor.Executor", "scheduler.TaskSetManager")]
+    levels = {name: log4j.LogManager.getLogger(name).getLevel() for name in names}
+    try:
+        for name in names:
+            log4j.core.config.Configurator.setLevel(name, log4j.Level.OFF)
+        yield
+    finally:
+        for name, level in levels.items():
+            log4j.core.config.Configurator.setLevel(name, level)

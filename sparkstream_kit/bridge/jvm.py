@@ -18,6 +18,7 @@ from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
 from pyspark.errors import PySparkException
+from pyspark.errors.exceptions.captured import CapturedException
 
 from ..errors import KitError, UsageError
 from ..redaction import printable, printable_lines
@@ -137,6 +138,15 @@ def refusals(
         raise
     except of as error:
         raise kind(sentence(reason(error))) from error
+
+
+def is_caused_by_data(error: BaseException) -> bool:
+    """Whether rows made it fail, such as a division by zero, or a Python function that raises for some of them.
+
+    By the SQLSTATE of the error (SparkThrowable): class 22, data exception, and 38, of external routines.
+    """
+    state = error.getSqlState() if isinstance(error, CapturedException) else None
+    return bool(state) and str(state)[:2] in ("22", "38")
 
 
 def halt(code: int, message: str) -> None:

@@ -16,12 +16,14 @@ checkpoint; whatever waits for the context ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time as clock
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pyspark import RDD
@@ -34,8 +36,9 @@ from ..errors import BatchFailed, Fenced, InputLost, KitError
 from ..recovery import landing
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
-from . import clocks
-from .graph import Graph
+from . import clocks, skipped
+from .checkpoints import Checkpoints
+from .graph import Graph, Output, State
 from .rate import RateController
 
 log = logging.getLogger(__name__)
@@ -43,8 +46,11 @@ log = logging.getLogger(__name__)
 SNAPSHOT_EVERY = 20
 """Batches between two snapshots of the states; a restart replays at most this many."""
 
+SAME_FAILURES = 5
+"""Tries after which a step that fails on its data, each time with the same error, is given up: it is in vain."""
+
 RETRY_FOR = 600.0
-"""Seconds for which a failing output is retried: longer than most database outages."""
+"""Seconds for which a failing output or state is retried: longer than most database outages."""
 
 
 class Engine:
@@ -66,25 +72,29 @@ class Engine:
         self.written: Counter[str] = Counter()
         """Rows written by this process, for each output that counts them."""
         self.retries: Counter[str] = Counter()
-        """Number of retries of each output."""
+        """Number of retries of each output and state."""
         self.errors: dict[str, str] = {}
-        """The last error of each output that was retried."""
+        """The last error of each output and state that was retried."""
         self.drained = threading.Event()
         self.stopping = threading.Event()
-        """Set when a stop is requested: no more batches are planned, and retries do not wait."""
+        """Set when a stop is requested: only what receivers brought is still planned, and retries do not wait."""
         self._ssc, self._lease = ssc, lease
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._rate = RateController(graph.interval / 1000)
+        self._checkpoints: Checkpoints | None = None
         self._failure: BaseException | None = None
         self._is_ahead = False
         """Whether the recorded time was ahead of the clock when that was last looked at."""
         self._planning_tick = 0
         """The newest tick that was waiting when a batch ended: it plans for all the earlier ones."""
+        self._idle_since = clock.monotonic()
 
     def activate(self, ssc: StreamingContext) -> None:
         """Register as this process's engine for `ssc`, and start renewing the lease."""
         global _live
         _live, self._ssc = self, ssc
+        if self.graph.received:
+            self._checkpoints = Checkpoints(self.graph.home / "checkpoint", self.graph.interval)
         if not self._drain:
             self.graph.log.end_drain()  # left by a drain that was interrupted
         self._lease.start_renewing(self._lost)
@@ -115,11 +125,10 @@ class Engine:
         batches = "1 batch" if self.finished == 1 else f"{self.finished} batches"
         log.info("%s%s", batches, ", drained" if self.drained.is_set() else "")
         for name in self.graph.outputs:
-            facts = [f"{self.written[name]} rows written"] if name in self.written else []
-            if name in self.errors:
-                facts.append(f"retried {self.retries[name]} times, last error: {self.errors[name]}")
-            if facts:
-                log.info("%s: %s", name, ", ".join(facts))
+            if name in self.written:
+                log.info("%s: %d rows written", name, self.written[name])
+        for name, error in self.errors.items():
+            log.info("%s: retried %d times, last error: %s", name, self.retries[name], error)
 
     def close(self, *, save: bool = True) -> None:
         """Record a graceful stop and release the lease, with the states saved, so that no old input is needed.
@@ -132,6 +141,20 @@ class Engine:
         self._lease.release()
         global _live
         _live = None
+
+    def end(self) -> None:
+        """End a job whose context was stopped by somebody else, or never started."""
+        with contextlib.suppress(Exception):  # a JVM or SparkContext that is gone took the context with it
+            self._ssc.stop(False, False)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Release the lease without a graceful stop: this engine writes nothing more, and the next start continues."""
+        self._lost(BatchFailed("the job of this context has ended: get a new one by get_or_create"))
+        self._lease.release()
+        global _live
+        if _live is self:
+            _live = None
 
     def _save_finally(self) -> None:
         """Save the states at the last batch, and forget the input before it; a failure costs nothing but a replay."""
@@ -170,6 +193,8 @@ class Engine:
 
     def tick(self, time: int) -> None:
         """Handle one tick of Spark's clock."""
+        if self._checkpoints is not None:
+            self.graph.settled = self._checkpoints.look(time, lambda: streaming.newest_waiting_tick(self._ssc))
         last = self.graph.log.last
         if not self.graph.log.is_done(last.n):
             log.info("finishing batch %d of an earlier run", last.n)
@@ -177,7 +202,11 @@ class Engine:
         if self._drain:
             if not self.drained.is_set():
                 self._drain_sources(time)
-        elif not self.stopping.is_set() and not self._is_superseded(time):
+        elif self._is_superseded(time):
+            return
+        elif self.stopping.is_set():
+            self._finish_received(time)
+        else:
             entry = self._plan(time)
             if entry is not None:
                 self._run(entry)
@@ -186,22 +215,26 @@ class Engine:
         """Whether this tick and a newer one came due during a batch: the newest of them plans for all.
 
         So after slow batches the next one is larger, and the queue of ticks does not grow. Ticks that come due while
-        others are skipped do not count, so batches run even if every tick is late.
+        others are skipped do not count, so batches run even if every tick is late. Nor does a tick wait if skipping
+        the ones before it took an interval, as when landing what they received takes longer than that.
         """
         if time <= self._planning_tick:
-            return time < self._planning_tick
+            return time < self._planning_tick and not self._has_idled()
         newest = streaming.newest_waiting_tick(self._ssc)
-        if newest <= time:
+        if newest <= time or self._has_idled():
             return False
         self._planning_tick = newest
         return True
+
+    def _has_idled(self) -> bool:
+        return clock.monotonic() - self._idle_since > self.graph.interval / 1000
 
     def land(self, name: str, time: int, rdd: RDD[Any]) -> None:
         """Store what was received in a tick, so that it can be replayed like any other source."""
         if not rdd.isEmpty():
             schema = self.graph.received[name][1]
             self._lease.check()
-            landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time)
+            landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time, self._lease.epoch)
 
     def _drain_sources(self, time: int) -> None:
         """Process everything available now; the log keeps the end offsets until they are reached.
@@ -215,6 +248,17 @@ class Engine:
                 self.graph.log.end_drain()
                 self.drained.set()
                 return
+            self._run(entry)
+
+    def _finish_received(self, time: int) -> None:
+        """After a stop request, process what receivers have brought, and nothing of other sources."""
+        ends = {
+            name: source.latest_offset(None)
+            if name in self.graph.received
+            else self.graph.log.last.end_offsets.get(name)
+            for name, source in self.graph.sources.items()
+        }
+        while (entry := self._plan(time, ends)) is not None:
             self._run(entry)
 
     def _plan(self, tick: int, ends: dict[str, Offset] | None = None) -> Entry | None:
@@ -232,11 +276,11 @@ class Engine:
                 ranges[name] = (start, end)
             if end != latest:
                 available[name] = latest
-        if not ranges and (ends is not None or not self.graph.window_due(time)):
+        if not ranges and (ends is not None or not self.graph.is_due(time)):
             return None
         self._lease.check()
         ranges = self._prepared(ranges, draining=ends is not None)
-        if not ranges and not self.graph.window_due(time):
+        if not ranges and not self.graph.is_due(time):
             return None
         self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available, now=clocks.machine_clock())
@@ -265,15 +309,31 @@ class Engine:
 
     def _run(self, entry: Entry) -> None:
         graph, started, before = self.graph, clock.monotonic(), self.retries.copy()
-        written = self._write_outputs(entry)
-        for state in graph.states.values():
-            state.at(graph.context(entry))
-        if entry.n % SNAPSHOT_EVERY == 0:
+        log_, written = graph.log, Counter[str]()
+        if entry.n in log_.skipped:
+            skipped.set_aside(graph, entry)
+        batch = graph.batch(entry)
+
+        def write(name: str, output: Output) -> None:
+            frame = graph.context(entry).frame(output.compute)
             self._lease.check()
-            for state in graph.states.values():
-                state.save(entry.n)
+            if frame is not None:
+                rows = output.write(frame, batch)
+                if isinstance(rows, int):
+                    written[name] = rows
+
+        def save(state: State) -> None:
+            self._lease.check()
+            state.save(entry.n)
+
+        outputs = {f"output {name!r}": partial(write, name, output) for name, output in graph.outputs.items()}
+        states = {f"state {name!r}": state for name, state in graph.states.items()}
+        advance = {name: partial(_advance, graph, state, entry) for name, state in states.items()}
+        self._until_done(entry, outputs | advance)
+        if entry.n % SNAPSHOT_EVERY == 0:
+            self._until_done(entry, {name: partial(save, state) for name, state in states.items()})
         self._lease.check()
-        graph.log.mark_done(entry.n)
+        log_.mark_done(entry.n)
         graph.drop_contexts()
         self.finished += 1
         if entry.n % SNAPSHOT_EVERY == 0:
@@ -285,38 +345,37 @@ class Engine:
         retries = self.retries - before
         facts += [f"{name} retried {n} times ({self.errors[name]})" for name, n in retries.items()]
         log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(facts))
+        self._idle_since = clock.monotonic()
 
-    def _write_outputs(self, entry: Entry) -> dict[str, int]:
-        """Run every output until it succeeds; returns the rows written by each output that counts them."""
-        graph = self.graph
-        batch = graph.batch(entry)
-        written: dict[str, int] = {}
-        waiting, deadline, pause = dict(graph.outputs), clock.monotonic() + self._retry_for, 0.5
+    def _until_done(self, entry: Entry, steps: Mapping[str, Callable[[], object]]) -> None:
+        """Run every step of a batch until it succeeds, the deadline passes, or it is in vain."""
+        graph, waiting, same = self.graph, dict(steps), Counter[str]()
+        deadline, pause = clock.monotonic() + self._retry_for, 0.5
         while True:
             failures: dict[str, Exception] = {}
-            for name, output in list(waiting.items()):
+            for name, step in list(waiting.items()):
                 try:
-                    frame = graph.context(entry).frame(output.compute)
-                    self._lease.check()
-                    if frame is not None:
-                        rows = output.write(frame, batch)
-                        if isinstance(rows, int):
-                            written[name] = rows
+                    step()
                     del waiting[name]
                 except KitError:
                     raise
                 except Exception as error:
                     failures[name] = error
             if not failures:
-                return written
-            self.errors |= {name: jvm.reason(failure) for name, failure in failures.items()}
+                return
+            reasons = {name: jvm.reason(failure) for name, failure in failures.items()}
+            same.update(name for name, why in reasons.items() if same[name] == 0 or why == self.errors[name])
+            self.errors |= reasons
             left = deadline - clock.monotonic()
-            if left <= 0 or self.stopping.is_set():
-                raise self._output_failed(entry, failures)
+            in_vain = [
+                name for name in failures if same[name] >= SAME_FAILURES and jvm.is_caused_by_data(failures[name])
+            ]
+            if left <= 0 or in_vain or self.stopping.is_set():
+                raise self._step_failed(entry, failures, in_vain)
             self.retries.update(failures.keys())
             for name in failures:
                 log.warning(
-                    "batch %d: the output %r failed (%s); retrying in %.1f s, for another %.0f s",
+                    "batch %d: the %s failed (%s); retrying in %.1f s, for another %.0f s",
                     entry.n,
                     name,
                     self.errors[name],
@@ -326,19 +385,22 @@ class Engine:
             if any("heckpoint block" in str(failure) for failure in failures.values()):
                 graph.drop_everything()
             else:
-                graph.drop_contexts()
+                graph.drop_contexts(keep_cached=True)
             self.stopping.wait(min(pause, left))
             pause = min(2 * pause, 30.0)
 
-    def _output_failed(self, entry: Entry, failures: dict[str, Exception]) -> Exception:
-        name, failure = next(iter(failures.items()))
+    def _step_failed(self, entry: Entry, failures: dict[str, Exception], in_vain: list[str]) -> Exception:
+        name = next(iter(in_vain or failures))
         if self._retry_for == 0:
-            return failure
+            return failures[name]
+        what = f"batch {entry.n}: the {name} still fails ({jvm.reason(failures[name])}); the batch stays unfinished, "
         error = BatchFailed(
-            f"batch {entry.n}: the output {name!r} still fails ({jvm.reason(failure)}); the batch stays unfinished, "
-            "and the next start finishes it"
+            f"{what}and the next start finishes it"
+            if not in_vain
+            else f"{what}and each try fails in the same way: mend the job, or set the batch aside, with its input, by "
+            f"sparkstream skip {self.graph.home.root} {entry.n}"
         )
-        error.__cause__ = failure
+        error.__cause__ = failures[name]
         return error
 
     def _compact(self) -> None:
@@ -346,6 +408,10 @@ class Engine:
         log_.compact(self.graph.replayable_from())
         for name, source in self.graph.sources.items():
             source.commit(log_.compacted_to.end_offsets.get(name))
+
+
+def _advance(graph: Graph, state: State, entry: Entry) -> None:
+    state.at(graph.context(entry))
 
 
 def _describe(entry: Entry) -> str:

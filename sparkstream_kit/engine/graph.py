@@ -21,6 +21,7 @@ from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
 from ..bridge import dataframes, jvm, streaming
+from ..columns import check_unique
 from ..contracts import Batch, Source, Write
 from ..errors import StateRefused, UsageError
 from ..recovery import snapshots, storage
@@ -46,7 +47,8 @@ class BatchContext:
     before: int
     """Recorded time of the previous entry, in ms."""
     frames: dict[Compute, DataFrame | None] = field(default_factory=dict)
-    cached: list[DataFrame] = field(default_factory=list)
+    cached: dict[Compute, DataFrame] = field(default_factory=dict)
+    """The frames that are kept in Spark's cache, each with its node."""
 
     def frame(self, compute: Compute) -> DataFrame | None:
         """The frame of a node in this batch, computed once."""
@@ -63,8 +65,27 @@ class BatchContext:
         """Whether this is the first entry at or after a multiple of the slide."""
         return self.is_dry_run or self.entry.time // slide > self.before // slide
 
+    def reaches(self, stream: Stream) -> bool:
+        """Whether a stream can have rows in this batch: by new data of its sources, or because it looks back."""
+        if stream.look_back and self.entry.last_data > self.entry.time - stream.look_back:
+            return True
+        return self.entry.data if stream.sources is None else not stream.sources.isdisjoint(self.entry.ranges)
+
 
 Compute = Callable[[BatchContext], DataFrame | None]
+
+
+class Stream(Protocol):
+    """A node of the graph, as windows and states see it: `frames.FrameStream`."""
+
+    graph: Graph
+    compute: Compute
+    stateful: bool
+    """Whether its past cannot be computed again."""
+    look_back: float
+    """How long after new data, in ms, it can still have rows: those of a window leave, those of a state never do."""
+    sources: frozenset[str] | None
+    """The sources it reads; None: unknown, so any."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +96,20 @@ class Output:
     write: Write
     check: Write | None = None
     """Called at every start with the empty frame and the last batch of earlier runs (n = 0 if there is none)."""
+    lasting: bool = True
+    """Whether what it writes stays, so that a start without it would leave a gap; False for a screen."""
 
 
 class State(Protocol):
     """A node with a frame that each batch updates."""
 
+    source: Stream
+
     def at(self, ctx: BatchContext) -> DataFrame:
         """The state after a batch, built from the newest snapshot and the entries since."""
+
+    def restore(self) -> None:
+        """Load the newest snapshot; StateRefused if it does not fit the job."""
 
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the state after batch n; with `final`, so that nothing before is needed again."""
@@ -94,13 +122,29 @@ class State(Protocol):
 
 
 class Window(Protocol):
-    """A node that looks back over the batches of the last `length` ms, every `slide` ms."""
+    """A node that looks back over earlier batches."""
 
-    length: int
-    slide: int
+    source: Stream
+
+    @property
+    def look_back(self) -> float:
+        """How far back it may read the batches of its sources, in ms."""
 
     def reset(self) -> None:
         """Drop what is in memory."""
+
+
+@dataclass(frozen=True)
+class Slide:
+    """Batches that are due without data: one in each `every` ms, until the last data is more than `after` ms ago."""
+
+    every: int
+    after: float
+
+    def is_due(self, last: Entry, time: int) -> bool:
+        """Whether one is due at this time."""
+        newest = last.time // self.every * self.every
+        return time // self.every > last.time // self.every and last.last_data > newest - self.after
 
 
 class Graph:
@@ -115,6 +159,7 @@ class Graph:
         """Address and number of a stream's receivers, if known; a checkpoint can only be resumed with the same ones."""
         self.states: dict[str, State] = {}
         self.windows: list[Window] = []
+        self.slides: list[Slide] = []
         self.enrichments: dict[str, object] = {}
         self.outputs: dict[str, Output] = {}
         self.shared: dict[str, Any] = {}
@@ -123,6 +168,8 @@ class Graph:
         """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
         self.give_up_files: Collection[str] = ()
         """Paths of input files whose bytes may be missing."""
+        self.settled = 0
+        """Spark runs no tick before this time again, as all of its checkpoints are newer."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)
@@ -145,11 +192,12 @@ class Graph:
         assert self._log is not None
         return self._log
 
-    def check_names(self, give_up_sources: Collection[str] = ()) -> None:
-        """Refuse a job that lacks a source or state which its home knows by name: it may have been renamed.
+    def check_names(self, give_up_sources: Collection[str] = (), give_up_outputs: Collection[str] = ()) -> None:
+        """Refuse a job that lacks a source, state or output which its home knows by name: it may have been renamed.
 
-        Under a new name all input would be read once more, and a state would start from what the log still has. Sources
-        in `give_up_sources` are forgotten, with a warning.
+        Under a new name all input would be read once more, a state would start from what the log still has, and what an
+        output misses no later batch brings. Sources in `give_up_sources` and outputs in `give_up_outputs` are
+        forgotten, with a warning.
         """
         last, mine = self.log.last, ", ".join(map(repr, sorted(self.sources)))
         for name in [] if self.log.is_done(last.n) else last.ranges:
@@ -169,6 +217,17 @@ class Graph:
                 )
             log.warning("the source %r is given up; it was read up to %s", name, offset)
         self.log.give_up([name for name in last.end_offsets if name not in self.sources])
+        has = ", ".join(map(repr, sorted(self.outputs)))
+        for name in self.home.outputs():
+            if name in self.outputs:
+                continue
+            if name not in give_up_outputs:
+                raise UsageError(
+                    f"the job wrote the output {name!r} before, and has no output of that name now, only {has}: it "
+                    "would miss every batch from here on; bring it back under that name, or give it up by "
+                    f"--give-up-output {name}"
+                )
+            log.warning("the output %r is given up after batch %d", name, last.n)
         saved = [name for name in storage.names(self.home / "state") if snapshots.numbers(self.home / f"state/{name}")]
         unused = [name for name in saved if name not in self.states]
         new = [name for name in self.states if name not in saved]
@@ -179,6 +238,10 @@ class Graph:
                 f"{self.home / f'state/{unused[0]}'} to start {new[0]!r} empty"
             )
 
+    def note_outputs(self) -> None:
+        """Keep the names of the outputs whose results stay, so that the next start misses one that is left out."""
+        self.home.note_outputs([name for name, output in self.outputs.items() if output.lasting])
+
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column raises UsageError before the first batch."""
         if self.log.last.n == 0:
@@ -187,8 +250,16 @@ class Graph:
         for name, output in self.outputs.items():
             with _usage_errors(f"the output {name!r}"):
                 frame = self._dry_run.frame(output.compute)
+                _refuse_clock(frame)
                 if output.check is not None and frame is not None:
+                    check_unique(frame.columns)
                     output.check(frame, self.batch(self.log.last))
+        cut = [node.source for node in self.states.values()] + [node.source for node in self.windows]
+        for source in cut:  # the plan of a result ends at a state or window
+            with _usage_errors("a state or window"):
+                _refuse_clock(self._dry_run.frame(source.compute))
+        for state in self.states.values():
+            state.restore()
 
     def empty(self, compute: Compute) -> DataFrame:
         """The frame of a node before any data: its columns and types."""
@@ -199,8 +270,11 @@ class Graph:
 
     def batch(self, entry: Entry) -> Batch:
         """What outputs are passed for an entry."""
-        time = datetime.fromtimestamp(entry.time / 1000, timezone.utc)
-        return Batch(entry.n, time, self.home.id, entry.ranges, entry.end_offsets)
+        return Batch(entry.n, self.time(entry), self.home.id, entry.ranges, entry.end_offsets)
+
+    def time(self, entry: Entry) -> datetime:
+        """The recorded time of an entry, in UTC."""
+        return datetime.fromtimestamp(entry.time / 1000, timezone.utc)
 
     def context(self, entry: Entry) -> BatchContext:
         """The context of an entry, the same one until `drop_contexts`."""
@@ -209,27 +283,34 @@ class Graph:
             self._contexts[entry.n] = BatchContext(entry, before)
         return self._contexts[entry.n]
 
-    def contexts(self, after: int, until: int) -> list[BatchContext]:
-        """Contexts of the batches with data and a recorded time in (after, until], oldest first."""
-        return [self.context(e) for e in self.log.since(after) if e.time <= until and e.data]
+    def contexts(self, stream: Stream, after: int, until: int) -> list[BatchContext]:
+        """The batches with a recorded time in (after, until] in which a stream can have rows, oldest first."""
+        contexts = (self.context(entry) for entry in self.log.since(after) if entry.time <= until)
+        return [ctx for ctx in contexts if ctx.reaches(stream)]
 
-    def window_due(self, time: int) -> bool:
-        """Whether a window must slide at this time even without new data: its last result was not empty."""
+    def is_due(self, time: int) -> bool:
+        """Whether a batch is due at this time even without new data: a window slides, or a key may expire."""
         last = self.log.last
-        return last.last_data > 0 and any(
-            time // w.slide > last.time // w.slide and last.last_data > last.time // w.slide * w.slide - w.length
-            for w in self.windows
-        )
+        return last.last_data > 0 and any(slide.is_due(last, time) for slide in self.slides)
 
     def discard(self, frame: DataFrame) -> None:
         """Free a local checkpoint when the batch is over; until then query plans may read it."""
         self._discarded.append(frame)
 
-    def drop_contexts(self) -> None:
-        """Drop the frames of all batches, because the batch is over or will be retried."""
+    def drop_contexts(self, *, keep_cached: bool = False) -> None:
+        """Drop the frames of all batches, because the batch is over or will be retried.
+
+        A retry keeps what is in Spark's cache: an output that has been written saw it, and the others must see the same
+        rows, whatever the steps before it draw by chance.
+        """
         for ctx in self._contexts.values():
-            for frame in ctx.cached:
-                frame.unpersist()
+            kept = {c: frame for c, frame in ctx.cached.items() if keep_cached and dataframes.is_cached(frame)}
+            for compute, frame in ctx.cached.items():
+                if compute not in kept:
+                    frame.unpersist()
+            ctx.frames, ctx.cached = dict(kept), kept
+        if keep_cached:
+            return
         for frame in self._discarded:
             dataframes.free(frame)
         self._contexts.clear()
@@ -245,7 +326,7 @@ class Graph:
 
     def why_needed(self, entry: Entry) -> str:
         """Why an entry is computed, perhaps again, and until when that can happen."""
-        last, look_back = self.log.last, sum(window.length for window in self.windows)
+        last, look_back = self.log.last, self._look_back()
         if not self.log.is_done(entry.n):
             return "the batch is unfinished"
         if entry.time > last.time - look_back:
@@ -260,8 +341,11 @@ class Graph:
         oldest = self.log[first + 1] if first < last.n and first >= self.log.compacted_to.n else last
         if first < self.log.compacted_to.n:
             return self.log.compacted_to.n
-        needed = self.log.since(oldest.time - sum(w.length for w in self.windows))
+        needed = self.log.since(oldest.time - self._look_back())
         return min(first, needed[0].n - 1 if needed else last.n)
+
+    def _look_back(self) -> int:
+        return int(max((window.look_back for window in self.windows), default=0))
 
 
 def replayed(what: str, batches: Sequence[T]) -> Iterator[T]:
@@ -284,6 +368,15 @@ def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
     if name in nodes:
         raise UsageError(f"two {kind} are named {name!r}: give each a name= of its own, and keep it across restarts")
     nodes[name] = node
+
+
+def _refuse_clock(frame: DataFrame | None) -> None:
+    found = [] if frame is None else dataframes.clock_functions(frame)
+    if found:
+        raise UsageError(
+            f"the job uses {found[0]}, which changes when a batch runs again: take the recorded time of the batch, by "
+            "transform(lambda time, frame: ...)"
+        )
 
 
 @contextlib.contextmanager

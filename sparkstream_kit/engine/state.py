@@ -6,18 +6,17 @@ What is in memory only saves time: a state is rebuilt from its newest snapshot a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..aggregates import Aggregate, Aggregates, Part
-from ..bridge import dataframes
-from ..columns import Columns, column_names
+from ..columns import Columns, column_names, named
 from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
 from ..recovery.offset_log import Entry
-from .graph import BatchContext, Compute, Graph, add_named, replayed
+from .graph import BatchContext, Slide, Stream, add_named, replayed
 
 log = logging.getLogger(__name__)
 
@@ -42,33 +41,38 @@ class StateNode:
 
     `empty(new, time)` returns the rows before the first batch, given its recorded time. `advance(state, new, ctx)`
     returns the rows after a batch, including those that expire with it; `retain(rows, time)` returns the rows that
-    stay, and must be idempotent. `loaded(rows, entry)` returns the rows of a snapshot without times that are later than
-    its entry, as they are once the clock was reset. `localCheckpoint` keeps Spark's binary rows and their partitioning
-    by key, so only the new rows of a batch are shuffled.
+    stay, and must be idempotent. `means` says of columns what they are, such as "sum(bytes)"; it is saved with them,
+    and a state that meant something else is refused. `loaded(rows, entry)` returns the rows of a snapshot without times
+    that are later than its entry, as they are once the clock was reset. `localCheckpoint` keeps Spark's binary rows and
+    their partitioning by key, so only the new rows of a batch are shuffled.
     """
 
     def __init__(
         self,
-        graph: Graph,
-        source: Compute,
+        source: Stream,
         name: str,
         keys: Columns,
         empty: Callable[[DataFrame, int], DataFrame],
         advance: Callable[[DataFrame, DataFrame, BatchContext], DataFrame],
         retain: Callable[[DataFrame, int], DataFrame] = lambda rows, time: rows,
+        means: Mapping[str, str] = snapshots.NOTHING,
         loaded: Callable[[DataFrame, Entry], DataFrame] = as_saved,
     ):
-        self._graph, self._source, self._name, self._keys = graph, source, name, column_names(keys)
+        self.source = source
+        self._graph, self._name, self._keys = source.graph, name, column_names(keys)
         self._empty, self._advance, self._retain, self._loaded = empty, advance, retain, loaded
+        self._means = means
         self._frame: DataFrame | None = None  # checkpointed rows
         self._rows: DataFrame | None = None  # those that exist after batch n
         self._n = 0
-        add_named("states", graph.states, name, self)
+        add_named("states", self._graph.states, name, self)
+        if source.stateful and source.look_back:  # a state has rows at every tick, so this one sees every tick
+            self._graph.slides.append(Slide(self._graph.interval, source.look_back))
 
     def at(self, ctx: BatchContext) -> DataFrame:
         """The rows after a batch, including those that expire with it."""
         if ctx.is_dry_run:
-            nothing = self._graph.empty(self._source)
+            nothing = self._graph.empty(self.source.compute)
             return self._advance(self._empty(nothing, 0), nothing, ctx)
         if self._rows is None or self._n > ctx.entry.n:
             self._load(ctx.entry.n - 1)  # rows that expire with a batch are not in its snapshot
@@ -82,13 +86,19 @@ class StateNode:
         """The rows that stay after a batch."""
         return self._retain(self.at(ctx), ctx.entry.time)
 
+    def restore(self) -> None:
+        """Load the newest snapshot, if there is one; StateRefused if it does not fit the job."""
+        log = self._graph.log
+        if self._rows is None and snapshots.numbers(self._directory):
+            self._load(log.last.n if log.is_done(log.last.n) else log.last.n - 1)
+
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the rows that stay after batch n; twice if it is the final one of this run."""
         if final and snapshots.is_final(self._directory, n):
             return
         rows = self.retained(self._graph.context(self._graph.log[n]))
         assert self._n == n
-        snapshots.save(rows, self._directory, n, final=final)
+        snapshots.save(rows, self._directory, n, self._means, final=final, epoch=self._graph.log.epoch)
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
@@ -103,9 +113,9 @@ class StateNode:
         return self._graph.home / f"state/{self._name}"
 
     def _load(self, newest: int) -> None:
-        first = self._graph.log.after(0)[0]
-        start = self._empty(self._graph.empty(self._source), first.time)
-        n, frame = snapshots.load(self._graph.session, self._directory, newest, start)
+        first = next(iter(self._graph.log.after(0)), self._graph.log.last)
+        start = self._empty(self._graph.empty(self.source.compute), first.time)
+        n, frame = snapshots.load(self._graph.session, self._directory, newest, start, self._means)
         compacted = self._graph.log.compacted_to.n
         if 0 < n < compacted:
             raise StateRefused(
@@ -125,7 +135,9 @@ class StateNode:
             )
         if n:  # not before `compacted`, which was refused above
             frame = self._loaded(frame, self._graph.log[n])
-        placed = frame.repartition(*self._keys) if self._keys else frame.coalesce(1)
+        placed = frame.repartition(*named(self._keys)) if self._keys else frame.coalesce(1)
+        if self._frame is not None:
+            self._graph.discard(self._frame)
         self._frame = self._rows = placed.localCheckpoint()
         self._n = max(n, compacted)
 
@@ -133,18 +145,18 @@ class StateNode:
         before, rows = self._frame, self._rows
         assert before is not None and rows is not None
         retained = self._retain(before, ctx.before)
-        new = ctx.frame(self._source) if ctx.entry.data else None
+        new = ctx.frame(self.source.compute) if ctx.reaches(self.source) else None
         if new is None:
             self._rows = retained
         else:
             self._frame = self._rows = self._advance(retained, new, ctx).localCheckpoint()
-            dataframes.free(before)
+            self._graph.discard(before)  # not at once: another state that replays may have yet to read it
         self._n = ctx.entry.n
 
 
 def expiring(aggregates: Aggregates) -> Aggregates:
     """The aggregates plus one: the recorded time of the newest batch in which the key was seen."""
-    seen = Part(lambda: F.max("__time"), F.max)
+    seen = Part(lambda _: F.max("__time"), F.max)
     return {**aggregates, "__seen": Aggregate((seen,), lambda time: time)}
 
 

@@ -3,38 +3,78 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, IntegralType
 
 from .. import aggregates as agg
+from .. import durations
 from ..aggregates import Aggregates
-from ..columns import Columns, column_names
-from .graph import BatchContext, Compute, Graph, replayed
+from ..columns import Columns, column_names, named, quoted
+from .graph import BatchContext, Slide, Stream, replayed
+from .state import batch_literal
+
+log = logging.getLogger(__name__)
+
+FANOUT = 8
+"""Batches, or blocks of them, in the next larger block."""
 
 
 @dataclass
 class Window:
     """The rows of the batches in (T - length, T], read from the source again."""
 
-    graph: Graph
-    source: Compute
+    source: Stream
     length: int
     slide: int
+    _is_whole: bool = False
+
+    def __post_init__(self) -> None:
+        self.graph = self.source.graph
+        self.graph.windows.append(self)
+        self.reach = self.length + self.source.look_back
+        """How far back the data may be that a result has, in ms."""
+        self.graph.slides.append(Slide(self.slide, self.reach))
+
+    @property
+    def look_back(self) -> float:
+        """How far back it may read the batches of its sources, in ms."""
+        return self.reach
 
     def inside(self, ctx: BatchContext) -> list[BatchContext]:
-        """The batches with data inside the window."""
-        return [] if ctx.is_dry_run else self.graph.contexts(ctx.entry.time - self.length, ctx.entry.time)
+        """The batches inside the window in which the source can have rows."""
+        if ctx.is_dry_run:
+            return []
+        if not self._is_whole:
+            self._warn_if_partial(ctx.entry.time)
+        return self.graph.contexts(self.source, ctx.entry.time - self.length, ctx.entry.time)
 
     def rows(self, ctx: BatchContext) -> DataFrame:
         """All rows of the window."""
-        frames = [frame for batch in self.inside(ctx) if (frame := batch.frame(self.source)) is not None]
-        return functools.reduce(DataFrame.union, frames or [self.graph.empty(self.source)])
+        frames = [frame for batch in self.inside(ctx) if (frame := batch.frame(self.source.compute)) is not None]
+        return _union(frames or [self.graph.empty(self.source.compute)])
 
     def reset(self) -> None:
         """Nothing is in memory."""
+
+    def _warn_if_partial(self, time: int) -> None:
+        """Once: a window that was added, or made longer, may look back further than the log does."""
+        self._is_whole, first = True, self.graph.log.compacted_to
+        if first.n and first.time > time - self.reach:
+            whole = datetime.fromtimestamp((first.time + self.reach) / 1000, timezone.utc)
+            log.warning(
+                "a window of %s is new or longer than before, and the batches up to %d are no longer known: until "
+                "%s UTC its results are without them",
+                durations.text(self.length),
+                first.n,
+                f"{whole:%Y-%m-%d %H:%M:%S}",
+            )
 
 
 @dataclass
@@ -43,29 +83,36 @@ class AggregatedWindow(Window):
 
     The partial aggregates of each batch stay in memory. If all of them are invertible, so does the merged window of the
     last slide: a slide then adds the batches that entered and subtracts those that left, however long the window is.
+    Otherwise those of full blocks of batches, of blocks of blocks and so on stay, too, so that a slide merges as many
+    frames as the logarithm of the batches. After a restart the batches of a block are read as one.
     """
 
-    keys: Columns
-    aggregates: Aggregates
-    _parts: dict[int, DataFrame] = field(default_factory=dict)
+    keys: Columns = ()
+    aggregates: Aggregates = field(default_factory=dict)
+    _parts: dict[tuple[int, int], DataFrame | None] = field(default_factory=dict)
+    """By level and number: those of the batches of a block, None if it has none; at level 0 a block is a batch."""
+    _stored: list[tuple[int, DataFrame]] = field(default_factory=list)
+    """Local checkpoints that hold parts, each with its last batch."""
     _merged: DataFrame | None = None
     _merged_n: int = 0
     _merged_batches: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # counts the rows of each key, so that a key without rows in the window is dropped
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
+
+    @property
+    def look_back(self) -> float:
+        """How far back it may read the batches of its sources, in ms: a slide subtracts what left since the last."""
+        return self.reach + self.slide
 
     def result(self, ctx: BatchContext) -> DataFrame | None:
         """The result of the window if the slide fires; otherwise None, after aggregating the batch."""
         inside = self.inside(ctx)
-        for batch in replayed("a window", [batch for batch in inside if batch.entry.n not in self._parts]):
-            frame = batch.frame(self.source)
-            partial = self._partial(self._nothing if frame is None else frame)
-            self._parts[batch.entry.n] = partial.localCheckpoint()
+        self._read(replayed("a window", [batch for batch in inside if (0, batch.entry.n) not in self._parts]))
         numbers = frozenset(batch.entry.n for batch in inside)
-        for n in self._parts.keys() - numbers - self._merged_batches:
-            self.graph.discard(self._parts.pop(n))
+        self._forget(min(numbers | self._merged_batches, default=ctx.entry.n))
         if not ctx.fires(self.slide):
             return None
         return agg.result(self._merge(numbers, ctx.entry.n), self.keys, self.aggregates)
@@ -73,20 +120,46 @@ class AggregatedWindow(Window):
     def reset(self) -> None:
         """Drop all partial aggregates."""
         self._parts.clear()
+        self._stored.clear()
         self._merged, self._merged_batches = None, frozenset()
+
+    def _read(self, batches: Iterable[BatchContext]) -> None:
+        """Aggregate batches, those of a block in one pass."""
+        for block, group in itertools.groupby(batches, lambda batch: batch.entry.n // FANOUT):
+            frames = {batch.entry.n: batch.frame(self.source.compute) for batch in group}
+            parts: dict[tuple[int, int], DataFrame | None] = {(0, n): None for n in frames}
+            found = {n: frame for n, frame in frames.items() if frame is not None}
+            if len(found) == 1:
+                [(n, frame)] = found.items()
+                parts[0, n] = self._store(n, self._partial(frame))
+            elif found:
+                tagged = [frame.withColumn("__n", _number(n)) for n, frame in found.items()]
+                rows = agg.partial(_union(tagged), ["__n", *column_names(self.keys)], self._counted)
+                together = self._store(max(found), rows)
+                parts |= {(0, n): together.filter(F.col("__n") == _number(n)).drop("__n") for n in found}
+                if len(frames) == FANOUT:
+                    parts[1, block] = together.drop("__n")
+            self._parts |= parts
+
+    def _forget(self, before: int) -> None:
+        """Drop what only has batches before this one."""
+        for key in [(level, i) for level, i in self._parts if (i + 1) * FANOUT**level <= before]:
+            del self._parts[key]
+        for stored in [stored for stored in self._stored if stored[0] < before]:
+            self._stored.remove(stored)
+            self.graph.discard(stored[1])
 
     def _merge(self, inside: frozenset[int], n: int) -> DataFrame:
         last = self._merged
         if last is not None and self._merged_n == n:
             return last
-        if last is None or self._merged_n > n or not self._merged_batches <= self._parts.keys():
-            frames = [self._parts[k] for k in sorted(inside)]
+        if last is None or self._merged_n > n or not all((0, k) in self._parts for k in self._merged_batches):
+            frames = list(self._blocks(inside))
         else:
-            entered = [self._parts[k] for k in sorted(inside - self._merged_batches)]
-            left = [self._inverse(self._parts[k]) for k in sorted(self._merged_batches - inside)]
+            entered = self._batches(inside - self._merged_batches)
+            left = map(self._inverse, self._batches(self._merged_batches - inside))
             frames = [last, *entered, *left]
-        frames = frames or [self._partial(self._nothing)]
-        merged = agg.merge(functools.reduce(DataFrame.union, frames), self.keys, self._counted)
+        merged = agg.merge(_union(frames or [self._partial(self._nothing)]), self.keys, self._counted)
         if column_names(self.keys):
             merged = merged.filter("__rows > 0")
         if self._is_invertible:
@@ -96,16 +169,48 @@ class AggregatedWindow(Window):
             self._merged, self._merged_n, self._merged_batches = merged, n, inside
         return merged
 
+    def _batches(self, numbers: Iterable[int]) -> list[DataFrame]:
+        return [part for n in sorted(numbers) if (part := self._parts[0, n]) is not None]
+
+    def _blocks(self, inside: frozenset[int]) -> Iterator[DataFrame]:
+        """The parts of the batches inside, in as few frames as there are."""
+        if not inside:
+            return
+        n, last = min(inside), max(inside)
+        while n <= last:
+            level, size = 0, 1
+            while n % (size * FANOUT) == 0 and n + size * FANOUT <= last + 1:
+                level, size = level + 1, size * FANOUT
+            part = self._block(level, n // size)
+            if part is not None:
+                yield part
+            n += size
+
+    def _block(self, level: int, i: int) -> DataFrame | None:
+        if level and (level, i) not in self._parts:
+            children = (self._block(level - 1, k) for k in range(i * FANOUT, (i + 1) * FANOUT))
+            parts = [child for child in children if child is not None]
+            last = (i + 1) * FANOUT**level - 1
+            merged = agg.merge(_union(parts), self.keys, self._counted) if parts else None
+            self._parts[level, i] = None if merged is None else self._store(last, merged)
+        return self._parts.get((level, i))
+
+    def _store(self, last: int, frame: DataFrame) -> DataFrame:
+        stored = frame.localCheckpoint()
+        self._stored.append((last, stored))
+        return stored
+
     def _partial(self, frame: DataFrame) -> DataFrame:
         return agg.partial(frame, self.keys, self._counted)
 
     def _inverse(self, partial: DataFrame) -> DataFrame:
         names = [name for name, _ in agg.named_parts(self._counted)]
-        return partial.select(*column_names(self.keys), *((-F.col(name)).alias(name) for name in names))
+        negative = ((-F.col(quoted(name))).alias(name) for name in names)
+        return partial.select(*named(self.keys), *negative)
 
     @property
     def _nothing(self) -> DataFrame:
-        return self.graph.empty(self.source)
+        return self.graph.empty(self.source.compute)
 
     @functools.cached_property
     def _is_invertible(self) -> bool:
@@ -114,3 +219,15 @@ class AggregatedWindow(Window):
             part.additive and isinstance(types[name], (IntegralType, DecimalType))
             for name, part in agg.named_parts(self._counted)
         )
+
+
+def _union(frames: list[DataFrame]) -> DataFrame:
+    """The rows of all frames; in a tree, since each union goes through the plans of both sides again."""
+    while len(frames) > 1:
+        pairs = itertools.zip_longest(frames[::2], frames[1::2])
+        frames = [one if other is None else one.union(other) for one, other in pairs]
+    return frames[0]
+
+
+def _number(n: int) -> Column:
+    return batch_literal(n).cast("bigint")

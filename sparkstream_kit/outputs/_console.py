@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contracts import Batch
+from ..engine.graph import Output, add_named
 from ..errors import UsageError
 from ..frames import FrameStream
 
@@ -57,7 +58,7 @@ def console(stream: FrameStream, *, name: str = "console", rows: int = 20) -> No
     def write(frame: DataFrame, batch: Batch) -> None:
         screen.show(_Shown(name, batch.n, batch.time, frame.schema, frame.limit(rows).collect()))
 
-    stream.for_each_batch(write, name=f"console:{name}")
+    add_named("outputs", stream.graph.outputs, f"console:{name}", Output(stream.compute, write, lasting=False))
 
 
 class _Shown(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame
 
@@ -21,6 +21,7 @@ from ..contracts import Batch
 from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
+from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 from ._files import claim
 
 
@@ -43,12 +44,13 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     must be on a disk that all of them share. Files that a crash leaves behind belong to no version of the table, and
     are deleted when the batch is written again.
 
-    Guarantee: exactly once. The commit carries Delta's application transaction (home and name, batch): a batch that
-    runs again finds it and is skipped, and if two drivers commit the same batch, Delta refuses the second.
+    Guarantee: exactly once. The commit carries Delta's application transaction (home and name, batch) and the offset
+    ranges: a batch that runs again finds it and is skipped, one of its number with other ranges, as of a home that was
+    restored from an older copy, is refused, and if two drivers commit the same batch, Delta refuses the second.
 
     Raises OutputRefused at the start for columns or partitions that differ from the table's, and for a table that
-    another home writes to; UsageError for a directory that is not on a disk or contains a %, a backslash or a line
-    break.
+    another output or home writes to; UsageError for a directory that is not on a disk or contains a %, a backslash or a
+    line break.
 
     Cost: grows with the rows of the batch, and with the files of the table, whose log is read in every batch.
 
@@ -65,17 +67,20 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
         return here
 
     def check(frame: DataFrame, before: Batch) -> None:
-        _table(folder(), frame, columns, before.home_id)
+        table = _table(folder(), frame, columns, before.home_id, name)
+        newest = table.transaction_version(f"{before.home_id}/{name}") or 0
+        check_newest(str(folder()), name, newest, before.n, "another directory")
+        _is_there(table, folder(), name, before)
 
     def write(frame: DataFrame, batch: Batch) -> None:
-        table = _table(folder(), frame, columns, batch.home_id)
+        table = _table(folder(), frame, columns, batch.home_id, name)
         application = f"{batch.home_id}/{name}"
-        if (table.transaction_version(application) or 0) >= batch.n:
+        if _is_there(table, folder(), name, batch):
             return
         part, known = folder() / f"batch-{batch.n}" / uuid.uuid4().hex, table.version()
         frame.write.partitionBy(*columns).parquet(f"file:{part}")  # not quoted: Hadoop would keep the %20
         done = CommitProperties(
-            custom_metadata={"ranges": json.dumps(batch.ranges, sort_keys=True)},
+            custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch)},
             app_transactions=[Transaction(application, batch.n)],
         )
         added: list[AddAction | RemoveAction] = [
@@ -92,17 +97,36 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     stream.for_each_batch(write, name=f"delta:{name}", check=check)
 
 
-def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str) -> DeltaTable:
-    """The table, created if missing; OutputRefused if it does not fit the frame or belongs to another home."""
+def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
+    """Whether the batch is committed; OutputRefused if another batch with its number, or only a later one is."""
+    newest = table.transaction_version(f"{batch.home_id}/{name}") or 0
+    if newest < batch.n:
+        return False
+    # a commit from before numbers were kept is the newest one with ranges, as batches come in their order
+    commits = (commit for commit in table.history(KEPT_BATCHES) if "ranges" in commit)
+    known = next((c for c in commits if c.get("batch", str(newest)) == str(batch.n)), None)
+    if known is None:
+        check_newest(str(folder), name, newest, batch.n, "another directory")
+    else:
+        check_same(str(folder), name, batch, known["ranges"], "another directory")
+    return True
+
+
+def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str, name: str) -> DeltaTable:
+    """The table, created if missing; OutputRefused if it does not fit the frame or belongs to another output."""
     try:
         wanted = Schema.from_json(json.dumps(_nullable(frame.schema.jsonValue())))
-        table = DeltaTable(folder)
-    except TableNotFoundError:
+        table = DeltaTable(folder) if DeltaTable.is_deltatable(str(folder)) else None
+        if table is not None:
+            _check_fits(table, folder, wanted, partition_by)
         folder.mkdir(parents=True, exist_ok=True)
-        table = DeltaTable.create(folder, wanted, mode="ignore", partition_by=partition_by)
+        claim(f"file:{folder}", home_id, f"delta:{name}")
+        return table or DeltaTable.create(folder, wanted, mode="ignore", partition_by=partition_by)
     except (DeltaError, ValueError, TypeError) as error:
         raise OutputRefused(f"the Delta table {folder} cannot take the frame: {error}") from None
-    claim(f"file:{folder}", home_id)
+
+
+def _check_fits(table: DeltaTable, folder: Path, wanted: Schema, partition_by: list[str]) -> None:
     there, mine = _columns(table.schema()), _columns(wanted)
     if there != mine:
         wrong = ", ".join(f"{name} {kind}" for name, kind in sorted(set(there) ^ set(mine)))
@@ -115,7 +139,6 @@ def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str
             f"the Delta table {folder} is partitioned by {table.metadata().partition_columns}, not by {partition_by}: "
             "keep its partitioning, or give the output another name="
         )
-    return table
 
 
 def _nullable(schema: dict[str, object]) -> dict[str, object]:

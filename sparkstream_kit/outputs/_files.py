@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Sequence
+from json import dumps, loads
 from typing import Literal
 
 from pyspark.sql import DataFrame
@@ -14,6 +16,7 @@ from ..contracts import Batch
 from ..errors import OutputRefused
 from ..frames import FrameStream
 from ..recovery import storage
+from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 
 Kind = Literal["text", "json", "parquet"]
 
@@ -35,7 +38,7 @@ def text(stream: FrameStream, directory: str, *, name: str = "text") -> None:
 
     Guarantee: exactly once, as `parquet` explains.
 
-    Raises OutputRefused at the start for other columns, and in the first batch for a directory of another home.
+    Raises OutputRefused at the start for other columns, and for a directory of another output or home.
 
     Cost: grows with the rows of the batch.
 
@@ -57,11 +60,11 @@ def json(stream: FrameStream, directory: str, *, name: str = "json") -> None:
     >>> local_session().read.text(f"{folder.name}/json").sort("batch").collect()
     [Row(value='{"count":1}', batch=1), Row(value='{"count":2}', batch=2)]
 
-    Columns: any; a null is a missing field.
+    Columns: any but `batch`; a null is a missing field.
 
     Guarantee: exactly once, as `parquet` explains.
 
-    Raises OutputRefused in the first batch for a directory of another home.
+    Raises OutputRefused at the start for a column `batch`, and for a directory of another output or home.
 
     Cost: grows with the rows of the batch.
 
@@ -83,14 +86,16 @@ def parquet(stream: FrameStream, directory: str, *, partition_by: Columns = (), 
     >>> local_session().read.parquet(f"{folder.name}/hits").sort("batch").collect()
     [Row(host='a', n=1, batch=1), Row(host='b', n=2, batch=2)]
 
-    Columns: any. `partition_by` names one or more of them, "day, host" or ["day", "host"], that become folders
-    `<column>=<value>/` below the batch. Every batch leaves small files: `sparkstream compact` merges them.
+    Columns: any but `batch`. `partition_by` names one or more of them, "day, host" or ["day", "host"], that become
+    folders `<column>=<value>/` below the batch. Every batch leaves small files: `sparkstream compact` merges them.
 
     Guarantee: exactly once. A batch is written below `.attempts/`, and moved to its name when it is complete; an
-    existing one is left alone. What a crash leaves in `.attempts/` is deleted with the next batch. A directory belongs
-    to one home, because batch 7 of another home has other rows.
+    existing one is left alone, and has its offset ranges beside it: another batch of its number, as of a home that was
+    restored from an older copy, is refused. What a crash leaves in `.attempts/` is deleted with the next batch. A
+    directory belongs to one output of one home, because batch 7 of another has other rows.
 
-    Raises OutputRefused at the start for a missing column, and in the first batch for a directory of another home.
+    Raises OutputRefused at the start for a missing column or one named `batch`, and for a directory of another output
+    or home.
 
     Cost: grows with the rows of the batch.
 
@@ -101,44 +106,132 @@ def parquet(stream: FrameStream, directory: str, *, partition_by: Columns = (), 
 
 def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, partition_by: Sequence[str] = ()) -> None:
     def check(frame: DataFrame, before: Batch) -> None:
-        hadoop.qualified(directory)  # refuses what the JVM cannot name
-        columns = ", ".join(f"{column} {type}" for column, type in frame.dtypes)
-        missing = [column for column in partition_by if column not in frame.columns]
-        if missing or len(partition_by) == len(frame.columns):
-            raise OutputRefused(
-                f"cannot partition the output {name!r} by {', '.join(missing or partition_by)}: its columns are "
-                f"{columns}; name some of these, and leave at least one for the files"
-            )
-        if kind == "text" and [type for _, type in frame.dtypes] != ["string"]:
-            raise OutputRefused(
-                f"the output {name!r} writes text, which takes one column of strings, but the columns are {columns}: "
-                "select one, or write json"
-            )
+        folder = f"{hadoop.qualified(directory)}/{name}"  # refuses what the JVM cannot name
+        _check_columns(frame, name, kind, partition_by)
+        claim(folder, before.home_id, f"{kind}:{name}")
+        check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
+        _is_there(folder, name, before)
 
     def write(frame: DataFrame, batch: Batch) -> None:
         folder = f"{hadoop.qualified(directory)}/{name}"
-        claim(folder, batch.home_id)
+        claim(folder, batch.home_id, f"{kind}:{name}")
         target, attempts = f"{folder}/batch={batch.n}", f"{folder}/.attempts"
-        if not storage.exists(target):
+        if not _is_there(folder, name, batch):
             temporary = f"{attempts}/batch={batch.n}-{uuid.uuid4().hex}"
             frame.write.partitionBy(*partition_by).format(kind).save(temporary)
-            storage.publish(temporary, target)
+            storage.write(f"{temporary}/{RANGES}", ranges_of(batch))
+            if not storage.publish(temporary, target):
+                _is_there(folder, name, batch)  # another driver was faster: its batch must be the same
         for left in storage.names(attempts):  # of dead drivers; none can be published now that the batch exists
-            storage.delete(f"{attempts}/{left}")
+            n = left.partition("-")[0].removeprefix("batch=")
+            if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
+                storage.delete(f"{attempts}/{left}")
 
     stream.for_each_batch(write, name=f"{kind}:{name}", check=check)
 
 
-def claim(folder: str, home_id: str) -> None:
-    """Claim the folder for a home; OutputRefused if another has it, since batches of two homes share their numbers."""
-    note = f"{folder}/_home"
+def _check_columns(frame: DataFrame, name: str, kind: Kind, partition_by: Sequence[str]) -> None:
+    columns = ", ".join(f"{column} {type}" for column, type in frame.dtypes)
+    missing = [column for column in partition_by if column not in frame.columns]
+    if missing or len(partition_by) == len(frame.columns):
+        raise OutputRefused(
+            f"cannot partition the output {name!r} by {', '.join(missing or partition_by)}: its columns are "
+            f"{columns}; name some of these, and leave at least one for the files"
+        )
+    if kind == "text" and [type for _, type in frame.dtypes] != ["string"]:
+        raise OutputRefused(
+            f"the output {name!r} writes text, which takes one column of strings, but the columns are {columns}: "
+            "select one, or write json"
+        )
+    hidden = [column for column in frame.columns if column.lower() == "batch"]
+    if hidden and kind != "text":  # text keeps no names of columns
+        raise OutputRefused(
+            f"the column {hidden[0]!r} of the output {name!r} would be hidden by the folders batch=<n>, which readers "
+            f"take for a column of that name: rename it, for example with withColumnRenamed({hidden[0]!r}, 'batch_id')"
+        )
+
+
+# --- what is in a folder: batches with their offset ranges, and whose they are
+
+RANGES = "_ranges"
+"""In the folder of a batch: its offset ranges. Spark reads no data from names that begin with an underscore."""
+
+_COMPACTED = "_compacted"
+"""Up to which batch a compaction has merged, and the ranges of the newest ones merged, which have no folder left."""
+
+_INSTEAD = "another directory"
+
+
+def batches(folder: str) -> list[int]:
+    """The numbers of the batches that have a folder."""
+    parts = (name.partition("=") for name in storage.names(folder))
+    return sorted(int(n) for kind, _, n in parts if kind == "batch" and n.isdigit())
+
+
+def _is_there(folder: str, name: str, batch: Batch) -> bool:
+    """Whether the batch is in the folder, also merged into another; OutputRefused if it is one with other ranges."""
+    if storage.exists(f"{folder}/batch={batch.n}"):
+        known = _read(f"{folder}/batch={batch.n}/{RANGES}")
+    else:
+        until, merged = _compacted(folder)
+        if str(batch.n) not in merged:
+            check_newest(folder, name, until, batch.n, _INSTEAD)
+            return False
+        known = merged[str(batch.n)]
+    if known is not None:  # else it was written before ranges were kept
+        check_same(folder, name, batch, known, _INSTEAD)
+    return True
+
+
+def keep_ranges(folder: str, n: int, merged: str) -> None:
+    """Put the offset ranges of a batch beside what it is merged into, which gets its number."""
+    known = _read(f"{folder}/batch={n}/{RANGES}")
+    if known is not None:
+        storage.write(f"{merged}/{RANGES}", known)
+
+
+def note_compacted(folder: str, numbers: Sequence[int]) -> None:
+    """Keep the offset ranges of batches whose folders are about to be merged into that of the newest."""
+    until, known = _compacted(folder)
+    merged = {str(n): _read(f"{folder}/batch={n}/{RANGES}") for n in numbers[-KEPT_BATCHES:]}
+    kept = sorted({**known, **merged}.items(), key=lambda one: int(one[0]))[-KEPT_BATCHES:]
+    storage.write(f"{folder}/{_COMPACTED}", dumps({"until": max(until, *numbers), "ranges": dict(kept)}))
+
+
+def _compacted(folder: str) -> tuple[int, dict[str, str | None]]:
+    text = _read(f"{folder}/{_COMPACTED}")
+    if text is None:
+        return 0, {}
+    found = loads(text)
+    return found["until"], found["ranges"]
+
+
+def _read(path: str) -> str | None:
     try:
-        owner = storage.read(note)
+        return storage.read(path)
     except FileNotFoundError:
-        storage.write_new(note, home_id)
-        return
+        return None
+
+
+def claim(folder: str, home_id: str, output: str) -> None:
+    """Claim the folder for an output of a home, of several exactly one; OutputRefused if it is another's.
+
+    Batches of two homes share their numbers, and so do those of two outputs.
+    """
+    note = f"{folder}/_home"
+    if _read(note) is None:
+        with contextlib.suppress(FileExistsError):  # another was faster
+            storage.write_new(note, f"{home_id}\n{output}\n")
+    owner, *outputs = (_read(note) or "").splitlines() or [""]
     if owner != home_id:
         raise OutputRefused(
             f"{folder} holds the batches of the home {owner}, and this is the home {home_id}: write to another "
             "directory"
+        )
+    if not outputs:  # claimed before outputs were noted
+        storage.write(note, f"{home_id}\n{output}\n")
+    elif outputs != [output]:
+        raise OutputRefused(
+            f"{folder} belongs to the output {outputs[0]!r}, and this is the output {output!r} of the same home: write "
+            "to another directory"
         )

@@ -11,7 +11,6 @@ makes an older kit refuse the job.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,14 +27,12 @@ from ..durations import Duration, milliseconds
 from ..errors import BatchFailed, OutputRefused, UsageError
 from ..frames import FrameStream
 from ..redaction import redact_url
+from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 100_000
 """Rows per transaction, which blocks Redis for about a second."""
-
-KEPT_BATCHES = 1_000
-"""Ledger entries kept for each output. The newest would suffice, since at most one batch is ever unfinished."""
 
 Values = list[list[Any]]
 Kind = Literal["redis-hash", "redis-ranking", "redis-counter"]
@@ -48,15 +45,16 @@ def redis_hash(stream: FrameStream, url: str, *, expire: Duration | None = None,
         # HGETALL host:10.0.0.7
 
     Columns: the key, and one or more fields; arrays, maps and structs are refused. A row replaces the whole hash, and a
-    null is a missing field. Values are cast to strings by Spark, timestamps in the time zone of its session. A hash
-    expires when no batch has written it for `expire`.
+    null is a missing field. The row of a null key is the hash `<name>:null`, unless a key is that word. Values are cast
+    to strings by Spark, timestamps in the time zone of its session. A hash expires when no batch has written it for
+    `expire`.
 
     Guarantee: exactly once, provided that Redis keeps what it has acknowledged (appendfsync always) and does not evict
     keys without a time to live.
 
-    Raises OutputRefused at the start for columns that do not fit or a name that another home writes to, and UsageError
-    for a server that cannot be reached. Raises BatchFailed for more than 100,000 rows in a batch, and for existing keys
-    of another type.
+    Raises OutputRefused at the start for columns that do not fit, for a name that another output or home writes to, and
+    for a home that is an outdated copy; UsageError for a server that cannot be reached. Raises BatchFailed for two rows
+    with one key in a batch, for more than 100,000 rows, and for existing keys of another type.
 
     Cost: grows with the rows of the batch, which the driver collects.
 
@@ -74,11 +72,12 @@ def redis_ranking(
         # ZRANGE top 0 9 REV WITHSCORES
 
     Columns: the member, and its score, a number. Each batch replaces the set, which holds the `keep` highest scores and
-    expires when no batch has written it for `expire`. Scores are 64-bit floats; rows with null or NaN are dropped.
+    expires when no batch has written it for `expire`. Scores are 64-bit floats; rows with null or NaN are dropped. Of
+    two rows for one member the higher score counts.
 
     Guarantee: exactly once, as for `redis_hash`.
 
-    Raises the errors of `redis_hash`.
+    Raises the errors of `redis_hash`, except for two rows with one key.
 
     Cost: grows with the rows of the batch, which the driver collects.
 
@@ -100,8 +99,8 @@ def redis_counter(
 
     Guarantee: exactly once, as for `redis_hash`.
 
-    Raises the errors of `redis_hash`, and BatchFailed for a counter that would exceed 64 bits: nothing of that batch is
-    added.
+    Raises the errors of `redis_hash`, except for two rows with one key, which are both added, and BatchFailed for a
+    counter that would exceed 64 bits: nothing of that batch is added.
 
     Cost: grows with the rows of the batch, which the driver collects.
 
@@ -129,6 +128,9 @@ class Redis:
         self._check_columns(frame.schema)
         try:
             self._claim(before.home_id)
+            newest = _client(self.url).zrange(self._ledger(before), -1, -1, withscores=True)
+            check_newest("Redis", self.name, int(newest[0][1]) if newest else 0, before.n, _INSTEAD)
+            self._is_there(before)
         except redis.RedisError as error:
             if not before.n:
                 raise UsageError(
@@ -152,9 +154,16 @@ class Redis:
         return len(rows)
 
     def _hash(self, fields: list[str], rows: Values, batch: Batch) -> None:
+        keys = [row[0] for row in rows]
+        if len(set(keys)) < len(keys):
+            raise BatchFailed(
+                f"batch {batch.n} of the output {self.name!r} has duplicate keys; {self.kind} needs one row per key: "
+                "aggregate by key first"
+            )
+        nulls_first = sorted(rows, key=lambda row: row[0] is not None)  # a key may be the word that null becomes
         hashes = {
-            f"{self.name}:{key}": {f: value for f, value in zip(fields, values, strict=True) if value is not None}
-            for key, *values in rows
+            f"{self.name}:{_word(key)}": {f: v for f, v in zip(fields, values, strict=True) if v is not None}
+            for key, *values in nulls_first
         }
 
         def put(pipe: Any) -> None:
@@ -168,7 +177,8 @@ class Redis:
         self._in_transaction(batch, list(hashes), "hash", put)
 
     def _ranking(self, _: list[str], rows: Values, batch: Batch) -> None:
-        scores = {member: float(score) for member, score in rows if score not in (None, "NaN")}
+        found = [(_word(member), float(score)) for member, score in rows if score not in (None, "NaN")]
+        scores = dict(sorted(found, key=lambda one: one[1]))  # of two for one member the higher one counts
 
         def put(pipe: Any) -> None:
             pipe.delete(self.name)
@@ -182,7 +192,7 @@ class Redis:
 
     def _counter(self, fields: list[str], rows: Values, batch: Batch) -> None:
         added = [
-            (f"{self.name}:{key}", f, value)
+            (f"{self.name}:{_word(key)}", f, value)
             for key, *values in rows
             for f, value in zip(fields, values, strict=True)
             if value is not None
@@ -224,24 +234,35 @@ class Redis:
             pipe.execute()
 
     def _is_there(self, batch: Batch) -> bool:
-        known = _client(self.url).zrangebyscore(self._ledger(batch), batch.n, batch.n)
-        if known and known != [_member(batch)]:
-            raise OutputRefused(
-                f"Redis already holds batch {batch.n} of the output {self.name!r} as {known[0]}, but this one is "
-                f"{_member(batch)}: the home is an outdated copy; use a new home and another name="
-            )
-        return bool(known)
+        """Whether the batch is committed; OutputRefused if another batch with its number is, or may have been."""
+        client, ledger = _client(self.url), self._ledger(batch)
+        known = client.zrangebyscore(ledger, batch.n, batch.n)
+        if known:
+            check_same("Redis", self.name, batch, known[0].partition(" ")[2], _INSTEAD)
+            return True
+        # of a bare DStream, which has no offsets, Spark may run a batch again that failed: any that the ledger reaches
+        skip = 0 if batch.end_offsets else KEPT_BATCHES - 1
+        later = client.zrange(ledger, -1 - skip, -1 - skip, withscores=True)
+        check_newest("Redis", self.name, int(later[0][1]) if later else 0, batch.n, _INSTEAD)
+        return False
 
     def _ledger(self, batch: Batch) -> str:
         return f"sparkstream:ledger:{batch.home_id}:{self.kind}:{self.name}"
 
     def _claim(self, home_id: str) -> None:
-        """Claim the name for a home; OutputRefused if another home writes under it."""
+        """Claim the name for a home, and its keys for a kind; OutputRefused if another home or kind writes there."""
         owner = _client(self.url).set(f"sparkstream:owner:{self.name}", home_id, nx=True, get=True)
         if owner is not None and owner != home_id:
             raise OutputRefused(
                 f"the name {self.name!r} holds results of the home {owner}, and this is the home {home_id}: "
                 "use that home, or give the output another name="
+            )
+        keys = self.name if self.kind == "redis-ranking" else f"{self.name}:*"
+        kind = _client(self.url).set(f"sparkstream:kind:{keys}", self.kind, nx=True, get=True)
+        if kind is not None and kind != self.kind:
+            raise OutputRefused(
+                f"the keys {keys} belong to the output {self.name!r} of the kind {kind}, and this one has the kind "
+                f"{self.kind}: give the output another name="
             )
 
     def _check_columns(self, schema: T.StructType) -> None:
@@ -287,14 +308,20 @@ return 1
 """
 
 
+_INSTEAD = "another name="
+
+
 def _member(batch: Batch) -> str:
-    return f"{batch.n} {json.dumps(batch.ranges, sort_keys=True)}"
+    return f"{batch.n} {ranges_of(batch)}"
+
+
+def _word(key: str | None) -> str:
+    return "null" if key is None else key
 
 
 def _strings(frame: DataFrame) -> DataFrame:
-    """All values as Spark casts them to strings, the only type of Redis; a null key becomes the word null."""
-    columns = [F.col(quoted(name)).cast("string") for name in frame.columns]
-    return frame.select(F.coalesce(columns[0], F.lit("null")), *columns[1:])
+    """All values as Spark casts them to strings, the only type of Redis."""
+    return frame.select(*(F.col(quoted(name)).cast("string") for name in frame.columns))
 
 
 @functools.cache

@@ -2,16 +2,20 @@
 
     rejected/<name>/<n>/    Parquet: the rejected rows of batch n
 
-Anybody who can send lines can make them invalid, so both the rows of a batch and all batches together are bounded.
+Anybody who can send lines can make them invalid, so a batch and all batches together are bounded, in rows and in bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
 
 from ..bridge import hadoop
+from ..columns import quoted
 from ..contracts import Batch
 from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
@@ -21,8 +25,8 @@ from ..recovery.offset_log import OffsetLog
 
 log = logging.getLogger(__name__)
 
-ROWS = 10_000
-"""Rows kept per batch."""
+ROWS, BATCH_BYTES = 10_000, 16 * 1024 * 1024
+"""Rows and bytes kept per batch, measured on the values as text, before Parquet compresses them."""
 
 BATCHES, BYTES = 1_000, 256 * 1024 * 1024
 """Batches and bytes kept per output; the oldest batches are dropped first."""
@@ -34,8 +38,9 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         requests, failed = ss.transforms.access_log.split(lines)
         ss.outputs.rejected(failed)
 
-    Columns: line: string. Others, such as the reason, are kept with it. The output keeps the first 10,000 rows of a
-    batch, and the newest 1,000 batches or 256 MiB. A warning says what was dropped.
+    Columns: line: string. Others, such as the reason, are kept with it. The output keeps the first 10,000 rows or 16
+    MiB of a batch, and the newest 1,000 batches or 256 MiB. A warning says what was dropped, and the log of a batch how
+    many rows were kept.
 
     Guarantee: exactly once.
 
@@ -52,16 +57,43 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
 
     def write(frame: DataFrame, batch: Batch) -> int:
         directory = _directory(stream.graph.home, name)
-        found = frame.limit(ROWS + 1).count()
-        if found == 0 or storage.exists(f"{directory}/{batch.n}"):
-            return found
-        if found > ROWS:
-            log.warning("batch %d has more than %d rejected rows: dropped the others", batch.n, ROWS)
-        snapshots.write(frame.limit(ROWS), f"{directory}/{batch.n}")
-        _remove_old(directory)
-        return min(found, ROWS)
+        target = f"{directory}/{batch.n}"
+        if storage.exists(target):
+            return 0
+        rows, size = frame.select(F.count("*"), F.sum(_bytes(frame))).collect()[0]
+        if rows == 0:
+            return 0
+        snapshots.write(frame if rows <= ROWS and size <= BATCH_BYTES else _bounded(frame), target)
+        kept = snapshots.read(SparkSession.builder.getOrCreate(), target).count()
+        if kept < rows:
+            log.warning(
+                "batch %d has %d rejected rows of %d bytes: dropped %d of them, as a batch keeps up to %d rows and %d "
+                "bytes",
+                *(batch.n, rows, size, rows - kept, ROWS, BATCH_BYTES),
+            )
+        _remove_old(directory, batch.n)
+        return kept
 
     stream.for_each_batch(write, name=f"rejected:{name}", check=check)
+
+
+def _bytes(frame: DataFrame) -> Column:
+    """The bytes of a row, as text."""
+    values = (F.col(quoted(name)).cast("string") for name in frame.columns)
+    return functools.reduce(operator.add, (F.coalesce(F.octet_length(value), F.lit(0)) for value in values))
+
+
+def _bounded(frame: DataFrame) -> DataFrame:
+    """As many of the first rows as a batch keeps."""
+    first = frame.limit(ROWS)
+    rows = first.select(F.struct("*").alias("row"), _bytes(first).alias("size"))
+    so_far = Window.orderBy("n").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    numbered = rows.select("*", F.monotonically_increasing_id().alias("n"))
+    return (
+        numbered.select("row", F.sum("size").over(so_far).alias("total"))
+        .where(f"total <= {BATCH_BYTES}")
+        .select("row.*")
+    )
 
 
 def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int]:
@@ -96,7 +128,7 @@ def _batches(directory: str) -> list[int]:
     return sorted(int(n) for n in storage.names(directory) if n.isdigit())
 
 
-def _remove_old(directory: str) -> None:
+def _remove_old(directory: str, newest: int) -> None:
     left, removed = BYTES, []
     for i, n in enumerate(reversed(_batches(directory))):
         left -= sum(storage.sizes(f"{directory}/{n}").values())
@@ -106,4 +138,6 @@ def _remove_old(directory: str) -> None:
     if removed:
         log.warning("dropped the rejected rows of the oldest batches, %d to %d", removed[-1], removed[0])
     for unfinished in storage.hidden(directory):
-        storage.delete(f"{directory}/{unfinished}")
+        number = unfinished[1:].partition("-")[0]
+        if not number.isdigit() or int(number) <= newest:  # a later one belongs to a driver that has taken over
+            storage.delete(f"{directory}/{unfinished}")

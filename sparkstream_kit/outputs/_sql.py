@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -29,7 +30,7 @@ from ..errors import BatchFailed, OutputRefused, UsageError
 from ..frames import FrameStream
 from ..redaction import redact_url
 from ._sql_database import INSERT, database_message, engine_of, parse_url
-from ._sql_ledger import LEDGER, check_format, entry_of, is_there, prune, record
+from ._sql_ledger import LEDGER, check_home, claim, entry_of, is_there, prune, record
 from ._sql_staging import drop, stage
 from ._sql_types import NUMBERS, check_fits, converter, table_for
 
@@ -75,17 +76,19 @@ def sql(
     mode="accumulate"  insert them, or add their numbers to the row with the same `key`: n = n + new n
 
     `key` names one or more columns, "host, path" or ["host", "path"]. If a batch has two rows for one key, accumulate
-    adds both and upsert fails. A null key fails. Timestamps are stored in UTC, for the years 1 to 9999. SQLite stores
-    decimals as 64-bit floats and NaN as null. PostgreSQL cannot store the character NUL, which becomes U+FFFD. A
-    password in the URL is visible to everyone who can list processes: put it into the file that PGPASSFILE names.
+    adds both and upsert fails. A null key fails; a null number adds nothing. Timestamps are stored in UTC, for the
+    years 1 to 9999. SQLite stores decimals as 64-bit floats and NaN as null. PostgreSQL cannot store the character NUL,
+    which becomes U+FFFD. A password in the URL is visible to everyone who can list processes: put it into the file that
+    PGPASSFILE names.
 
     Guarantee: exactly once, in every mode: rows and ledger row are committed in one transaction under (home, output,
     batch). Keep the name when you change the job: it is part of that key.
 
-    Raises OutputRefused at the start for a table that does not fit (naming the columns) or that another home writes to,
+    Raises OutputRefused at the start for a table that does not fit (naming the columns), or that another output or home
+    writes to, and for a home that is an outdated copy, whose batches have other offset ranges than those in the table;
     NewerFormat for a ledger of a newer version, and UsageError for wrong arguments or a database that cannot be
-    reached. Raises BatchFailed for rows that the database rejects, with its reason. A lost connection is retried, like
-    any failure of an output.
+    reached. Raises BatchFailed for rows that the database rejects, with its reason, and for a sum beyond the 64 bits of
+    its column. A lost connection is retried, like any failure of an output.
 
     Cost: grows with the rows of the batch. The ledger keeps 1,000 rows per output.
 
@@ -152,6 +155,8 @@ class SqlTable:
         """Create the table, or refuse it. If the database is down at a later start, the batches retry."""
         try:
             _prepare_table(self, frame.schema, before.home_id)
+            with engine_of(self.url).connect() as connection:
+                check_home(connection, self, before)
         except sa.exc.DBAPIError as error:
             if before.n and isinstance(error, sa.exc.OperationalError):
                 log.warning(
@@ -188,7 +193,9 @@ class SqlTable:
                 f"batch {batch.n} of the output {self.name!r} has a value that cannot be written to {self.table!r} "
                 f"({error}): filter out such rows"
             ) from None
-        except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError) as error:
+        except (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.OperationalError) as error:
+            if isinstance(error, sa.exc.OperationalError) and _OVERFLOW not in database_message(error):
+                raise  # an outage
             raise BatchFailed(
                 f"the database rejects batch {batch.n} of the output {self.name!r} for the table {self.table!r}: "
                 f"{database_message(error)}"
@@ -251,9 +258,21 @@ class SqlTable:
         if not others:
             return insert.on_conflict_do_nothing(index_elements=keys)
         new = {c: insert.excluded[c.key] for c in others}
-        if self.mode == "accumulate":
-            new = {c: sa.func.coalesce(c, 0) + sa.func.coalesce(value, 0) for c, value in new.items()}
+        if self.mode == "accumulate":  # null adds nothing, and null and null stay null
+            add = _add_in_sqlite if engine_of(self.url).dialect.name == "sqlite" else operator.add
+            new = {c: sa.func.coalesce(add(c, value), c, value) for c, value in new.items()}
         return insert.on_conflict_do_update(index_elements=keys, set_=new)
+
+
+_OVERFLOW = "integer overflow"
+"""What SQLite says of abs(-2**63)."""
+
+
+def _add_in_sqlite(total: sa.Column[Any], value: Any) -> Any:
+    """A sum that fails beyond 64 bits, where SQLite would return a float, without the last digits."""
+    whole = [sa.func.typeof(part) == "integer" for part in (total, value)]
+    overflows = sa.and_(*whole, sa.func.typeof(total + value) == "real")
+    return sa.case((overflows, sa.func.abs(sa.literal(-(2**63)))), else_=total + value)
 
 
 class _DuplicateKeys(Exception):
@@ -287,15 +306,7 @@ def _prepare_table(target: SqlTable, schema: T.StructType, home_id: str) -> sa.T
         if "%(" in name:
             raise OutputRefused(f"the name {name!r} contains %(, which SQLAlchemy takes for a parameter: rename it")
     with engine.begin() as connection:
-        LEDGER.create(connection, checkfirst=True)
-        check_format(connection)
-        others = sa.select(LEDGER.c.home).where(LEDGER.c.table == target.table, LEDGER.c.home != home_id)
-        other = connection.scalar(others.limit(1))
-        if other is not None:
-            raise OutputRefused(
-                f"the table {target.table!r} holds rows of the home {other}, and this is the home {home_id}: use "
-                "that home, or write to another table"
-            )
+        claim(connection, target, home_id)
         inspector = sa.inspect(connection)
         if inspector.has_table(target.table):
             check_fits(inspector, target, table)

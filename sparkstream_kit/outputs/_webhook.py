@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import random
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..columns import check_unique
 from ..contracts import Batch
 from ..errors import BatchFailed, UsageError
 from ..frames import FrameStream
 from ..redaction import redact_url
+from ._committed import ranges_of
 
 MOST_ROWS = 1_000
 """Rows per batch: each is a request of its own, one after the other."""
@@ -36,9 +41,9 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
         ss.outputs.webhook(alerts, "https://example.org/hooks/alerts", name="alerts")
 
     Columns: any; nulls are sent. Each request has two headers: `Idempotency-Key`, which is the same whenever the same
-    row of the same batch is sent, and `Batch`, the batch number. A status from 200 to 299 within `timeout` seconds is a
-    success. Timeouts, lost connections and the statuses 408, 425, 429 and 5xx are retried after random pauses.
-    Redirects are not followed.
+    row of the same batch is sent, and `Batch`, the batch number. A status from 200 to 299 within `timeout` seconds,
+    which bound the whole request, is a success. Timeouts, lost connections and the statuses 408, 425, 429 and 5xx are
+    retried after random pauses. Redirects are not followed.
 
     Guarantee: at least once. A row is sent again if the response was lost, or if the job was killed before its batch
     was done. A receiver that remembers the keys handles each row once.
@@ -58,7 +63,7 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
             raise BatchFailed(
                 f"batch {batch.n} of the output {name!r} has more than {MOST_ROWS} rows: filter them first"
             )
-        keys = dict(_keyed(rows, [batch.home_id, name, batch.n]))
+        keys = dict(_keyed(rows, [batch.home_id, name, batch.n, ranges_of(batch)]))
         sent.intersection_update(keys)
         for key, body in keys.items():
             if key not in sent:
@@ -67,7 +72,7 @@ def webhook(stream: FrameStream, url: str, *, timeout: float = 10.0, name: str =
                 sent.add(key)
         return len(rows)
 
-    stream.for_each_batch(write, name=f"webhook:{name}")
+    stream.for_each_batch(write, name=f"webhook:{name}", check=lambda frame, before: check_unique(frame.columns))
 
 
 def _check(url: str) -> None:
@@ -105,15 +110,38 @@ def _keyed(bodies: list[str], batch: list[Any]) -> Iterator[tuple[str, str]]:
 def _post(request: urllib.request.Request, timeout: float) -> None:
     for attempt in range(TRIES):
         try:
-            _opener.open(request, timeout=timeout).close()
+            _within(timeout, lambda: _opener.open(request, timeout=timeout).close())
             return
-        except OSError as error:  # includes URLError and timeouts
+        except (OSError, http.client.HTTPException) as error:  # includes URLError and timeouts
             answer = error.code if isinstance(error, urllib.error.HTTPError) else None
             passing = answer is None or answer in _PASSING or answer >= 500
             if not passing or attempt == TRIES - 1:
                 # only the host of the URL: the rest is often secret
                 raise ConnectionError(f"{redact_url(request.full_url, path=False)}: {error}") from None
         time.sleep(random.uniform(0, 0.5 * 2**attempt))
+
+
+def _within(seconds: float, send: Callable[[], None]) -> None:
+    """Send in a thread, and wait for it this long: the timeout of urllib is one of each read, and a server may drip.
+
+    A thread that is given up lives as long as its server sends a byte now and then; nothing waits for it.
+    """
+    errors: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            send()
+            errors.put(None)
+        except BaseException as error:
+            errors.put(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        error = errors.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"timed out: no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

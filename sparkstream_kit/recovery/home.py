@@ -6,7 +6,9 @@ checkpoint/     Spark's, only for jobs with receivers or plain DStreams; see als
 offsets/        the offset log
 sources/        what sources record: ranges of files and copies of them, the first start of a generator
 received/       landed batches of receivers
+outputs         names of the outputs that the last start had, as JSON
 enrichment/     versions of the tables that streams are joined with
+skipped/        input of batches that an operator set aside
 rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
@@ -18,6 +20,7 @@ STOPPED         the last run stopped gracefully; if both are missing, a stop is 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
@@ -117,15 +120,30 @@ class Home:
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def outputs(self) -> list[str]:
+        """The names of the outputs that the last start had; none in a home from before they were kept."""
+        try:
+            return [str(name) for name in json.loads(storage.read(self / "outputs"))]
+        except FileNotFoundError:
+            return []
+
+    def note_outputs(self, names: list[str]) -> None:
+        """Keep the names of the outputs of this start."""
+        if sorted(names) != self.outputs():
+            storage.write(self / "outputs", json.dumps(sorted(names)))
+
     def stop_pending(self) -> bool:
         """Whether a stop was requested and not carried out: RUNNING is gone, and the last run ended in a crash."""
         return self.stop_requested() and not storage.exists(self / "STOPPED")
 
-    def mark_running(self) -> None:
-        """Record that the job runs, by creating RUNNING; after a crash it stays as it is, even if it was deleted."""
+    def mark_starting(self) -> None:
+        """Create RUNNING, unless the job was cut off: a stop can be requested from now on."""
         if storage.exists(self / "STOPPED"):
             storage.write(self / "RUNNING", "Delete this file to stop the job gracefully.\n")
-            storage.delete(self / "STOPPED")
+
+    def mark_running(self) -> None:
+        """Record that the job runs. If RUNNING was deleted since `mark_starting`, it is to stop again at once."""
+        storage.delete(self / "STOPPED")
 
     def mark_stopped(self, *, drained: bool = False) -> None:
         """Record that the job stopped gracefully: the next start continues, whether or not RUNNING is there."""

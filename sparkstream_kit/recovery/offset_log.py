@@ -2,6 +2,7 @@
 
     offsets/<n>             entry n: recorded time, offset range of each source, epoch of the lease that wrote it
     offsets/<n>.done        all outputs of batch n are written
+    offsets/<n>.skipped     why an operator set the input of batch n aside
     offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed
     offsets/drain           the end offsets of a drain, from its start until it has reached them
     offsets/resets          when the clock was reset, and after which batch: no earlier one is read with a later time
@@ -79,6 +80,9 @@ class OffsetLog:
         self._last = max([first.n, *(int(name) for name in names if name.isdigit())])
         self._entries = {first.n: first} | {n: self._read(str(n)) for n in range(first.n + 1, self._last + 1)}
         self._done = {first.n} | {int(name.removesuffix(".done")) for name in names if name.endswith(".done")}
+        skipped = (name for name in names if name.endswith(".skipped"))
+        self.skipped = {int(name.removesuffix(".skipped")): storage.read(f"{self._root}/{name}") for name in skipped}
+        """The batches whose input is set aside, and why."""
         self._resets = self._read_resets() if _RESETS in names else []
         self._bring_back()
 
@@ -154,6 +158,11 @@ class OffsetLog:
         storage.write(f"{self._root}/{n}.done", "")
         self._done.add(n)
 
+    def skip(self, n: int, why: str) -> None:
+        """Set the input of a batch aside: it runs without."""
+        storage.write(f"{self._root}/{n}.skipped", why)
+        self.skipped[n] = why
+
     def give_up(self, sources: list[str]) -> None:
         """Leave these sources out of the end offsets of the next entries."""
         known = {name: offset for name, offset in self.last.end_offsets.items() if name not in sources}
@@ -200,7 +209,8 @@ class OffsetLog:
             return
         storage.write(f"{self._root}/{n}.compacted", json.dumps(asdict(self._entries[n])))
         covered = [name for name in storage.names(self._root) if _is_covered(name, n)]
-        for name in covered + storage.hidden(self._root):
+        unfinished = [name for name in storage.hidden(self._root) if _is_covered(name[1:].rpartition(".")[0], n)]
+        for name in covered + unfinished:  # not of a driver that may have taken over meanwhile: it writes later ones
             storage.delete(f"{self._root}/{name}")
         self._entries = {k: entry for k, entry in self._entries.items() if k >= n}
         self._done = {k for k in self._done if k >= n}

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..bridge import hadoop, jvm, ranges
+from ..columns import quoted
 from ..errors import HomeDamaged, StateRefused
 from . import storage
 
@@ -22,12 +25,15 @@ log = logging.getLogger(__name__)
 
 _MANIFEST = "_manifest"
 _COPY = ".copy"
+_MEANS = "means"
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+"""What columns mean if nobody says it: anything."""
 
 
-def write(frame: DataFrame, path: str) -> bool:
-    """Write the frame; False if the path exists."""
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}-{uuid.uuid4().hex}"
+def write(frame: DataFrame, path: str, epoch: int = 0) -> bool:
+    """Write the frame, under a lease; False if the path exists."""
+    temporary = storage.attempt(path, epoch)
     frame.write.parquet(temporary)
     storage.write_new(f"{temporary}/{_MANIFEST}", json.dumps(storage.sizes(temporary)))
     return storage.publish(temporary, path)
@@ -63,23 +69,35 @@ def is_final(directory: str, n: int) -> bool:
     return {str(n), f"{n}{_COPY}"} <= set(_names(directory))
 
 
-def save(frame: DataFrame, directory: str, n: int, *, final: bool = False) -> None:
-    """Write the snapshot of a state after batch n, then remove all but the newest two.
+def save(
+    frame: DataFrame,
+    directory: str,
+    n: int,
+    means: Mapping[str, str] = NOTHING,
+    *,
+    final: bool = False,
+    epoch: int = 0,
+) -> None:
+    """Write the snapshot of a state after batch n, under a lease, then remove all but the newest two.
 
-    With `final` both are of batch n, so that nothing before it is needed even if one of them is damaged.
+    What its columns mean is saved as metadata of their fields. With `final` both are of batch n, so that nothing before
+    it is needed even if one of them is damaged.
     """
     for name in [str(n), f"{n}{_COPY}"] if final else [str(n)]:
         if name not in _names(directory):
-            write(frame, f"{directory}/{name}")
-    for old in _names(directory)[:-2] + storage.hidden(directory):
+            explained = {column: {_MEANS: text} for column, text in means.items() if column in frame.columns}
+            write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}", epoch)
+    for old in _names(directory)[:-2] + storage.abandoned(directory, epoch):
         storage.delete(f"{directory}/{old}")
 
 
-def load(session: SparkSession, directory: str, newest: int, like: DataFrame) -> tuple[int, DataFrame]:
+def load(
+    session: SparkSession, directory: str, newest: int, like: DataFrame, means: Mapping[str, str] = NOTHING
+) -> tuple[int, DataFrame]:
     """The newest readable snapshot up to batch `newest`, preceded by its n; without one, 0 and the empty `like`.
 
-    Columns added since are null. Columns removed or retyped since raise StateRefused. A snapshot that cannot be read is
-    set aside (renamed), and the previous one is used.
+    Columns added since are null. Columns that were removed, or have another type or meaning, raise StateRefused. A
+    snapshot that cannot be read is set aside (renamed), and the previous one is used.
     """
     for name in reversed(_names(directory)):
         n, path = _number(name), f"{directory}/{name}"
@@ -94,7 +112,7 @@ def load(session: SparkSession, directory: str, newest: int, like: DataFrame) ->
             log.warning("the snapshot %s cannot be read and is set aside: %s", path, jvm.reason(error))
             storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")
             continue
-        return n, _fitted(frame, like, path)
+        return n, _fitted(frame, like, means, path)
     return 0, like
 
 
@@ -126,14 +144,28 @@ def _check_manifest(path: str) -> dict[str, int]:
     return written
 
 
-def _fitted(frame: DataFrame, like: DataFrame, path: str) -> DataFrame:
+def _with_metadata(frame: DataFrame, metadata: Mapping[str, Mapping[str, str]]) -> list[Column]:
+    return [
+        F.col(quoted(name)).alias(name, metadata=metadata[name]) if name in metadata else F.col(quoted(name))
+        for name in frame.columns
+    ]
+
+
+def _fitted(frame: DataFrame, like: DataFrame, means: Mapping[str, str], path: str) -> DataFrame:
     saved = {field.name: field.dataType for field in frame.schema}
+    meant = {field.name: field.metadata[_MEANS] for field in frame.schema if _MEANS in field.metadata}
     wanted = {field.name: field.dataType for field in like.schema}
     wrong = [f"{name} is gone" for name in saved if name not in wanted]
     wrong += [
         f"{name} was {saved[name].simpleString()} and is now {kind.simpleString()}"
         for name, kind in wanted.items()
-        if name in saved and saved[name] != kind
+        # the text says nothing of nullability, which Parquet does not keep
+        if name in saved and saved[name].simpleString() != kind.simpleString()
+    ]
+    wrong += [
+        f"{name} was {meant[name]} and is now {text}"
+        for name, text in means.items()
+        if name in wanted and meant.get(name, text) != text
     ]
     if wrong:
         raise StateRefused(
@@ -141,5 +173,5 @@ def _fitted(frame: DataFrame, like: DataFrame, path: str) -> DataFrame:
             "name= to start it from scratch, or bring the columns back"
         )
     return frame.select(
-        *(F.col(name) if name in saved else F.lit(None).cast(kind).alias(name) for name, kind in wanted.items())
+        *(F.col(quoted(name)) if name in saved else F.lit(None).cast(kind).alias(name) for name, kind in wanted.items())
     )

@@ -9,10 +9,10 @@ alerts as a stream, one row for each key that is out of bounds in the batch:
     expected: double
     actual: double        the metric
 
-A batch without rows for a key leaves that key unchanged and does not end its run. Without keys every recorded batch
-counts, even if this stream has no rows in it. NaN and infinite metrics are compared as in SQL, where NaN is above every
-number, and never become the expected value of a later one. Times come from the offset log, so a retried batch returns
-the same alerts.
+A batch without rows for a key leaves that key unchanged and does not end its run. Without keys every batch counts in
+which a source of the stream has data, even if the stream has no rows in it. NaN and infinite metrics are compared as in
+SQL, where NaN is above every number, and never become the expected value of a later one. Times come from the offset
+log, so a retried batch returns the same alerts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregate
-from ..columns import Columns, column_names
+from ..columns import Columns, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
 from ..engine.state import StateNode, batch_literal, not_after
@@ -181,7 +181,7 @@ def _alerts(
         since = F.when(is_alert, F.coalesce("__since", "__time")).when(~is_known, F.col("__since"))
         timed = rows.withColumn("__time", batch_literal(float(time)))
         return timed.select(
-            *names,
+            *named(names),
             *(F.when(is_finite, after).otherwise(F.col(column)).alias(column) for column, after in memory.items()),
             since.alias("__since"),
             F.col("__actual"),
@@ -193,21 +193,25 @@ def _alerts(
         return evaluated(fresh(new), 0).limit(0)
 
     def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-        before = state.withColumn("__actual", F.lit(None).cast("double")).select(*names, *remembered, "__actual")
+        before = state.withColumn("__actual", F.lit(None).cast("double")).select(*named(names), *remembered, "__actual")
         both = (
-            before.unionByName(fresh(new)).groupBy(*names).agg(*(F.max(c).alias(c) for c in [*remembered, "__actual"]))
+            before.unionByName(fresh(new))
+            .groupBy(*named(names))
+            .agg(*(F.max(c).alias(c) for c in [*remembered, "__actual"]))
         )
         return evaluated(both, ctx.entry.time)
 
     def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.withColumn("__alert", F.lit(False))
 
-    node = StateNode(stream.graph, stream.compute, name, keys, empty, advance, retain, not_after("__since"))
+    kind = ", ".join(part.means for part in metric.parts if part.means)
+    means = {column: f"memory of {kind}" for column in memory}
+    node = StateNode(stream, name, keys, empty, advance, retain, means, not_after("__since"))
 
     def alerts(ctx: BatchContext) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")
         time = F.timestamp_millis(batch_literal(ctx.entry.time)).alias("time")
         columns = [time, since, F.col("__expected").alias("expected"), F.col("__actual").alias("actual")]
-        return node.at(ctx).filter("__alert").select(*names, *columns)
+        return node.at(ctx).filter("__alert").select(*named(names), *columns)
 
-    return FrameStream(stream.graph, alerts, stateful=True)
+    return FrameStream(stream.graph, alerts, stream, stateful=True)

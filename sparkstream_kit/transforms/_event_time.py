@@ -78,7 +78,8 @@ def event_time_window(
         rows = agg.merge(state.drop("__closed").union(fresh), by, aggregates)
         return rows.withColumn("__closed", F.col("__start") + length <= marks.after)
 
-    node = StateNode(stream.graph, parts.compute, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"))
+    means = agg.meanings(aggregates)
+    node = StateNode(parts, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"), means)
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:
@@ -86,4 +87,4 @@ def event_time_window(
             node.at(ctx).filter("__closed"), keys, aggregates, F.col("__start"), F.col("__start") + length
         )
 
-    return ClosedWindows(stream.graph, closed, late_rows(stream, timestamp, watermark))
+    return ClosedWindows(stream, closed, late_rows(stream, timestamp, watermark))

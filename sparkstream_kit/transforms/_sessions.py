@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates
-from ..columns import Columns, column_names
+from ..columns import Columns, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
 from ..engine.state import StateNode
@@ -77,15 +77,16 @@ def sessions(
         marks = watermark(ctx)
         at, begin = F.col("__at"), F.col("__begin")
         began = F.when(F.col("__emitted"), begin)
-        fresh = new.filter(marks.is_on_time(at)).withColumn("__origin", F.lit(None).cast("bigint")).repartition(*names)
-        rows = state.withColumn("__origin", began).select(*fresh.columns).union(fresh)
+        fresh = new.filter(marks.is_on_time(at)).withColumn("__origin", F.lit(None).cast("bigint"))
+        fresh = fresh.repartition(*named(names))
+        rows = state.withColumn("__origin", began).select(*named(fresh.columns)).union(fresh)
 
-        in_order = Window.partitionBy(*names).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)
-        pause = at - F.lag("__at").over(Window.partitionBy(*names).orderBy("__at"))
+        in_order = Window.partitionBy(*named(names)).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)
+        pause = at - F.lag("__at").over(Window.partitionBy(*named(names)).orderBy("__at"))
         starts = F.when(pause.isNull() | (pause > pause_limit), F.coalesce("__origin", at))
         rows = rows.withColumn("__begin", F.last(starts, ignorenulls=True).over(in_order))
 
-        session = Window.partitionBy(*names, "__begin")
+        session = Window.partitionBy(*named(names), "__begin")
         over = F.max("__at").over(session) + pause_limit < marks.after
         piece = at - (at - begin) % length  # where the row's piece starts
         rows = rows.withColumns({"__over": over, "__piece": piece, "__emitted": F.col("__origin").isNotNull()})
@@ -110,16 +111,18 @@ def sessions(
             "__stays": F.lit(False),
         }
         rows = new.withColumns(nothing).withColumn("__first", F.col("__at")).limit(0)
-        return rows.select(*names, "__begin", "__emitted", "__closed", "__first", "__at", "__stays", *kept_parts)
+        return rows.select(
+            *named(names), "__begin", "__emitted", "__closed", "__first", "__at", "__stays", *named(kept_parts)
+        )
 
     def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.filter("not __closed or __stays").withColumn("__emitted", F.col("__closed"))
 
-    node = StateNode(stream.graph, parts.compute, name, keys, empty, advance, retain)
+    node = StateNode(parts, name, keys, empty, advance, retain, agg.meanings(aggregates))
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:
         rows = node.at(ctx).filter("__closed and not __emitted")
         return final_rows(rows, keys, aggregates, F.col("__first"), F.col("__at"))
 
-    return ClosedWindows(stream.graph, closed, late_rows(stream, timestamp, watermark))
+    return ClosedWindows(stream, closed, late_rows(stream, timestamp, watermark))

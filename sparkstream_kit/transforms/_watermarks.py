@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from ..aggregates import Aggregates
 from ..columns import Columns, column_names
-from ..engine.graph import BatchContext, Compute, Graph
+from ..engine.graph import BatchContext, Compute
 from ..engine.state import StateNode, batch_literal
 from ..frames import FrameStream
 from ..recovery.offset_log import Entry
@@ -54,8 +54,8 @@ WatermarkOf = Callable[[BatchContext], Watermark]
 class ClosedWindows(FrameStream):
     """Final rows, each emitted once; `late()` has the rows that do not count."""
 
-    def __init__(self, graph: Graph, compute: Compute, late: Compute):
-        super().__init__(graph, compute, stateful=True)
+    def __init__(self, source: FrameStream, compute: Compute, late: Compute):
+        super().__init__(source.graph, compute, source, stateful=True)
         self._late = late
 
     def late(self) -> FrameStream:
@@ -79,7 +79,7 @@ class ClosedWindows(FrameStream):
 
         Cost: grows with the rows of the batch.
         """
-        return FrameStream(self.graph, self._late, stateful=True)
+        return FrameStream(self.graph, self._late, self)
 
 
 def parts_at(stream: FrameStream, keys: Columns, timestamp: str, aggregates: Aggregates) -> FrameStream:
@@ -116,7 +116,7 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> WatermarkOf:
         latest = F.lit(_clock(entry) - lateness)
         return rows.withColumns({c: F.when(F.col(c) > latest, latest).otherwise(F.col(c)) for c in ("before", "after")})
 
-    node = StateNode(parts.graph, parts.compute, name, [], empty, advance, loaded=loaded)
+    node = StateNode(parts, name, [], empty, advance, loaded=loaded)
     known: dict[int, tuple[int | None, int | None]] = {}
     warned = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +28,13 @@ class Job:
             log=OffsetLog(self.root),
             interval=1000,
             sources={"numbers": source},
+            received={},
             states={},
             outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
             batch=lambda entry: entry.ranges["numbers"],
             context=lambda entry: ctx,
             drop_contexts=lambda: None,
-            window_due=lambda time: False,
+            is_due=lambda time: False,
             replayable_from=lambda: 0,
         )
         lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda lost: None)
@@ -121,6 +123,21 @@ def test_the_newest_tick_that_came_due_during_a_batch_plans_for_all_of_them(
     assert [end for _, end in job.batches] == [1, 1001, 3000]
 
 
+def test_batches_do_not_wait_longer_and_longer_if_landing_takes_longer_than_the_interval(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, now, ended = job.engine(), 0.0, []
+    monkeypatch.setattr(batches.clock, "monotonic", lambda: now)
+    monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: int(now) * 1000)
+    for tick in range(1, 1000):
+        now += 3  # what landing this tick took, with an interval of one second
+        job.made, done = tick, len(job.batches)
+        engine.tick(1000 * tick)
+        if len(job.batches) > done:
+            ended.append(now)
+    assert max(after - before for before, after in itertools.pairwise(ended)) <= 6
+
+
 def test_after_a_stop_request_the_unfinished_batch_is_finished_and_nothing_is_planned(job: Job) -> None:
     job.engine().graph.log.append(500, {"numbers": (None, 5)}, data=True)
     engine, job.made = job.engine(), 10
@@ -128,6 +145,20 @@ def test_after_a_stop_request_the_unfinished_batch_is_finished_and_nothing_is_pl
     engine.tick(1000)
     assert job.batches == [(None, 5)]
     assert engine.graph.log.is_done(1)
+
+
+def test_after_a_stop_request_the_newest_tick_processes_what_receivers_have_brought(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, job.made = job.engine(max_per_batch=6), 10
+    engine.graph.received["numbers"] = (None, None)  # type: ignore[assignment]
+    engine.stopping.set()
+    monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: 3000)
+    for time in (1000, 2000):
+        engine.tick(time)
+        assert job.batches == []
+    engine.tick(3000)
+    assert job.batches == [(None, 6), (6, 10)]
 
 
 def test_an_interrupted_drain_ends_where_it_first_found_the_end(job: Job) -> None:

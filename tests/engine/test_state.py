@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
@@ -37,12 +38,12 @@ def without_state(ssc: StreamingContext) -> dict[str, FrameStream]:
 
 def test_a_state_that_was_removed_for_too_long_is_refused_when_it_comes_back(tmp_path: Path) -> None:
     run_ticks(with_state, tmp_path, [1, 2, 3, 4])
-    run_ticks(without_state, tmp_path, [5, 6, 7, 8])
+    run_ticks(without_state, tmp_path, [5, 6, 7, 8], give_up_outputs=["sums"])
     expected = (
         "state 'sums' was last saved after batch 4, but the log only goes back to batch 8: give the state another"
     )
     with pytest.raises(StateRefused, match=expected):
-        run_ticks(with_state, tmp_path, [9])
+        run_ticks(with_state, tmp_path, [9], give_up_outputs=["rows"])
 
 
 def test_a_state_without_a_readable_snapshot_is_refused_if_its_input_is_gone(tmp_path: Path) -> None:
@@ -163,3 +164,74 @@ def test_a_stop_before_any_batch_saves_what_an_earlier_run_did_not(tmp_path: Pat
         logs.mkdir()
     counting(logs, seen, home, 2)
     assert seen["counts"][2] == [("a", 4), ("b", 2)]
+
+
+# --- what a state means
+
+COUNT, SUM, MEAN, LEAST = agg.count(), agg.sum("v"), agg.mean("v"), agg.min("v")
+
+
+def saved_then(tmp_path: Path, first: agg.Aggregates, second: agg.Aggregates, expire_after: str | None = None) -> Seen:
+    """Three batches of a running state, then the job with other aggregates under the same names."""
+
+    def build(aggregates: agg.Aggregates, expire_after: str | None = None) -> Any:
+        def states(ssc: StreamingContext) -> dict[str, FrameStream]:
+            rows = given(ssc, ROWS, "k string, v bigint")
+            return {"state": rows.update_state_by_key("k", aggregates, name="state", expire_after=expire_after)}
+
+        return states
+
+    run_ticks(build(first), tmp_path, [1, 2, 3, 4])
+    with job(build(second, expire_after), tmp_path):
+        pass  # before any batch
+    return run_ticks(build(second, expire_after), tmp_path, [5, 6])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (COUNT, SUM, "x was count\\(\\*\\) and is now sum\\(v\\)"),
+        (LEAST, agg.max("v"), "x was min\\(v\\) and is now max\\(v\\)"),
+        (agg.min("v"), agg.min("w"), "x was min\\(v\\) and is now min\\(w\\)"),
+        (SUM, COUNT, "x_1 is gone; x_2 is gone; x was sum\\(v\\) and is now count\\(\\*\\)"),
+        (agg.collect_set("v", 3), agg.collect_set("v", 4), "x was collect_set\\(v, 3\\) and is now"),
+    ],
+)
+def test_a_state_that_meant_something_else_is_refused_at_the_start(
+    first: agg.Aggregate, second: agg.Aggregate, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "ROWS", [[("a", 1)]] * 12)
+
+    def build(aggregate: agg.Aggregate) -> Any:
+        def states(ssc: StreamingContext) -> dict[str, FrameStream]:
+            rows = given(ssc, ROWS, "k string, v bigint").select("k", "v", (F.col("v") * 2).alias("w"))
+            return {"state": rows.update_state_by_key("k", {"x": aggregate}, name="state")}
+
+        return states
+
+    run_ticks(build(first), tmp_path, [1, 2])
+    with pytest.raises(StateRefused, match=f"no longer fits the job \\({why}"), job(build(second), tmp_path):
+        pass
+
+
+def test_a_sum_may_become_a_mean_which_is_made_of_the_same_parts(tmp_path: Path) -> None:
+    assert saved_then(tmp_path, {"x": SUM}, {"x": MEAN})["state"] == {5: [("a", 1.0)], 6: [("a", 1.0)]}
+
+
+def test_a_state_that_learns_to_expire_keeps_the_keys_it_has(tmp_path: Path) -> None:
+    batches_ = [[("a", 1)], [("b", 1)], *[[("c", 1)]] * 8]
+
+    def build(expire_after: str | None) -> Any:
+        def states(ssc: StreamingContext) -> dict[str, FrameStream]:
+            rows = given(ssc, batches_, "k string, v bigint")
+            state = rows.update_state_by_key("k", {"n": COUNT}, name="state", expire_after=expire_after)
+            return {"state": state, "expired": state.expired()}
+
+        return states
+
+    run_ticks(build(None), tmp_path, [1, 2, 3, 4])
+    seen = run_ticks(build("3s"), tmp_path, [5, 6, 7, 8])
+    # what was saved before counts as seen in the last batch before the change
+    assert seen["state"][5] == [("a", 1), ("b", 1), ("c", 3)]
+    assert seen["expired"] == {5: [], 6: [], 7: [("a", 1), ("b", 1)], 8: []}
+    assert seen["state"][8] == [("c", 6)]

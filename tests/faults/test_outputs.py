@@ -73,10 +73,11 @@ def test_killed_between_any_two_steps_of_an_output(spark: SparkSession, tmp_path
     for output, times in found.items():
         assert times == times[:1] * len(times), f"{output} after a kill at each step"
     assert {output: len(times) - 2 for output, times in found.items()} == {
-        "parquet": 10,  # before and after: the note of the home; for each of two batches the files, their name
+        "parquet": 14,  # before and after: the note of the home; for each of two batches the files, ranges, their name
         "delta": 12,  # the table, the note; for each batch the files, the commit
         "webhook": 8,  # each of four rows
-        "compaction": 18,  # lease, beat, merged files, note, two batches, their new name, the note again, end of lease
+        # lease, beat, merged files, ranges of it and of each, note, two batches, new name, the note again, end of lease
+        "compaction": 22,
     }
     rows, names, files = found["parquet"][0]
     assert (rows, names) == (["1.0", "1.1", "2.0", "2.1"], [".attempts", "_home", "batch=1", "batch=2"])
@@ -84,7 +85,7 @@ def test_killed_between_any_two_steps_of_an_output(spark: SparkSession, tmp_path
     assert (rows, files) == (["1.0", "1.1", "2.0", "2.1"], {"batch-1": 1, "batch-2": 1}), "nothing of killed attempts"
     rows, names, _ = found["compaction"][0]
     assert rows == ["1.0", "1.1", "2.0", "2.1", "3.0", "3.1"]
-    assert names == [".attempts", "_compaction", "_home", "batch=2", "batch=3"]
+    assert names == [".attempts", "_compacted", "_compaction", "_home", "batch=2", "batch=3"]
     assert sorted(found["webhook"][0].values()) == [
         '{"id":0,"n":1}',
         '{"id":0,"n":2}',

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import OutputRefused, UsageError
-from sparkstream_kit.outputs import _delta
+from sparkstream_kit.outputs import _delta, _files
 
 Write = Callable[[DataFrame, Batch], object]
 
@@ -30,8 +30,9 @@ class Stream:
         self.write, self.check = write, check
 
 
-def batch(n: int, home_id: str = "home-a") -> Batch:
-    return Batch(n, datetime(2015, 5, 17, tzinfo=timezone.utc), home_id, {"lines": (n - 1, n)})
+def batch(n: int, home_id: str = "home-a", start: int | None = None) -> Batch:
+    ranges = {"lines": (n - 1 if start is None else start, n)}
+    return Batch(n, datetime(2015, 5, 17, tzinfo=timezone.utc), home_id, ranges)
 
 
 def delta(folder: Path, **options: Any) -> Stream:
@@ -139,3 +140,29 @@ def test_a_table_of_another_home_is_refused_by_name(spark: SparkSession, tmp_pat
     delta(tmp_path).check(spark.range(0), batch(0))
     with pytest.raises(OutputRefused, match="holds the batches of the home home-a, and this is the home home-b"):
         delta(tmp_path).check(spark.range(0), batch(0, "home-b"))
+
+
+def test_a_home_that_is_an_older_copy_of_itself_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    hits = delta(tmp_path)
+    for n in (1, 2, 4):  # a slide skipped 3
+        hits.write(spark.range(1), batch(n))
+    outdated = "the home is an outdated copy; use a new home and another directory"
+    for n in (1, 2, 4):
+        hits.write(spark.range(5), batch(n))
+        with pytest.raises(OutputRefused, match=rf"batch {n} .* but this one has .*\[70, {n}\]}}: {outdated}"):
+            hits.write(spark.range(5), batch(n, start=70))
+    with pytest.raises(OutputRefused, match=f"holds batch 4 .*, but the home has only come to batch 3: {outdated}"):
+        hits.write(spark.range(5), batch(3))
+    with pytest.raises(OutputRefused, match=f"holds batch 4 .*, but the home has only come to batch 2: {outdated}"):
+        hits.check(spark.range(0), batch(2))
+    with pytest.raises(OutputRefused, match=outdated):
+        hits.check(spark.range(0), batch(4, start=70))
+    hits.check(spark.range(0), batch(4))
+    assert [row["id"] for row in rows_of(tmp_path)] == [0, 0, 0]
+
+
+def test_a_folder_that_another_output_has_claimed_is_refused_at_the_start(spark: SparkSession, tmp_path: Path) -> None:
+    _files.claim(f"file:{tmp_path}/hits", "home-a", "json:hits")
+    with pytest.raises(OutputRefused, match="belongs to the output 'json:hits', and this is the output 'delta:hits'"):
+        delta(tmp_path).check(spark.range(0), batch(0))
+    assert not DeltaTable.is_deltatable(str(tmp_path / "hits"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import OutputRefused
 from sparkstream_kit.outputs import _files
+from sparkstream_kit.recovery import storage
 
 Write = Callable[[DataFrame, Batch], object]
 
@@ -29,14 +32,19 @@ class Stream:
         self.write, self.check = write, check
 
 
-def batch(n: int, home_id: str = "home-a") -> Batch:
-    return Batch(n, datetime(2015, 5, 17, tzinfo=timezone.utc), home_id)
+def batch(n: int, home_id: str = "home-a", start: int | None = None) -> Batch:
+    ranges = {"lines": (n - 1 if start is None else start, n)}
+    return Batch(n, datetime(2015, 5, 17, tzinfo=timezone.utc), home_id, ranges)
+
+
+def stream_to(output: Callable[..., None], folder: Path) -> Stream:
+    stream = Stream()
+    output(stream, str(folder), name="hits")
+    return stream
 
 
 def writer(output: Callable[..., None], folder: Path) -> Write:
-    stream = Stream()
-    output(stream, str(folder), name="hits")
-    return stream.write
+    return stream_to(output, folder).write
 
 
 @pytest.mark.parametrize("output", [_files.json, _files.parquet])
@@ -77,11 +85,117 @@ def test_a_batch_that_fails_midway_leaves_nothing_under_its_name(spark: SparkSes
     assert list(attempts.iterdir()) == []
 
 
+def test_a_driver_that_was_replaced_removes_no_attempt_of_a_later_batch(spark: SparkSession, tmp_path: Path) -> None:
+    attempts, write = tmp_path / "hits" / ".attempts", writer(_files.json, tmp_path)
+    for n in (1, 3):
+        (attempts / f"batch={n}-abc").mkdir(parents=True)
+    write(spark.range(3), batch(2))
+    assert [left.name for left in attempts.iterdir()] == ["batch=3-abc"]
+    write(spark.range(3), batch(3))
+    assert list(attempts.iterdir()) == []
+
+
 def test_the_directory_of_another_home_is_refused_with_both_names(spark: SparkSession, tmp_path: Path) -> None:
     write = writer(_files.json, tmp_path)
     write(spark.range(1), batch(1, "home-a"))
     with pytest.raises(OutputRefused, match="holds the batches of the home home-a, and this is the home home-b"):
         write(spark.range(1), batch(1, "home-b"))
+
+
+OUTDATED = "the home is an outdated copy; use a new home and another directory"
+
+
+def test_a_batch_with_other_ranges_is_refused_with_both_and_not_skipped(spark: SparkSession, tmp_path: Path) -> None:
+    hits = stream_to(_files.json, tmp_path)
+    hits.write(spark.range(3), batch(1))
+    with pytest.raises(
+        OutputRefused, match=r'batch 1 .* {"lines": \[0, 1\]}, but this one has {"lines": \[7, 1\]}: ' + OUTDATED
+    ):
+        hits.write(spark.range(5), batch(1, start=7))
+    with pytest.raises(OutputRefused, match=OUTDATED):
+        hits.check(spark.range(0), batch(1, start=7))
+    hits.check(spark.range(0), batch(1))
+
+
+def test_a_home_that_does_not_know_the_newest_batch_is_refused_at_the_start(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    hits = stream_to(_files.json, tmp_path)
+    for n in (1, 3):  # a slide skipped 2
+        hits.write(spark.range(1), batch(n))
+    with pytest.raises(OutputRefused, match=f"holds batch 3 .*, but the home has only come to batch 2: {OUTDATED}"):
+        hits.check(spark.range(0), batch(2))
+    hits.check(spark.range(0), batch(3))
+    hits.check(spark.range(0), batch(4))
+
+
+def test_of_two_drivers_that_write_one_batch_at_once_the_one_with_other_ranges_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = storage.publish
+
+    def other_driver_first(temporary: str, target: str) -> bool:
+        monkeypatch.setattr(storage, "publish", publish)
+        writer(_files.json, tmp_path)(spark.range(1), batch(1))
+        shutil.copytree(tmp_path / "hits/batch=1", temporary.removeprefix("file:"), dirs_exist_ok=True)
+        return publish(temporary, target)
+
+    monkeypatch.setattr(storage, "publish", other_driver_first)
+    with pytest.raises(OutputRefused, match=OUTDATED):
+        writer(_files.json, tmp_path)(spark.range(2), batch(1, start=7))
+
+
+def test_a_batch_from_before_ranges_were_kept_is_accepted(spark: SparkSession, tmp_path: Path) -> None:
+    hits = stream_to(_files.json, tmp_path)
+    hits.write(spark.range(3), batch(1))
+    (tmp_path / "hits/batch=1/_ranges").unlink()
+    (tmp_path / "hits/_home").write_text("home-a")
+    hits.check(spark.range(0), batch(1, start=7))
+    hits.write(spark.range(5), batch(1, start=7))
+    assert spark.read.json(str(tmp_path / "hits")).count() == 3
+    with pytest.raises(OutputRefused, match="belongs to the output 'json:hits', and this is the output 'parquet:hits'"):
+        stream_to(_files.parquet, tmp_path).check(spark.range(0), batch(1))
+
+
+def test_a_directory_is_claimed_at_the_start_by_one_output_of_one_home(spark: SparkSession, tmp_path: Path) -> None:
+    stream_to(_files.json, tmp_path).check(spark.range(0), batch(0))
+    with pytest.raises(OutputRefused, match="belongs to the output 'json:hits', and this is the output 'parquet:hits'"):
+        stream_to(_files.parquet, tmp_path).check(spark.range(0), batch(0))
+    with pytest.raises(OutputRefused, match="holds the batches of the home home-a, and this is the home home-b"):
+        stream_to(_files.json, tmp_path).check(spark.range(0), batch(0, "home-b"))
+    assert [path.name for path in (tmp_path / "hits").iterdir()] == ["_home"]
+
+
+def test_of_several_that_claim_a_directory_at_once_one_gets_it(spark: SparkSession, tmp_path: Path) -> None:
+    together, refused = threading.Barrier(4), []
+
+    def start(home: str) -> None:
+        together.wait(60)
+        try:
+            _files.claim(f"file:{tmp_path}/hits", home, "json:hits")
+        except OutputRefused:
+            refused.append(home)
+
+    homes = [threading.Thread(target=start, args=(f"home-{n}",)) for n in range(4)]
+    for home in homes:
+        home.start()
+    for home in homes:
+        home.join(60)
+    assert len(refused) == 3
+    assert (tmp_path / "hits/_home").read_text().splitlines()[0] not in refused
+
+
+@pytest.mark.parametrize("output", [_files.json, _files.parquet])
+@pytest.mark.parametrize("column", ["batch", "Batch"])
+def test_a_column_that_the_folders_would_hide_is_refused(
+    output: Callable[..., None], column: str, spark: SparkSession, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputRefused, match=f"the column '{column}' of the output 'hits' would be hidden by .* rename"):
+        stream_to(output, tmp_path).check(spark.createDataFrame([], f"n int, {column} int"), batch(0))
+
+
+def test_text_may_come_from_a_column_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
+    stream_to(_files.text, tmp_path).check(spark.createDataFrame([], "batch string"), batch(0))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,23 @@ def test_floods_are_bounded(tmp_path: Path, spark: SparkSession, monkeypatch: py
     assert kept(tmp_path) == {"6": ["f"]}, "the newest stays, whatever its size"
 
 
+def test_one_batch_is_bounded_in_bytes_and_the_log_says_what_was_dropped(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_rejected, "BATCH_BYTES", 100)  # a reason has 3
+    caplog.set_level("INFO")
+    long = [f"{n}{'ü' * 13}" for n in range(5)]
+    run(tmp_path, [["a", "b"], long, ["x" * 97]], range(1, 4))
+    lines = kept(tmp_path)
+    assert {n: len(lines) for n, lines in lines.items()} == {"1": 2, "2": 3, "3": 1}
+    assert len(set(lines["2"])) == 3 and set(lines["2"]) < set(long)
+    assert (
+        "batch 2 has 5 rejected rows of 150 bytes: dropped 2 of them, as a batch keeps up to 10000 row" in caplog.text
+    )
+    done = [r.getMessage().rpartition(", ")[2] for r in caplog.records if "done in" in r.getMessage()]
+    assert done == [f"rejected:rejected {n} rows" for n in (2, 3, 1)]
+
+
 def test_rows_without_a_line_and_a_missing_directory_are_refused(tmp_path: Path, spark: SparkSession) -> None:
     with (
         pytest.raises(OutputRefused, match="'rejected' needs a column line, got text: select it"),

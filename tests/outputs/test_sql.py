@@ -124,6 +124,35 @@ def test_two_rows_for_one_key_add_up(url: str, frame: Frame, either_size: None) 
     assert rows_of(url, "hits") == [("a", 7), ("b", 3)]
 
 
+@pytest.mark.parametrize("kind", ["int", "bigint", "double", "decimal(10,2)"])
+def test_a_null_adds_nothing_and_nulls_alone_stay_null(
+    kind: str, url: str, spark: SparkSession, either_size: None
+) -> None:
+    hits = sql_table(url, "hits", mode="accumulate", key="host")
+    rows = "('number', {}), ('null', null), ('first', {}), ('later', null)"
+    for n, values in enumerate(((1, 2), ("null", "null"), (5, "null")), 1):
+        later = "union all select 'later', null" if n < 3 else "union all select 'later', 7"
+        given = f"select * from values {rows.format(*values)} as t(host, n) where host <> 'later' {later}"
+        hits.write(spark.sql(f"select host, cast(n as {kind}) as n from ({given})").repartition(2), batch(n))
+    assert rows_of(url, "hits") == [("first", 2), ("later", 7), ("null", None), ("number", 6)]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_beyond_64_bits_fails_the_batch_and_loses_nothing(
+    sign: int, url: str, frame: Frame, either_size: None
+) -> None:
+    hits, most = sql_table(url, "hits", mode="accumulate", key="host"), 2**63 - 1
+    hits.write(frame(("a", sign * (most - 1)), ("b", 1)), batch(1))
+    hits.write(frame(("a", sign), ("c", sign * most)), batch(2))
+    with pytest.raises(
+        BatchFailed, match="(?i)rejects batch 3 of the output 'hits' for the table 'hits': .*o.*range|flow"
+    ):
+        hits.write(frame(("b", 1), ("c", 3 * sign), ("a", 2 * sign)), batch(3))
+    assert rows_of(url, "hits") == [("a", sign * most), ("b", 1), ("c", sign * most)]
+    hits.write(frame(("b", 1)), batch(4))
+    assert rows_of(url, "hits")[1] == ("b", 2)
+
+
 def test_two_rows_for_one_key_cannot_both_be_kept(url: str, frame: Frame, either_size: None) -> None:
     table = sql_table(url, "hits", mode="upsert", key="host")
     table.write(frame(("a", 1)), batch(1))
@@ -177,7 +206,7 @@ def test_the_ledger_keeps_the_newest_batches_of_each_output(
     monkeypatch.setattr(_sql_ledger, "KEPT_BATCHES", 2)
     for name in ("one", "two"):
         for n in range(1, 5):
-            sql_table(url, "hits", name=name).write(frame(), batch(n))
+            sql_table(url, f"hits of {name}", name=name).write(frame(), batch(n))
     kept = rows_of(url, "sparkstream_ledger", "output", "batch")
     assert kept == [("one", 3), ("one", 4), ("two", 3), ("two", 4)]
 
@@ -231,7 +260,7 @@ def test_every_simple_type_reads_back_unchanged_and_fits_the_table_at_the_next_s
     table.write(given, batch(1))
     table.write(nothing, batch(2))
     restart()
-    table.check(given, batch(1))
+    table.check(given, batch(2))
     execute(url, "delete from types where int is null")
     (found,) = rows_of(url, "types")
     utc = [t if t.tzinfo is None else t.astimezone(timezone.utc).replace(tzinfo=None) for t in found[-3:]]
@@ -321,6 +350,87 @@ def test_another_home_is_refused_by_name_instead_of_being_skipped(url: str, fram
         sql_table(url, "hits").check(frame(), batch(0, "home-b"))
     sql_table(url, "hits of b").write(frame(("b", 1)), batch(1, "home-b"))
     assert rows_of(url, "hits of b") == [("b", 1)]
+
+
+def test_a_table_is_claimed_at_the_start_by_one_output_of_one_home(url: str, frame: Frame) -> None:
+    sql_table(url, "hits").check(frame(), batch(0, "home-a"))
+    restart()
+    with pytest.raises(OutputRefused, match="'hits' belongs to the home home-a, and this is the home home-b: use that"):
+        sql_table(url, "hits").check(frame(), batch(0, "home-b"))
+    with pytest.raises(
+        OutputRefused, match="'hits' belongs to the output 'hits', and this is the output 'more' of the same home"
+    ):
+        sql_table(url, "hits", name="more").check(frame(), batch(0, "home-a"))
+    sql_table(url, "hits").check(frame(), batch(0, "home-a"))
+    with pytest.raises(OutputRefused, match="'hits' is longer|does not fit"):
+        execute(url, "create table other (host text)")
+        sql_table(url, "other").check(frame(), batch(0, "home-a"))
+    assert rows_of(url, "sparkstream_owners") == [("hits", "home-a", "hits")], "what is refused is not claimed"
+
+
+def test_of_several_homes_that_claim_a_table_at_once_one_gets_it(url: str, frame: Frame) -> None:
+    together, refused, schema = threading.Barrier(4), [], frame().schema
+
+    def start(home: str) -> None:
+        engine = sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool)
+        together.wait(60)
+        try:
+            with engine.begin() as connection:
+                _sql_ledger.claim(connection, sql_table(url, "hits"), home)
+        except OutputRefused:
+            refused.append(home)
+
+    homes = [threading.Thread(target=start, args=(f"home-{n}",)) for n in range(4)]
+    for home in homes:
+        home.start()
+    for home in homes:
+        home.join(60)
+    assert len(refused) == 3, schema
+    ((_, owner, _),) = rows_of(url, "sparkstream_owners")
+    assert owner not in refused
+
+
+def test_a_table_from_before_tables_were_claimed_goes_to_the_home_that_wrote_it(url: str, frame: Frame) -> None:
+    sql_table(url, "hits").write(frame(("a", 1)), batch(1, "home-a"))
+    execute(url, "drop table sparkstream_owners")
+    restart()
+    with pytest.raises(OutputRefused, match="'hits' holds rows of the home home-a"):
+        sql_table(url, "hits").check(frame(), batch(0, "home-b"))
+    sql_table(url, "hits").check(frame(), of_home(1))
+    assert rows_of(url, "sparkstream_owners") == [("hits", "home-a", "hits")]
+
+
+def of_home(n: int, start: int | None = None) -> Batch:
+    """A batch of a home, which has end offsets, unlike one of a bare DStream."""
+    ranges = {"lines": (n - 1 if start is None else start, n)}
+    return Batch(n, batch(n).time, "home-a", ranges, {"lines": n})
+
+
+def test_a_home_that_does_not_know_the_newest_batch_is_refused(
+    url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sql_ledger, "KEPT_BATCHES", 2)
+    hits = sql_table(url, "hits")
+    for n in (1, 2, 3, 5):  # a slide skipped 4
+        assert hits.write(frame(("a", n)), of_home(n)) == 1
+    for n in (0, 1, 2, 3, 4):
+        with pytest.raises(
+            OutputRefused, match=f"holds batch 5 .* only come to batch {n}: the home is an outdated cop"
+        ):
+            hits.check(frame(), of_home(n))
+    for n in (1, 2, 4):
+        with pytest.raises(
+            OutputRefused, match=f"holds batch 5 .* only come to batch {n}: the home is an outdated cop"
+        ):
+            hits.write(frame(("b", n)), of_home(n))
+    with pytest.raises(OutputRefused, match=r"batch 5 .* but this one has .*\[70, 5\]}: the home is an outdated copy"):
+        hits.check(frame(), of_home(5, start=70))
+    hits.check(frame(), of_home(5))
+    hits.check(frame(), of_home(6))
+    with pytest.raises(OutputRefused, match="batch 2 .* is older than the 2 batches that the ledger keeps, so it may"):
+        hits.write(frame(("b", 2)), batch(2))  # of a bare DStream
+    assert hits.write(frame(("b", 4)), batch(4)) == 1, "Spark runs a batch again that failed"
+    assert [n for _, n in rows_of(url, "hits")] == [1, 2, 3, 5, 4]
 
 
 def test_a_home_that_is_an_older_copy_of_itself_is_refused(url: str, frame: Frame) -> None:
@@ -469,7 +579,7 @@ def found():
     with engine.begin() as connection:
         tables = {}
         for name in sorted(sa.inspect(connection).get_table_names()):
-            if name != "sparkstream_ledger":
+            if name not in ("sparkstream_ledger", "sparkstream_owners"):
                 tables[name] = sorted(map(tuple, connection.exec_driver_sql(f"select * from {name}")))
             connection.exec_driver_sql(f"drop table {name}")
     return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ Write = Callable[[DataFrame, Batch], object]
 
 
 class Receiver(ThreadingHTTPServer):
-    """Responds with the given statuses, then with 204; 0 means no response at all."""
+    """Responds with the given statuses, then with 204; 0 means no response at all, 1 one that drips without end."""
 
     daemon_threads = True
 
@@ -31,6 +32,7 @@ class Receiver(ThreadingHTTPServer):
         self.got: list[tuple[dict[str, str], str]] = []
         self.accepted: list[str] = []
         self.over = threading.Event()
+        self.drips = threading.Semaphore(0)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,6 +44,13 @@ class Handler(BaseHTTPRequestHandler):
         answer = self.server.answers.pop(0) if self.server.answers else 204
         if answer == 0:
             self.server.over.wait(60)
+            return
+        if answer == 1:
+            self.wfile.write(b"HTTP/1.1 204 No Content\r\n")
+            with contextlib.suppress(OSError):
+                while not self.server.over.wait(0.05):
+                    self.wfile.write(b"X-Drip: 1\r\n")
+                    self.server.drips.release()
             return
         if answer < 300:
             self.server.accepted.append(body)
@@ -128,7 +137,8 @@ def test_a_temporary_failure_is_retried_after_a_random_pause(
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"), [([400], "400"), ([302], "302"), ([503] * 4, "503"), ([0] * 4, "timed out")]
+    ("answers", "said"),
+    [([400], "400"), ([302], "302"), ([503] * 4, "503"), ([0] * 4, "timed out"), ([1] * 4, "timed out")],
 )
 def test_a_failure_names_the_host_but_no_secret_and_a_retry_continues_where_it_failed(
     answers: list[int], said: str, spark: SparkSession, receiver: Receiver
@@ -140,6 +150,24 @@ def test_a_failure_names_the_host_but_no_secret_and_a_retry_continues_where_it_f
     assert "t0ken" not in str(failed.value) and "s3cret" not in str(failed.value)
     write(alerts(spark, ("a", 1), ("b", 2)), batch(1))
     assert [json.loads(body)["host"] for body in receiver.accepted] == ["a", "b"]
+
+
+def test_the_timeout_bounds_the_whole_request_whatever_a_server_drips(
+    spark: SparkSession, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_webhook, "TRIES", 1)
+    receiver.answers = [1]
+    with pytest.raises(ConnectionError, match="timed out: no answer within 0.5 s"):
+        writer(receiver, timeout=0.5)(alerts(spark, ("a", 1)).coalesce(1), batch(1))
+    dripped = sum(receiver.drips.acquire(blocking=False) for _ in range(100))
+    assert 0 < dripped < 50, "the server would go on until there are 100 headers, ten times as long"
+
+
+def test_another_batch_with_the_same_number_has_other_keys(spark: SparkSession, receiver: Receiver) -> None:
+    for start in (0, 7):  # of a home that was restored from an older copy
+        writer(receiver)(alerts(spark, ("a", 1)), Batch(1, batch(1).time, "home-a", {"lines": (start, 9)}))
+    first, second = keys(receiver)
+    assert first != second
 
 
 def test_too_many_rows_for_requests_fail_the_batch(

@@ -47,6 +47,66 @@ def batch(n: int, home: str = "home-a") -> Batch:
     return Batch(n, datetime.datetime.fromtimestamp(n, timezone.utc), home, {"lines": (n - 1, n)})
 
 
+def of_home(n: int, start: int | None = None) -> Batch:
+    """A batch of a home, which has end offsets, unlike one of a bare DStream."""
+    ranges = {"lines": (n - 1 if start is None else start, n)}
+    return Batch(n, batch(n).time, "home-a", ranges, {"lines": n})
+
+
+@pytest.mark.parametrize("kind", ["redis-hash", "redis-ranking", "redis-counter"])
+def test_a_home_that_does_not_know_the_newest_batch_is_refused(
+    kind: str, url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_redis, "KEPT_BATCHES", 2)
+    it = Redis(url, kind, None, "it")
+    for n in (1, 2, 3, 5):  # a slide skipped 4
+        assert it.write(frame(("a", n)), of_home(n)) == 1
+    outdated = "the home is an outdated copy; use a new home and another name="
+    for n in (1, 2, 4):
+        with pytest.raises(OutputRefused, match=f"Redis already holds batch 5 .* only come to batch {n}: {outdated}"):
+            it.write(frame(("b", n)), of_home(n))
+    for n in (0, 1, 2, 3, 4):
+        with pytest.raises(OutputRefused, match=f"Redis already holds batch 5 .* only come to batch {n}: {outdated}"):
+            it.check(frame(), of_home(n))
+    with pytest.raises(OutputRefused, match=rf"batch 5 .* but this one has .*\[70, 5\]}}: {outdated}"):
+        it.check(frame(), of_home(5, start=70))
+    it.check(frame(), of_home(5))
+    with pytest.raises(OutputRefused, match="Redis already holds batch 3 .* only come to batch 2"):
+        it.write(frame(("b", 2)), batch(2))  # of a bare DStream
+    assert it.write(frame(("b", 4)), batch(4)) == 1, "Spark runs a batch again that failed"
+
+
+def test_keys_are_claimed_at_the_start_by_one_output_of_one_home(url: str, frame: Frame) -> None:
+    Redis(url, "redis-hash", None, "it").check(frame(), batch(0))
+    Redis(url, "redis-ranking", None, "it").check(frame(), batch(0))
+    with pytest.raises(OutputRefused, match=r"the keys it:\* belong to the output 'it' of the kind redis-hash, and "):
+        Redis(url, "redis-counter", None, "it").check(frame(), batch(0))
+    with pytest.raises(OutputRefused, match="'it' holds results of the home home-a, and this is the home home-b"):
+        Redis(url, "redis-hash", None, "it").check(frame(), batch(0, "home-b"))
+
+
+@pytest.mark.parametrize("rows", [[("a", 1), ("b", 1), ("a", 2)], [(None, 1), (None, 1)]])
+def test_two_rows_with_one_key_are_refused_by_a_hash(rows: list[Any], url: str, db: Any, frame: Frame) -> None:
+    with pytest.raises(
+        BatchFailed, match="batch 1 of the output 'it' has duplicate keys; redis-hash needs one row per"
+    ):
+        Redis(url, "redis-hash", None, "it").write(frame(*rows), batch(1))
+    assert db.keys("it:*") == []
+
+
+@pytest.mark.parametrize("rows", [[(None, 1), ("null", 2)], [("null", 2), (None, 1)]])
+def test_a_key_that_is_the_word_null_wins_over_a_null(rows: list[Any], url: str, db: Any, frame: Frame) -> None:
+    Redis(url, "redis-hash", None, "it").write(frame(*rows).coalesce(1), batch(1))
+    assert db.hgetall("it:null") == {"n": "2"}
+
+
+@pytest.mark.parametrize("scores", [(9, 10, -3), (10, -3, 9), (-3, 9, 10)])
+def test_the_higher_of_two_scores_counts(scores: tuple[int, ...], url: str, db: Any, frame: Frame) -> None:
+    rows = [("a", score) for score in scores]
+    Redis(url, "redis-ranking", None, "it").write(frame(*rows, ("b", 3)).coalesce(1), batch(1))
+    assert db.zrange("it", 0, -1, withscores=True) == [("b", 3), ("a", 10)]
+
+
 def test_outputs_of_different_kinds_may_share_a_name(url: str, db: Any, frame: Frame) -> None:
     Redis(url, "redis-hash", None, "host").write(frame(("a", 1)), batch(1))
     Redis(url, "redis-ranking", None, "host").write(frame(("a", 1)), batch(1))

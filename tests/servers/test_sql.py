@@ -91,7 +91,7 @@ def test_a_server_that_is_killed_and_comes_back_has_each_batch_once(
     sa.event.listen(_sql.engine_of(url), "before_cursor_execute", dies)
     count_hosts(url)
     assert rows_of(url, "hits") == [("a", 11), ("b", 2), ("c", 5)]
-    assert tables_of(url) == {"hits", "sparkstream_ledger"}
+    assert tables_of(url) == {"hits", "sparkstream_ledger", "sparkstream_owners"}
 
 
 @pytest.mark.parametrize("driver_rows", [_sql.DRIVER_ROWS, 0])

@@ -18,6 +18,9 @@ T = TypeVar("T")
 PARTS = 5
 """A prime, so that runs which are two, three or four commits apart also come to every share."""
 
+MANY_PARTS = 11
+"""The same for tables of which a fifth would still be long."""
+
 ALL = "all"
 
 
