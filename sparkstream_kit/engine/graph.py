@@ -262,11 +262,11 @@ class Graph:
             state.restore()
 
     def empty(self, compute: Compute) -> DataFrame:
-        """The frame of a node before any data: its columns and types."""
+        """No rows, with the columns and types of a node: for no data a node may have some, such as a count of 0."""
         with _usage_errors("a step of the job"):
             frame = self._dry_run.frame(compute)
         assert frame is not None
-        return frame
+        return frame.limit(0)
 
     def batch(self, entry: Entry) -> Batch:
         """What outputs are passed for an entry."""

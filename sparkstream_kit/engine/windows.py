@@ -162,7 +162,7 @@ class AggregatedWindow(Window):
         merged = agg.merge(_union(frames or [self._partial(self._nothing)]), self.keys, self._counted)
         if column_names(self.keys):
             merged = merged.filter("__rows > 0")
-        if self._is_invertible:
+        if self._is_invertible and n:
             merged = merged.localCheckpoint()
             if last is not None:
                 self.graph.discard(last)
