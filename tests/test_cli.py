@@ -73,6 +73,7 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
         "stop_pending": False,
         "last_batch": {"n": 1, "time": "1970-01-01T00:00:01.000+00:00", "done": True, "ranges": {"files": [None, 3]}},
         "recorded_ahead": 0,
+        "skipped": [],
         "sources": {"files": {"end_offset": 3, "available": 9, "removable_files": []}},
         "replayable": {"first": 1, "last": 1},
         "states": {},
