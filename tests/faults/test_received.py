@@ -30,10 +30,10 @@ def job(tmp_path: Path) -> Iterator[Job]:
     made.close()
 
 
-def start(job: Job, server: Server, *arguments: str) -> Run:
+def start(job: Job, server: Server, interval: str = "1s") -> Run:
     server.expect_a_new_driver(looks=not job.recorded())
-    words = ["--source", f"socket:127.0.0.1:{server.port}", "--output", f"text:{job.out}", "--batch-interval", "1s"]
-    return job.start(*words, *arguments)
+    words = ["--source", f"socket:127.0.0.1:{server.port}", "--output", f"text:{job.out}", "--batch-interval", interval]
+    return job.start(*words)
 
 
 def out(job: Job) -> Counter[int]:
@@ -65,7 +65,7 @@ class Traffic:
 def test_a_graceful_stop_under_traffic_drains_what_was_stored_and_needs_no_checkpoint_afterwards(
     job: Job, server: Server
 ) -> None:
-    run = start(job, server)
+    run = start(job, server, "5s")  # long enough that no queue of batches exceeds the limit of a drain
     traffic = Traffic(server)
     run.wait_until(lambda: job.recorded() >= 2, "two batches are recorded")
     command = [sys.executable, "-m", "sparkstream_kit", "stop", str(job.home), "--wait"]
@@ -80,7 +80,7 @@ def test_a_graceful_stop_under_traffic_drains_what_was_stored_and_needs_no_check
     assert max(found.values()) == 1
     assert (job.home / "STOPPED").read_text() == "drained\n"
 
-    run = start(job, server, "--batch-interval", "2s")  # no record is in the old checkpoint, so it is set aside
+    run = start(job, server, "2s")  # no record is in the old checkpoint, so it is set aside
     run.wait_to_say("was set aside as")
     first = server.sent
     server.send(100)
