@@ -16,8 +16,7 @@ def wider(one: T.DataType, other: T.DataType) -> T.DataType | None:
 
     >>> wider(T.IntegerType(), T.LongType()), wider(T.LongType(), T.DoubleType())
     (LongType(), None)
-    >>> schema = wider(T.StructType.fromDDL("n int"), T.StructType.fromDDL("n bigint, host string"))
-    >>> schema.simpleString()
+    >>> wider(T.StructType().add("n", "integer"), T.StructType().add("n", "long").add("host", "string")).simpleString()
     'struct<n:bigint,host:string>'
     """
     if isinstance(one, T.StructType) and isinstance(other, T.StructType):
