@@ -11,14 +11,16 @@ Nulls are ignored, as in SQL. The names are those of SQL, and some are those of 
 from __future__ import annotations
 
 import builtins
+import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, IntegralType, LongType
+from pyspark.sql.types import DataType, IntegralType, LongType, StructType
 
-from .columns import Columns, named, quoted
+from .columns import Columns, column_names, named, quoted
 from .errors import UsageError
 
 
@@ -31,6 +33,9 @@ class Part:
     """Called with the columns of all parts of the aggregate."""
     means: str = ""
     """What it is, such as "sum(bytes)": a saved state whose column meant something else is refused."""
+    empty: Callable[[DataType], Column] | None = None
+    """What takes the place of null, for a merge that cannot bear it; given the type of the column. A key that was saved
+    before its aggregate was added has null."""
     additive: bool = False
     """Whether merging is addition, so that rows are removed again by adding the negative of their part."""
 
@@ -298,6 +303,7 @@ def top_k(column: str, k: int) -> Aggregate:
         lambda frame: F.call_function("approx_top_k_accumulate", _column(frame, column), F.lit(tracked)),
         lambda part: F.call_function("approx_top_k_combine", part, F.lit(tracked)),
         f"top_k({column})",
+        functools.partial(_empty_sketch, tracked),
     )
 
     def best(part: Column) -> Column:
@@ -356,9 +362,14 @@ def merge(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     types = {field.name: field.dataType for field in frame.schema}  # a sum of decimals would widen at each merge
     merged = []
     for name, a in aggregates.items():
-        names = _part_names(name, a)
-        for column, part in zip(names, _typed(a, types[name]).parts, strict=True):
-            merged.append(part.merge(*named(names)).cast(types[column]).alias(column))
+        names, parts = _part_names(name, a), _typed(a, types[name]).parts
+        columns = [
+            F.coalesce(column, part.empty(types[name])) if part.empty else column
+            for name, column, part in zip(names, named(names), parts, strict=True)
+        ]
+        merged += [part.merge(*columns).cast(types[n]).alias(n) for n, part in zip(names, parts, strict=True)]
+    if not column_names(keys) and any(part.empty for _, part in named_parts(aggregates)):
+        frame = frame.coalesce(1)  # such a merge fails in a partition without rows, too
     return frame.groupBy(*named(keys)).agg(*merged)
 
 
@@ -461,6 +472,23 @@ def _typed(aggregate: Aggregate, first: DataType) -> Aggregate:
 def _has_integers(frame: DataFrame, column: str) -> bool:
     field = frame.schema[column] if column in frame.columns else frame.select(column).schema[0]
     return isinstance(field.dataType, IntegralType)
+
+
+def _empty_sketch(tracked: int, kind: DataType) -> Column:
+    """What approx_top_k_accumulate (Spark 4.2.1) returns for no rows: an ItemsSketch of Apache DataSketches.
+
+    That is its preamble of one word, version 1, family 10, the logarithms of the largest and the current size, and the
+    flag that it is empty; nine bytes are zero or unused.
+    """
+    assert isinstance(kind, StructType)
+    largest = math.ceil(math.log2(tracked / 0.75))
+    values = {
+        "sketch": F.lit(bytes([1, 1, 10, largest, 3, 5]) + bytes(10)),
+        "maxItemsTracked": F.lit(tracked),
+        "itemDataType": F.lit(None),
+        "itemDataTypeDDL": F.lit(f"item {kind['itemDataType'].dataType.simpleString()} not null"),
+    }
+    return F.struct(*(values[field.name].cast(field.dataType).alias(field.name) for field in kind))
 
 
 def _pair_of(frame: DataFrame, by: str, column: str) -> Column:

@@ -71,7 +71,9 @@ class FrameStream:
     [[Row(word='BB', count=2)], [Row(word='CC', count=1)]]
 
     When no source has new data, no batch is recorded and a FrameStream yields nothing, where a DStream yields an empty
-    RDD. When only some sources have new data, the streams of the others yield an empty DataFrame.
+    RDD. When only some sources have new data, the streams of the others yield an empty DataFrame. Windows and states
+    see a stream in the batches in which one of its sources has data, and for as long as windows or states below it have
+    rows: a row that stands for no data, such as a count of 0, is not among theirs.
 
     To write an operation of your own from scratch: `compute` returns the DataFrame of a batch context, or None if the
     stream skips that batch; `parents` are the streams that it is computed from. `stateful` marks what is derived from a

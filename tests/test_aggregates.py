@@ -210,3 +210,20 @@ def test_a_sum_saved_before_it_had_a_high_part_goes_on(spark: SparkSession) -> N
         fresh = agg.partial(spark.createDataFrame([(new,)], "v bigint"), [], aggregates)
         merged = agg.merge(saved.union(fresh), [], aggregates)
         assert agg.result(merged, [], aggregates).collect()[0]["sum"] == expected
+
+
+@pytest.mark.parametrize("column", ["v", "k", "x"])
+def test_a_key_saved_before_top_k_was_added_has_an_empty_sketch(column: str, spark: SparkSession) -> None:
+    lines = spark.createDataFrame([Line(0, "a", 1, 1.5, 1), Line(0, "a", 2, 2.5, 2)], SCHEMA)
+    top = {"top": agg.top_k(column, 5)}
+    part = agg.partial(lines, ["k"], top)
+    saved = spark.createDataFrame([("a",), ("b",)], "k string").withColumn(
+        "top", F.lit(None).cast(part.schema["top"].dataType)
+    )
+    merged = agg.merge(agg.merge(saved, ["k"], top).union(part), ["k"], top)
+    found = {row["k"]: row["top"] for row in agg.result(merged, ["k"], top).collect()}
+    fresh = agg.aggregate(lines, ["k"], top).collect()[0]["top"]
+    assert found == {"a": fresh, "b": []}
+    empty = agg.partial(lines.limit(0), [], top).union(agg.partial(lines, [], top)).repartition(5)
+    [all_] = agg.result(agg.merge(empty, [], top), [], top).collect()
+    assert sorted(all_["top"]) == sorted(agg.aggregate(lines, [], top).collect()[0]["top"])
