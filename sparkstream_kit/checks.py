@@ -39,6 +39,42 @@ def check_cores(ssc: StreamingContext) -> None:
         )
 
 
+def check_recoverable(ssc: StreamingContext, directory: str) -> None:
+    """Refuse a queueStream in a job that has a checkpoint or home: Spark writes its checkpoint, and cannot read it.
+
+    Cost: grows with the number of inputs.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> _ = run_batches(lambda lines: ss.checks.check_recoverable(lines.context(), "/data/home"), [["a"]])
+    Traceback (most recent call last):
+    ...
+    sparkstream_kit.errors.UsageError: a queueStream cannot be recovered from '/data/home': leave out the checkpoint \
+or home, which a job on a queue cannot use, or read from files, a socket or a source of the kit
+    """
+    if streaming.has_queue(ssc):
+        raise UsageError(
+            f"a queueStream cannot be recovered from {directory!r}: leave out the checkpoint or home, which a job on a "
+            "queue cannot use, or read from files, a socket or a source of the kit"
+        )
+
+
+def check_concurrency(ssc: StreamingContext) -> None:
+    """Refuse spark.streaming.concurrentJobs above 1, with which Spark runs several batches at once.
+
+    Cost: grows with nothing: one property is read.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import run_batches
+    >>> _ = run_batches(lambda lines: ss.checks.check_concurrency(lines.context()), [["one after another"]])
+    """
+    jobs = ssc.sparkContext.getConf().get("spark.streaming.concurrentJobs", "1")
+    if jobs.strip() != "1":
+        raise UsageError(
+            f"spark.streaming.concurrentJobs is {jobs}, and batches must run one after another: remove that property"
+        )
+
+
 def _cores(ssc: StreamingContext) -> int | None:
     conf = ssc.sparkContext.getConf()
     master = ssc.sparkContext.master or ""

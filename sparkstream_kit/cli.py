@@ -37,7 +37,7 @@ from .peek import peek
 from .recovery import lease, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
-from .status import EXIT_CODES, describe, status
+from .status import EXIT_CODES, describe, left, status
 
 PEEK = """\
 Look at a directory of logs before a job reads it: the logs there are and how they are rotated, the format that most
@@ -125,14 +125,14 @@ def archive(target: Path) -> None:
     """Write the package into a zip file, with the same bytes for the same sources."""
     package = Path(__file__).parent
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        for file in sorted(package.rglob("*.py")):
+        for file in sorted([*package.rglob("*.py"), *package.rglob("*.properties")]):
             entry = zipfile.ZipInfo(str(Path(package.name) / file.relative_to(package)), (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(entry, file.read_bytes())
 
 
 def stop(home: Home, *, wait: bool) -> None:
-    """Delete the marker; with `wait`, return when the job has stopped."""
+    """Delete the marker; with `wait`, return when no driver runs the job any more."""
     storage.delete(home / "RUNNING")
     announced = ""
     while wait and (holder := lease.holder(home / "lease")):
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="as one JSON object; docs/operate.md has the schema")
     add = command("stop", "stop the job of a home gracefully", _stop)
     add("home")
-    add("--wait", action="store_true", help="return when it has stopped")
+    add("--wait", action="store_true", help="return when it has stopped; exit code 1 if it was not drained")
     add = command("replay-rejected", "return rejected lines to a job that reads a directory", _replay, REPLAY)
     add("home")
     add("directory")
@@ -219,10 +219,23 @@ def _status(options: argparse.Namespace) -> int:
     return EXIT_CODES[facts["health"]]
 
 
-def _stop(options: argparse.Namespace) -> None:
+def _stop(options: argparse.Namespace) -> int:
     home = _existing(options.home)
     stop(home, wait=options.wait)
-    print(f"stopped after batch {OffsetLog(home / 'offsets').last.n}" if options.wait else "stop requested")
+    if not options.wait:
+        print("stop requested")
+        return 0
+    rest = left(home)
+    if not rest:
+        print(f"stopped after batch {OffsetLog(home / 'offsets').last.n}")
+        return 0
+    then = (
+        "the next start carries out the stop and exits with 0, and the one after it processes what is left"
+        if home.stop_pending()
+        else "the next start processes what is left"
+    )
+    print(f"error: no driver runs the job, but it was not drained ({'; '.join(rest)}): {then}", file=sys.stderr)
+    return 1
 
 
 def _replay(options: argparse.Namespace) -> None:

@@ -3,8 +3,7 @@
 The functions take and return a plain `pyspark.streaming.StreamingContext`; `lifecycle` starts and stops it.
 
     ssc = get_or_create(build, checkpoint="hdfs:///jobs/served", batch_interval="1s")  # context, definition
-    ssc.start()                                                                        # start
-    sys.exit(stop_on_marker(ssc, "hdfs:///jobs/served.running"))                       # wait
+    sys.exit(run(ssc, marker="hdfs:///jobs/served.running"))                           # start, wait
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pyspark.streaming import StreamingContext
 from . import _spark, durations, settings
 from .bridge import dataframes, jvm, streaming
 from .bridge.callbacks import check_callbacks
-from .checks import check_cores, check_python, check_writable
+from .checks import check_concurrency, check_cores, check_python, check_recoverable, check_writable
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
@@ -53,7 +52,9 @@ def get_or_create(
     """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
 
     The SparkSession is created from live settings first, so a recovered job obeys today's `--conf` and not that of its
-    first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged.
+    first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged,
+    with a warning, as `build` may be another one: `ssc.stop(False, True)` stops it, and the next call uses `build`. A
+    context that was stopped or never started is replaced.
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
@@ -111,7 +112,12 @@ def _get_or_create(
     check_callbacks()
     active = StreamingContext.getActive()
     if active is not None:
+        log.warning(
+            "a job is running already: its context is returned, and build is not called. To run a changed build, stop "
+            "it first, by ssc.stop(False, True)"
+        )
         return active
+    end_previous()
     presets = (settings.FRAMES, settings.WRITE_AHEAD_LOG) if home is not None else ()
     session = live_session(conf, *presets)
     check_python(session.sparkContext)
@@ -119,6 +125,9 @@ def _get_or_create(
     def create() -> StreamingContext:
         ssc = new_context(session, interval)
         build(ssc)
+        directory = checkpoint if checkpoint is not None else home
+        if directory is not None:
+            check_recoverable(ssc, directory)
         return ssc
 
     if checkpoint is not None:
@@ -134,6 +143,13 @@ def _get_or_create(
     if checkpoint is not None:
         checkpoints.write_first(ssc)
     return ssc
+
+
+def end_previous() -> None:
+    """Give up the home of a context of this process that was stopped, or never started: its cell runs again."""
+    engine = batches.live()
+    if engine is not None:
+        engine.end()
 
 
 def _on_checkpoint(create: Callable[[], StreamingContext], checkpoint: str, interval: int) -> StreamingContext:
@@ -182,6 +198,7 @@ def at_home(
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from a temporary one, %s, and next time starts from scratch", path)
+    check_concurrency(fresh)
     settings.apply_live(graph.session, settings.FRAMES)
     dataframes.silence_expected_warnings()
     home = Home.open(path)
@@ -190,6 +207,7 @@ def at_home(
         if home.stop_pending():
             home.mark_stopped()
             raise StopRequested(f"a stop was requested while the job was down, so it stays stopped ({path})")
+        home.mark_starting()
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         home.upgrade()
         graph.give_up_files = give_up_files
@@ -222,6 +240,7 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
         return SparkSession.builder.getOrCreate()
     if _spark.use().found != _spark.PATH:
         log.info("using %s", _spark.use())
+    log.info("starting Spark")
     conf = conf or SparkConf()
     # at launch, since Spark turns it on in what it takes for a shell
     jvm.start_jvm(conf.setIfMissing("spark.ui.showConsoleProgress", "false"))

@@ -116,7 +116,7 @@ class FrameStream:
             latest_offset=lambda now: landing.latest_offset(directory()),
             read=lambda start, end: landing.read(graph.session, directory(), start, end),
             schema=schema or "value string",
-            commit=lambda end: landing.prune(directory(), end),
+            commit=lambda end: landing.prune(directory(), end, graph.settled, graph.log.epoch),
             bounded=False,
         )
         return cls.from_source(dstream.context(), name, source)

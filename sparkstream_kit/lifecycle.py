@@ -22,11 +22,11 @@ from pyspark.streaming import StreamingContext
 from pyspark.streaming.listener import StreamingListener
 
 from . import durations
-from .bridge import hadoop, jvm, streaming
+from .bridge import hadoop, jvm, streaming, surgery
 from .bridge.callbacks import callback_errors, check_callbacks
 from .durations import Duration
 from .engine import batches
-from .errors import BatchFailed, ReceiverFailed
+from .errors import BatchFailed, ReceiverFailed, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,19 @@ DRAIN_LIMIT = 60_000
 """Milliseconds that a drain may take, or three batch intervals if that is longer."""
 
 
-def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll: Duration = "1s") -> int:
+def run(
+    ssc: StreamingContext,
+    flag: Callable[[], bool] = lambda: False,
+    *,
+    marker: str | None = None,
+    poll: Duration = "1s",
+) -> int:
     """Start, wait, drain and stop; returns the exit code for `sys.exit`, as `stop_when` does.
 
-    Raises UsageError, before anything starts, for an unsupported PySpark and for a context that Spark refuses to start.
+    A recovered context may take long to start. SIGTERM and SIGINT that come meanwhile stop it once it has started. So
+    does deleting the `marker`, a file as that of `stop_on_marker`, which is there before the start. Raises UsageError,
+    before anything starts, for an unsupported PySpark, a marker that cannot be created, and a context that Spark
+    refuses to start.
 
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import local_session
@@ -52,9 +61,26 @@ def run(ssc: StreamingContext, flag: Callable[[], bool] = lambda: False, *, poll
     check_callbacks()
     asked = threading.Event()
     with _signals(asked.set):  # before the start: a signal may come while the context starts
+        note = None if marker is None else _create_marker(ssc, marker)
         with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
             ssc.start()
-        return stop_when(ssc, lambda: asked.is_set() or flag(), poll=poll)
+        log.info("running: %s", _describe(ssc))
+
+        def enough() -> bool:
+            return asked.is_set() or flag() or (marker is not None and not hadoop.path_exists(marker))
+
+        code = stop_when(ssc, enough, poll=poll)
+    if marker is not None and code == 0:
+        _forget_stop(marker, note)
+    return code
+
+
+def _describe(ssc: StreamingContext) -> str:
+    interval, engine = f"a batch interval of {durations.text(streaming.batch_interval_ms(ssc))}", batches.live()
+    if engine is None:
+        return interval
+    last = engine.graph.log.last.n
+    return f"{interval}, {f'after batch {last}' if last else 'no batch so far'}, home {engine.graph.home.root}"
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:
@@ -76,6 +102,15 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
     >>> ss.stop_on_marker(ssc, str(marker), poll="10ms")
     0
     """
+    note = _create_marker(ssc, path)
+    code = stop_when(ssc, lambda: not hadoop.path_exists(path), poll=poll)
+    if code == 0:
+        _forget_stop(path, note)
+    return code
+
+
+def _create_marker(ssc: StreamingContext, path: str) -> str | None:
+    """Create the marker, unless a stop was requested while the job was down; returns the path of the note on it."""
     directory = streaming.checkpoint_directory(ssc)
     note = f"{directory}/marker-{sha256(path.encode()).hexdigest()[:16]}" if directory else None
     requested_while_down = note is not None and hadoop.path_exists(note) and not hadoop.path_exists(path)
@@ -86,10 +121,13 @@ def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -
             hadoop.create_file(path)
         if note is not None:
             hadoop.create_file(note)
-    code = stop_when(ssc, lambda: not hadoop.path_exists(path), poll=poll)
-    if code == 0 and note is not None and not hadoop.path_exists(path):
+    return note
+
+
+def _forget_stop(path: str, note: str | None) -> None:
+    """After a stop that was carried out, the next start creates the marker again."""
+    if note is not None and not hadoop.path_exists(path):
         hadoop.delete(note)
-    return code
 
 
 def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration = "1s") -> int:
@@ -101,9 +139,13 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     1   a batch failed, a receiver stopped storing data, or the drain took longer than 60 s and three batch intervals
 
     After a failure the process ends here, at once and without a drain: nothing runs past a failed batch, not even its
-    own next output, so it stays in the checkpoint and the next start runs it again. In a notebook the kernel survives:
-    the context is stopped without a drain, and BatchFailed or ReceiverFailed is raised. A flag that raises is logged
-    and called again.
+    own next output, so it stays in the checkpoint and the next start runs it again. Without a checkpoint, or for
+    receivers without a write-ahead log, it is lost, and the message says so. In a notebook the kernel survives: the
+    context is stopped without a drain, and BatchFailed or ReceiverFailed is raised; Ctrl-C there stops gracefully, and
+    a second one at once, with a KeyboardInterrupt. A flag that raises is logged and called again.
+
+    What a receiver has not yet put into its write-ahead log when it is stopped, up to spark.streaming.blockInterval,
+    is lost with its connection (ReceiverSupervisorImpl.onStop of Spark 4.2.1 closes the log first).
 
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import local_session
@@ -115,11 +157,12 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     >>> ss.stop_when(ssc, lambda: len(lines) == 2, poll="10ms"), lines
     (0, ['a', 'b'])
     """
-    asked = threading.Event()
+    asked, stopping = threading.Event(), threading.Event()
+    engine = batches.live()
+    loss = _why_lost(ssc, has_home=engine is not None)
     with _signals(asked.set), _failed_batches_held() as failures:
         if streaming.receiver_count(ssc):
-            ssc.addStreamingListener(_Receivers(failures))
-        engine = batches.live()
+            ssc.addStreamingListener(_Receivers(failures, stopping, loss))
         try:
             _wait(
                 ssc,
@@ -127,24 +170,46 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
                 asked,
                 failures,
                 durations.seconds(poll),
+                loss,
             )
             log.info("stopping gracefully")
+            stopping.set()
             if engine is not None:
                 engine.stopping.set()
-            _drain(ssc, failures)
+            _drain(ssc, failures, loss)
             if engine is not None:
                 engine.close()
                 engine.log_summary()
+        except KeyboardInterrupt:  # the second one in a notebook
+            _abandon(ssc)
+            raise
         except Exception as error:
             if engine is not None:
                 engine.log_summary()
-            failure = error if isinstance(error, BatchFailed) else _failed(error)
+            failure = error if isinstance(error, BatchFailed) else _failed(error, loss)
             if in_notebook():
-                _background(ssc.stop, False, False).join(5)
+                _abandon(ssc)
                 raise failure from failure.__cause__
             cause = traceback.format_exception(failure.__cause__) if failure.__cause__ else []
             _end_process("".join([*cause, str(failure)]))
     return 0
+
+
+def _why_lost(ssc: StreamingContext, *, has_home: bool) -> str | None:
+    """Why the next start cannot process what this one leaves; None if it can."""
+    if streaming.receiver_count(ssc) and not streaming.keeps_received(ssc):
+        return "its receivers keep no write-ahead log"
+    if not has_home and streaming.checkpoint_directory(ssc) is None:
+        return "the job has no checkpoint"
+    return None
+
+
+def _abandon(ssc: StreamingContext) -> None:
+    """Stop without a drain, and give up the home, so that a notebook can start the job again."""
+    _background(ssc.stop, False, False).join(5)
+    engine = batches.live()
+    if engine is not None:
+        engine.abandon()
 
 
 def _wait(
@@ -153,11 +218,12 @@ def _wait(
     asked: threading.Event,
     failures: list[BaseException],
     poll: float,
+    loss: str | None,
 ) -> None:
     next_call = 0.0
     while not asked.is_set():
         if failures:
-            raise _failed(failures[0])
+            raise _failed(failures[0], loss)
         if (engine := batches.live()) is not None:
             engine.check_clock()  # no tick comes while Spark's timer waits for a clock that went back
         if time.monotonic() >= next_call:
@@ -171,20 +237,29 @@ def _wait(
             return
 
 
-def _drain(ssc: StreamingContext, failures: list[BaseException]) -> None:
+def _drain(ssc: StreamingContext, failures: list[BaseException], loss: str | None) -> None:
     """Stop gracefully, with a deadline: Spark's own graceful stop can wait forever."""
     limit = max(DRAIN_LIMIT, 3 * streaming.batch_interval_ms(ssc))
     deadline = time.monotonic() + limit / 1000
-    stopper = _background(ssc.stop, False, True)
+    stopper = _background(_stop_gracefully, ssc, limit)
     while stopper.is_alive():
         if failures:
-            raise _failed(failures[0])
+            raise _failed(failures[0], loss)
         if time.monotonic() > deadline:
-            raise BatchFailed(
-                f"the drain did not end within {durations.text(limit)}: the next start processes what is left"
-            )
+            left = f"what is left is lost, because {loss}" if loss else "the next start processes what is left"
+            raise BatchFailed(f"the drain did not end within {durations.text(limit)}: {left}")
         stopper.join(0.1)
     ssc.awaitTerminationOrTimeout(0)  # raises errors from outside Python
+
+
+def _stop_gracefully(ssc: StreamingContext, limit: int) -> None:
+    if streaming.keeps_received(ssc):
+        try:
+            surgery.stop_receivers(ssc, limit)
+        except (UsageError, jvm.JavaError) as error:  # an unsupported PySpark, a Java without access to fields
+            why = str(error) if isinstance(error, UsageError) else jvm.reason(error)
+            log.warning("what receivers stored last stays in the write-ahead log for the next start: %s", why)
+    streaming.stop_gracefully(ssc, limit)
 
 
 def _background(call: Callable[..., object], *arguments: object) -> threading.Thread:
@@ -196,24 +271,26 @@ def _background(call: Callable[..., object], *arguments: object) -> threading.Th
 class _Receivers(StreamingListener):
     """Notices a receiver that stopped storing data, which Spark still shows as active."""
 
-    def __init__(self, failures: list[BaseException]):
-        self._failures = failures
+    def __init__(self, failures: list[BaseException], stopping: threading.Event, loss: str | None):
+        self._failures, self._stopping, self._loss = failures, stopping, loss
 
     def onReceiverError(self, receiverError: Any) -> None:
         reason = streaming.push_failure(receiverError)
-        if reason is not None:
-            self._failures.append(
-                ReceiverFailed(
-                    f"a receiver stopped storing data ({reason}): the next start reconnects, and nothing in the "
-                    "write-ahead log is lost"
-                )
-            )
+        if reason is None or self._stopping.is_set():  # Spark reports errors while it stops receivers
+            return
+        kept = (
+            f"what it stored is lost, because {self._loss}" if self._loss else "nothing in the write-ahead log is lost"
+        )
+        self._failures.append(
+            ReceiverFailed(f"a receiver stopped storing data ({reason}): the next start reconnects, and {kept}")
+        )
 
 
-def _failed(error: BaseException) -> BatchFailed | ReceiverFailed:
+def _failed(error: BaseException, loss: str | None) -> BatchFailed | ReceiverFailed:
     if isinstance(error, ReceiverFailed):
         return error
-    failure = BatchFailed(f"a batch failed, the next start runs it again: {jvm.reason(error)}")
+    then = f"and is lost, because {loss}" if loss else "the next start runs it again"
+    failure = BatchFailed(f"a batch failed, {then}: {jvm.reason(error)}")
     failure.__cause__ = error
     return failure
 
@@ -254,9 +331,17 @@ def in_notebook() -> bool:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`, in Python and in the JVM; a second one ends the process."""
-    if in_notebook() or threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM and SIGINT call `stop`, in Python and in the JVM; a second one ends the process.
+
+    In a notebook only SIGINT, in Python, which would cancel the running batch (SparkContext._do_init of PySpark); a
+    second one is a KeyboardInterrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    if in_notebook():
+        with _interrupts(stop):
+            yield
         return
 
     def handler() -> Callable[..., None]:
@@ -280,3 +365,18 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for s, old in previous.items():
             signal.signal(s, old)
+
+
+@contextlib.contextmanager
+def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first SIGINT call `stop`, and each one after it raise KeyboardInterrupt."""
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

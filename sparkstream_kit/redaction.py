@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 def printable(text: str) -> str:
     """The text with control characters and their like as repr writes them, so that data cannot command a terminal.
 
-    >>> print(printable("\x1b[2Jvisitor\u202e"), printable("a\nb"))
-    \x1b[2Jvisitor\u202e a\nb
+    >>> print(printable(chr(27) + "[2Jvisitor"), printable("a\\nb"))
+    \\x1b[2Jvisitor a\\nb
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

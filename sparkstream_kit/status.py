@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .engine import clocks
-from .recovery import lease, snapshots, storage
+from .engine.checkpoints import stale_after
+from .recovery import landing, lease, snapshots, storage
 from .recovery.home import FORMAT, Home
 from .recovery.offset_log import Entry, OffsetLog
 from .sources import _removable
@@ -51,8 +52,25 @@ def status(home: Home) -> dict[str, Any]:
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
         "skipped": sorted(int(n) for n in storage.names(home / "skipped")),
         "states": {name: {"snapshots": numbers} for name, numbers in states.items()},
-        "checkpoint": _checkpoint(home),
+        "checkpoint": _checkpoint(home, holder),
     }
+
+
+def left(home: Home) -> list[str]:
+    """What the last run has left to process; empty after a graceful stop that drained the job."""
+    if home.was_drained():
+        return []
+    log, rest = OffsetLog(home / "offsets"), []
+    if not log.is_done(log.last.n):
+        rest.append(f"batch {log.last.n} is unfinished")
+    for name in storage.names(home / "received"):
+        landed, read = landing.latest_offset(home / f"received/{name}"), log.last.end_offsets.get(name)
+        if landed != read:
+            rest.append(f"{name} has {landed - (read or 0)} received batches that no batch has read")
+    if storage.names(home / "checkpoint/receivedData"):
+        rest.append("the write-ahead log may hold records")
+    cut_off = not storage.exists(home / "STOPPED")
+    return rest or ([f"the last run was cut off after batch {log.last.n}"] if cut_off else [])
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -87,6 +105,7 @@ def describe(facts: dict[str, Any]) -> str:
         lines[f"state {name}"] = f"snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}"
     if checkpoint:
         written = f"of {_when(checkpoint)}" if checkpoint["time"] else "not written yet"
+        written += ", stale: Spark cannot write it, see the log of the job" if checkpoint["stale"] else ""
         lines["checkpoint"] = ", ".join([written, *(f"{k}: {v}" for k, v in checkpoint["made_with"].items())])
     else:
         lines["checkpoint"] = "none: the offset log is all this job needs"
@@ -109,15 +128,16 @@ def _batch(log: OffsetLog, last: Entry) -> dict[str, Any]:
     return {"n": last.n, **_time(last.time), "done": log.is_done(last.n), "ranges": last.ranges}
 
 
-def _checkpoint(home: Home) -> dict[str, Any] | None:
+def _checkpoint(home: Home, holder: str) -> dict[str, Any] | None:
     """Spark's checkpoint, if the job has one: when it was written and what it was made with."""
     try:
         made_with = json.loads(storage.read(home / "fingerprint.json"))
     except FileNotFoundError:
         return None
-    names = (name.removesuffix(".bk").partition("-") for name in storage.names(home / "checkpoint"))
-    newest = max((int(ms) for kind, _, ms in names if kind == "checkpoint" and ms.isdigit()), default=None)
-    return {**(_time(newest) if newest else {"time": None, "age": None}), "made_with": made_with}
+    newest = max(storage.checkpoint_times(home / "checkpoint"), default=None)
+    interval = int(made_with.get("batch interval", "0 ms").partition(" ")[0])
+    stale = bool(holder and newest and 1000 * _age(newest) > stale_after(interval))
+    return {**(_time(newest) if newest else {"time": None, "age": None}), "stale": stale, "made_with": made_with}
 
 
 def _time(ms: int) -> dict[str, Any]:

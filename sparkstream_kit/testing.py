@@ -20,7 +20,7 @@ from pyspark.streaming.listener import StreamingListener
 from . import durations, settings
 from .bridge import jvm, streaming
 from .bridge.callbacks import callback_errors
-from .context import at_home, new_context
+from .context import at_home, end_previous, new_context
 from .durations import Duration
 from .engine.batches import live as live_engine
 from .engine.graph import graph_of
@@ -114,7 +114,7 @@ def run_batches(
 
     An error in a batch is raised as it is if it comes from a function of the driver (transform, foreachRDD); one from a
     worker is raised as pyspark.errors.PythonException, with the worker's traceback. Raises BatchFailed if Spark itself
-    fails a batch, and UsageError if there are no batches.
+    fails a batch, and UsageError if there are no batches or another context is running.
 
     Cost: grows with the batches and with what the program does in them.
 
@@ -129,6 +129,12 @@ def run_batches(
     >>> run_batches(build, [["a"]])
     {'rows': [[Row(value='a')]], 'count': [[Row(count=1)]]}
     """
+    if StreamingContext.getActive() is not None:
+        raise UsageError(
+            "run_batches needs the only StreamingContext of the process, and another one is running: stop that first, "
+            "by ssc.stop(False, True)"
+        )
+    end_previous()
     interval = durations.milliseconds(batch_interval)
     count = max([batches, *map(len, inputs)])
     if not count:

@@ -40,6 +40,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 def test_status_shows_progress_lag_and_who_runs_the_job(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     held, now = lease.acquire(home / "lease", "app-7"), round(1000 * time.time())
+    home.mark_starting()
     home.mark_running()
     log = OffsetLog(home / "offsets", held.epoch)
     log.append(1000, {"files": (None, 3)}, data=True)
@@ -51,7 +52,7 @@ def test_status_shows_progress_lag_and_who_runs_the_job(home: Home, capsys: pyte
     facts = said(capsys)
     assert re.fullmatch(r"2 at \d{4}-.*\+00:00, \d+ s ago \(not finished\)", facts["last batch"])
     assert facts["source files"] == "read up to 5, available up to 9"
-    assert re.fullmatch(r"of 1970-01-01 00:00:03.000\+00:00, \d+ s ago, spark: 4.2.1", facts["checkpoint"])
+    assert re.fullmatch(r"of 1970-01-01 00:00:03.000\+00:00, \d+ s ago, stale: .*, spark: 4.2.1", facts["checkpoint"])
     assert (facts["health"], facts["stop"]) == ("running", "not requested")
     assert "application app-7" in facts["driver"]
 
@@ -72,6 +73,7 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
         "stop_pending": False,
         "last_batch": {"n": 1, "time": "1970-01-01T00:00:01.000+00:00", "done": True, "ranges": {"files": [None, 3]}},
         "recorded_ahead": 0,
+        "skipped": [],
         "sources": {"files": {"end_offset": 3, "available": 9, "removable_files": []}},
         "replayable": {"first": 1, "last": 1},
         "states": {},
@@ -85,6 +87,7 @@ def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.Cap
 
     assert health() == (0, "stopped")
     held = lease.acquire(home / "lease")
+    home.mark_starting()
     home.mark_running()
     assert health() == (0, "running")
     OffsetLog(home / "offsets", held.epoch).append(1000, {"files": (None, 3)}, data=True)
@@ -101,6 +104,7 @@ def test_a_batch_left_by_an_earlier_driver_does_not_make_the_next_one_stalled(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = lease.acquire(home / "lease")
+    home.mark_starting()
     home.mark_running()
     OffsetLog(home / "offsets", held.epoch).append(1000, {"files": (None, 3)}, data=True)
     held.release()
@@ -122,11 +126,39 @@ def test_what_cannot_be_read_is_one_sentence(damage: str, home: Home, capsys: py
 def test_stop_deletes_the_marker_and_comes_back_when_nobody_runs_the_job(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    path = home.root.removeprefix("file:")
+    home.mark_starting()
     home.mark_running()
+    home.mark_stopped(drained=True)
     assert not home.stop_requested()
-    assert cli.main(["stop", home.root.removeprefix("file:"), "--wait"]) == 0
+    assert cli.main(["stop", path, "--wait"]) == 0
     assert home.stop_requested()
-    assert capsys.readouterr().out.startswith("stopped after batch ")
+    assert capsys.readouterr().out == "stopped after batch 0\n"
+
+
+def test_stop_tells_what_is_left_of_a_job_that_was_not_drained(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    path = home.root.removeprefix("file:")
+    home.mark_starting()
+    home.mark_running()
+    log = OffsetLog(home / "offsets")
+    log.append(1000, {"socket": (None, 3)}, data=True)
+    for offset in range(1, 6):
+        storage.make_directory(home / f"received/socket/{offset:010d}-{1000 * offset}")
+    storage.make_directory(home / "checkpoint/receivedData/0")
+    assert cli.main(["stop", path, "--wait"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "error: no driver runs the job, but it was not drained (batch 1 is unfinished; socket has 2 received batches "
+        "that no batch has read; the write-ahead log may hold records): the next start carries out the stop and exits "
+        "with 0, and the one after it processes what is left\n",
+    )
+    log.mark_done(1)
+    storage.delete(home / "received/socket")
+    storage.delete(home / "checkpoint")
+    assert cli.main(["stop", path, "--wait"]) == 1
+    assert "not drained (the last run was cut off after batch 1)" in capsys.readouterr().err
+    home.mark_stopped()
+    assert cli.main(["stop", path, "--wait"]) == 0
 
 
 def test_a_directory_that_is_not_a_home_is_refused(

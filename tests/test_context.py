@@ -14,6 +14,8 @@ from pyspark.streaming.util import TransformFunction
 from sparkstream_kit import context, dstreams, lifecycle
 from sparkstream_kit.bridge import streaming
 from sparkstream_kit.errors import CheckpointRefused, UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.sources._generator import generator
 
 Build = Callable[[StreamingContext], None]
 
@@ -131,6 +133,37 @@ def test_receivers_that_leave_no_core_are_refused(spark: SparkSession) -> None:
 
     with pytest.raises(UsageError, match=r"leave none of the 2 cores of local\[2\]"):
         context.get_or_create(build, batch_interval="1s")
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "home"])
+def test_a_queue_is_refused_where_it_could_never_be_recovered(where: str, spark: SparkSession, tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> None:
+        lines = ssc.queueStream([["a"]])
+        if where == "home":
+            FrameStream.of(lines).for_each_batch(lambda frame, batch: None)
+        else:
+            lines.pprint()
+
+    with pytest.raises(
+        UsageError, match="a queueStream cannot be recovered from '.*': leave out the checkpoint or home"
+    ):
+        context.get_or_create(build, batch_interval="1s", **{where: str(tmp_path / where)})  # type: ignore[arg-type]
+    found = [file.name for file in tmp_path.rglob("checkpoint-*")]
+    assert found == []
+
+
+def test_batches_that_would_run_at_once_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    conf = spark.sparkContext._conf
+    conf.set("spark.streaming.concurrentJobs", "3")
+    try:
+        with pytest.raises(UsageError, match="concurrentJobs is 3, and batches must run one after another: remove"):
+            context.get_or_create(
+                lambda ssc: generator(ssc).for_each_batch(lambda frame, batch: None),
+                home=str(tmp_path / "home"),
+                batch_interval="1s",
+            )
+    finally:
+        conf._jconf.remove("spark.streaming.concurrentJobs")  # type: ignore[union-attr]
 
 
 def test_a_pyspark_that_is_not_supported_is_refused_before_anything_is_defined(

@@ -157,6 +157,15 @@ def test_a_home_from_before_outputs_were_noted_starts(drain, tmp_path: Path) -> 
     assert rows(tmp_path / "out/lines") == [{"count": 5}, {"count": 3}]
 
 
+def test_it_says_that_it_runs_and_where_it_goes_on(run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ("--source", "generator:?count=5", "--output", f"json:{tmp_path}/out", "--home", f"{tmp_path}/home")
+    for last in ("no batch so far", "after batch 1"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert run(*words, "--batch-interval", "200ms", "--drain")[0] == 0
+        assert f"running: a batch interval of 200ms, {last}, home file:{tmp_path}/home" in caplog.text
+
+
 def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path: Path) -> None:
     home = ("--home", f"{tmp_path}/home", "--output", f"json:{tmp_path}/out")
     code, _ = run("--source", "generator:?rate=100", *home, "--batch-interval", "200ms", "--stop-after", "2batches")

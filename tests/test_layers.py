@@ -16,7 +16,8 @@ PACKAGE = "sparkstream_kit"
 # From the bottom up. Imports point downwards only; a folder's modules may import each other.
 LAYERS: tuple[set[str], ...] = (
     {"redaction"},
-    {"errors", "contracts", "columns"},
+    {"errors", "contracts"},
+    {"columns"},
     {"_spark"},
     {"_lazy"},
     {"durations"},

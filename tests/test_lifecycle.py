@@ -6,17 +6,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pyspark import RDD
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import lifecycle
 from sparkstream_kit.bridge import jvm
-from sparkstream_kit.errors import BatchFailed
+from sparkstream_kit.context import end_previous, get_or_create
+from sparkstream_kit.contracts import Batch
+from sparkstream_kit.engine.graph import graph_of
+from sparkstream_kit.errors import BatchFailed, UsageError
+from sparkstream_kit.recovery.home import Home
+from sparkstream_kit.sources._generator import generator
+from sparkstream_kit.testing import run_batches
 
 
 def started(spark: SparkSession, batch: Callable[[RDD[int]], None]) -> tuple[StreamingContext, threading.Event]:
@@ -140,7 +146,9 @@ def test_a_failed_batch_in_a_notebook_raises_and_stops_the_context_but_not_pytho
     spark: SparkSession, notebook: None
 ) -> None:
     ssc, _ = started(spark, fail)
-    with pytest.raises(BatchFailed, match="the next start runs it again: ValueError: no such column") as failed:
+    with pytest.raises(
+        BatchFailed, match="and is lost, because the job has no checkpoint: ValueError: no such column"
+    ) as failed:
         lifecycle.stop_when(ssc, lambda: False)
     assert isinstance(failed.value.__cause__, ValueError)
     assert StreamingContext.getActive() is None
@@ -151,7 +159,9 @@ def test_an_error_on_a_worker_is_reported_in_one_line(spark: SparkSession, noteb
     ssc, _ = started(spark, lambda rdd: rdd.foreach(lambda n: [][n]))
     with pytest.raises(BatchFailed) as failed:
         lifecycle.stop_when(ssc, lambda: False)
-    assert str(failed.value) == ("a batch failed, the next start runs it again: IndexError: list index out of range")
+    assert str(failed.value) == (
+        "a batch failed, and is lost, because the job has no checkpoint: IndexError: list index out of range"
+    )
 
 
 def test_nothing_runs_past_a_failed_output_not_even_the_next_one(spark: SparkSession, notebook: None) -> None:
@@ -173,8 +183,178 @@ def test_a_drain_that_exceeds_its_deadline_fails(
     release = threading.Event()
     ssc, began = started(spark, lambda rdd: print("over", release.wait(60)))
     try:
-        with pytest.raises(BatchFailed, match="the drain did not end within 300ms: the next start"):
+        with pytest.raises(
+            BatchFailed, match="did not end within 300ms: what is left is lost, because the job has no ch"
+        ):
             lifecycle.stop_when(ssc, began.is_set, poll="10ms")
     finally:
         release.set()
         ssc.awaitTermination()
+
+
+def test_what_is_left_is_only_promised_where_the_next_start_can_process_it(spark: SparkSession, tmp_path: Path) -> None:
+    wal = "spark.streaming.receiver.writeAheadLog.enable"
+    conf = spark.sparkContext._jsc.sc().conf()  # type: ignore[union-attr]
+    found = {}
+    for receives in (False, True):
+        for keeps in (False, True):
+            conf.set(wal, str(keeps).lower())
+            ssc = StreamingContext(spark.sparkContext, 1)
+            if receives:
+                ssc.socketTextStream("127.0.0.1", 1).pprint()
+            found[receives, keeps, False] = lifecycle._why_lost(ssc, has_home=False)
+            ssc.checkpoint(str(tmp_path))
+            found[receives, keeps, True] = lifecycle._why_lost(ssc, has_home=False)
+    conf.remove(wal)
+    nowhere, unlogged = "the job has no checkpoint", "its receivers keep no write-ahead log"
+    assert found == {
+        (False, False, False): nowhere,
+        (False, False, True): None,
+        (False, True, False): nowhere,
+        (False, True, True): None,
+        (True, False, False): unlogged,
+        (True, False, True): unlogged,
+        (True, True, False): nowhere,
+        (True, True, True): None,
+    }
+
+
+# --- cells that run again
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    directory = tmp_path / "incoming"
+    directory.mkdir()
+    return directory
+
+
+Cell = Callable[..., StreamingContext]
+
+
+@pytest.fixture
+def cell(spark: SparkSession, notebook: None, tmp_path: Path) -> Iterator[Cell]:
+    """A cell that defines a job with a home and returns its context."""
+    made: list[StreamingContext] = []
+
+    def cell(write: Callable[[DataFrame, Batch], None] = lambda frame, batch: None) -> StreamingContext:
+        def build(ssc: StreamingContext) -> None:
+            generator(ssc, rate=1000).for_each_batch(write, name="seen")
+
+        made.append(get_or_create(build, home=str(tmp_path / "home"), batch_interval="100ms"))
+        return made[-1]
+
+    yield cell
+    for ssc in made:
+        ssc.stop(stopSparkContext=False)
+    end_previous()
+
+
+def test_a_cell_runs_again_before_its_context_has_started(cell: Cell) -> None:
+    first, second = cell(), cell()
+    with pytest.raises(Exception, match="StreamingContext has already been stopped"):
+        first.start()
+    assert lifecycle.run(second, lambda: True, poll="10ms") == 0
+
+
+def test_a_cell_runs_again_after_a_failed_batch(cell: Cell) -> None:
+    began = threading.Event()
+
+    def fail(frame: DataFrame, batch: Batch) -> None:
+        raise UsageError("no such column")
+
+    with pytest.raises(BatchFailed, match="the next start runs it again: UsageError: no such column"):
+        lifecycle.run(cell(fail), poll="10ms")
+    assert lifecycle.run(cell(lambda frame, batch: began.set()), began.is_set, poll="10ms") == 0
+    assert began.is_set()
+
+
+@pytest.mark.parametrize("gracefully", [True, False])
+def test_a_cell_runs_again_after_its_context_was_stopped_by_hand(cell: Cell, gracefully: bool) -> None:
+    began, again = threading.Event(), threading.Event()
+    ssc = cell(lambda frame, batch: began.set())
+    ssc.start()
+    assert began.wait(60)
+    ssc.stop(False, gracefully)
+    assert lifecycle.run(cell(lambda frame, batch: again.set()), again.is_set, poll="10ms") == 0
+    assert again.is_set()
+
+
+def test_a_cell_that_was_changed_while_the_job_runs_says_that_it_is_not_used(
+    cell: Cell, caplog: pytest.LogCaptureFixture
+) -> None:
+    ssc = cell()
+    ssc.start()
+    assert caplog.text == ""
+    assert cell(lambda frame, batch: print("changed")) is ssc
+    (said,) = caplog.messages
+    assert said == (
+        "a job is running already: its context is returned, and build is not called. To run a changed build, stop it "
+        "first, by ssc.stop(False, True)"
+    )
+
+
+def test_ctrl_c_in_a_notebook_stops_the_job_gracefully(cell: Cell) -> None:
+    before, calls = signal.getsignal(signal.SIGINT), []
+
+    def interrupt_once() -> bool:
+        calls.append(signal.raise_signal(signal.SIGINT))
+        return False
+
+    assert lifecycle.run(cell(), interrupt_once, poll="1h") == 0
+    assert len(calls) == 1
+    assert StreamingContext.getActive() is None
+    assert signal.getsignal(signal.SIGINT) is before
+    assert lifecycle.run(cell(), lambda: True) == 0, "the home is free"
+
+
+def test_a_second_ctrl_c_in_a_notebook_interrupts_the_drain(cell: Cell) -> None:
+    began, release = threading.Event(), threading.Event()
+    timer = threading.Timer(0, lambda: None)
+
+    def hang(frame: DataFrame, batch: Batch) -> None:
+        began.set()
+        release.wait(60)
+
+    def interrupt_twice() -> bool:
+        nonlocal timer
+        assert began.wait(60)
+        signal.raise_signal(signal.SIGINT)
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        return False
+
+    ssc = cell(hang)
+    with pytest.raises(KeyboardInterrupt):
+        lifecycle.run(ssc, interrupt_twice, poll="1h")
+    timer.join()
+    release.set()
+    assert lifecycle.run(cell(), lambda: True) == 0, "the home is free"
+
+
+def test_run_batches_beside_a_running_context_is_refused(cell: Cell) -> None:
+    cell().start()
+    with pytest.raises(UsageError, match=r"another one is running: stop that first, by ssc.stop\(False, True\)"):
+        run_batches(lambda lines: lines, [["a"]])
+
+
+def test_a_stop_that_is_requested_while_the_job_starts_is_carried_out(cell: Cell, tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> None:
+        stream = generator(ssc, rate=1000)
+        stream.for_each_batch(lambda frame, batch: None, name="seen")
+        graph_of(ssc).first_start_checks.append(lambda: (tmp_path / "starts/RUNNING").unlink())
+
+    ssc = get_or_create(build, home=str(tmp_path / "starts"), batch_interval="100ms")
+    assert lifecycle.run(ssc, poll="10ms") == 0
+    assert Home.open(str(tmp_path / "starts")).was_drained()
+
+
+def test_a_marker_that_is_deleted_while_a_context_starts_stops_it(
+    spark: SparkSession, tmp_path: Path, incoming: Path
+) -> None:
+    ssc, marker = StreamingContext(spark.sparkContext, 0.1), tmp_path / "RUNNING"  # type: ignore[arg-type]
+    ssc.checkpoint(str(tmp_path / "checkpoint"))
+    ssc.textFileStream(str(incoming)).pprint()
+    start = ssc.start
+    ssc.start = lambda: (marker.unlink(), start())  # type: ignore[assignment, func-returns-value]
+    assert lifecycle.run(ssc, marker=str(marker), poll="10ms") == 0

@@ -28,8 +28,7 @@ def main(arriving: str, home: str, batch_interval: str = "1s") -> int:
         ss.text_files(counts.map(lambda count: f"{count[0]}\t{count[1]}"), f"{home}/counts", "tsv")
 
     ssc = ss.get_or_create(build, checkpoint=f"{home}/checkpoint", batch_interval=batch_interval)  # 1. the context
-    ssc.start()  # 3. start
-    return ss.stop_on_marker(ssc, f"{home}/running", poll="1s")  # 4. wait
+    return ss.run(ssc, marker=f"{home}/running")  # 3. start, 4. wait
 
 
 if __name__ == "__main__":

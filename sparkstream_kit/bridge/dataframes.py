@@ -5,7 +5,9 @@ Classes are those of PySpark and Spark 4.2.1.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pyspark import RDD
@@ -61,3 +63,18 @@ def silence_expected_warnings() -> None:
     log4j = view().org.apache.logging.log4j
     for logger in ("rdd.MapPartitionsRDD", "sql.catalyst.analysis.FunctionResolution"):
         log4j.core.config.Configurator.setLevel(f"org.apache.spark.{logger}", log4j.Level.ERROR)
+
+
+@contextlib.contextmanager
+def expected_failures() -> Iterator[None]:
+    """Do not log tasks that fail meanwhile, as the caller tries something (log4j2's LogManager and Configurator)."""
+    log4j = view().org.apache.logging.log4j
+    names = [f"org.apache.spark.{name}" for name in ("executor.Executor", "scheduler.TaskSetManager")]
+    levels = {name: log4j.LogManager.getLogger(name).getLevel() for name in names}
+    try:
+        for name in names:
+            log4j.core.config.Configurator.setLevel(name, log4j.Level.OFF)
+        yield
+    finally:
+        for name, level in levels.items():
+            log4j.core.config.Configurator.setLevel(name, level)

@@ -142,9 +142,10 @@ def has_colon(path: str) -> bool:
 
 
 def names(path: str) -> list[str]:
-    """The sorted names in a directory; none if it is missing (FileSystem.listStatus). Cost: two py4j calls per name."""
-    fs, jpath = file_system(path)
-    return sorted(status.getPath().getName() for status in fs.listStatus(jpath)) if fs.exists(jpath) else []
+    """The sorted names in a directory; none if it is missing."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(status.name for status in list_directory(path))
+    return []
 
 
 def sizes(path: str) -> dict[str, int]:

@@ -22,7 +22,7 @@ from pyspark.errors.exceptions.captured import CapturedException
 
 from ..errors import KitError, UsageError
 from ..redaction import printable, printable_lines
-from .log4j import quiet_launch
+from .log4j import quiet_launch, quiet_submitted
 
 __all__ = ["JavaError"]
 
@@ -68,7 +68,11 @@ def start_jvm(conf: SparkConf | None = None) -> None:
         check_java()
     why = f"Java did not start Spark ({{}}): what it printed above says why; it needs Java {JAVA} or newer"
     with quiet_launch(), refusals(why.format, of=THROWN):
+        is_new = SparkContext._gateway is None
         SparkContext._ensure_initialized(conf=conf)
+        if is_new and "PYSPARK_GATEWAY_PORT" in os.environ:
+            with contextlib.suppress(JavaError, OSError):  # a job starts, however it logs
+                quiet_submitted()
 
 
 def check_java() -> None:

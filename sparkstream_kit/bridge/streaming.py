@@ -24,6 +24,15 @@ def receiver_count(ssc: StreamingContext) -> int:
     return len(ssc._jssc.ssc().graph().getReceiverInputStreams())
 
 
+def has_queue(ssc: StreamingContext) -> bool:
+    """Whether the graph has a queueStream, whose checkpoint can be written, but never read.
+
+    QueueInputDStream.readObject throws (DStreamGraph.getInputStreams).
+    """
+    inputs = ssc._jssc.ssc().graph().getInputStreams()
+    return any(str(stream.getClass().getSimpleName()) == "QueueInputDStream" for stream in inputs)
+
+
 def is_recovered(ssc: StreamingContext) -> bool:
     """Whether the context was recovered from a checkpoint (StreamingContext.isCheckpointPresent)."""
     return bool(ssc._jssc.ssc().isCheckpointPresent())
@@ -84,12 +93,27 @@ def push_failure(event: Any) -> str | None:
     """Why the pushing thread of a receiver ended, from a StreamingListenerReceiverError; None for other errors.
 
     BlockGenerator.keepPushingBlocks reports the exception and ends, while Spark still shows the receiver as active.
+    Where its store has been shut down (RejectedExecutionException) the receiver is being stopped, whoever stops it:
+    ReceiverSupervisorImpl.onStop stops WriteAheadLogBasedBlockHandler before it stops BlockGenerator.
     """
     info = event.receiverInfo()
     if not info.lastErrorMessage().startswith("Error in block pushing thread"):
         return None
-    what = str(info.lastError()).strip().splitlines()
+    trace = str(info.lastError())
+    if "java.util.concurrent.RejectedExecutionException" in trace:
+        return None
+    what = trace.strip().splitlines()
     return f"{info.name()} on {info.location() or 'an unknown machine'}: {what[0] if what else 'no reason given'}"
+
+
+def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
+    """Spark's graceful stop of a context, which may take this many ms for its batches.
+
+    JobGenerator.stop reads spark.streaming.gracefulStopTimeout; its default, ten intervals, cuts off a longer queue,
+    and then even Spark does not know which batches have ended.
+    """
+    ssc._jssc.ssc().conf().setIfMissing("spark.streaming.gracefulStopTimeout", f"{limit}ms")
+    ssc.stop(stopSparkContext=False, stopGraceFully=True)
 
 
 def newest_waiting_tick(ssc: StreamingContext) -> int:

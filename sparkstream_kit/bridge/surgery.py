@@ -1,4 +1,7 @@
-"""Surgery on Spark's checkpoint: one before the first batch, and no empty batches of a downtime after a restart.
+"""Surgery on Spark's streaming classes, where their public methods lose records or time.
+
+A checkpoint before the first batch, no empty batches of a downtime after a restart, and receivers that are stopped
+before the log of their blocks is closed.
 
 Classes are in org.apache.spark.streaming, Spark 4.2.1, with the same members in 4.0.0 and 4.3.0. Others are refused.
 """
@@ -6,6 +9,7 @@ Classes are in org.apache.spark.streaming, Spark 4.2.1, with the same members in
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from pyspark.streaming import StreamingContext
@@ -31,6 +35,8 @@ _FIRST_CHECKPOINT = {
 }
 """The members that `write_first_checkpoint` relies on, by class, without packages."""
 
+_EXIT_LATCH = "org$apache$spark$streaming$scheduler$ReceiverTracker$$receiverJobExitLatch"
+
 _DOWNTIME = {
     "Checkpoint": ("Time Checkpoint.checkpointTime", "Time[] Checkpoint.pendingTimes"),
     "StreamingContext": (
@@ -52,6 +58,24 @@ _DOWNTIME = {
     "Time": ("Time(long)",),
 }
 """The members that `leave_out_downtime` relies on, by class, without packages."""
+
+
+_RECEIVERS = {
+    "scheduler.JobScheduler": ("ReceiverTracker JobScheduler.receiverTracker()",),
+    "scheduler.ReceiverTracker": (
+        "Enumeration$Value ReceiverTracker.trackerState",
+        "RpcEndpointRef ReceiverTracker.endpoint",
+        "boolean ReceiverTracker.hasUnallocatedBlocks()",
+        "ReceiverTracker$TrackerState$ ReceiverTracker.TrackerState()",
+        f"CountDownLatch ReceiverTracker.{_EXIT_LATCH}()",
+    ),
+    "scheduler.ReceiverTracker$TrackerState$": (
+        "Enumeration$Value ReceiverTracker$TrackerState$.Started()",
+        "Enumeration$Value ReceiverTracker$TrackerState$.Stopping()",
+    ),
+    "scheduler.StopAllReceivers$": ("StopAllReceivers$ StopAllReceivers$.MODULE$",),
+}
+"""The members that `stop_receivers` relies on, by class, without packages."""
 
 
 def write_first_checkpoint(ssc: StreamingContext) -> None:
@@ -110,20 +134,55 @@ def leave_out_downtime(ssc: StreamingContext, until: int, gaps: list[Gap], *, si
     gaps = [gap for gap in [*gaps, (last + interval, resume)] if first < gap[1] <= resume and gap[0] < gap[1]]
     if not gaps:
         return []
-    time = view().org.apache.spark.streaming.Time
+    at = view().org.apache.spark.streaming.Time
     candidates = range(first, min(last + interval, resume), interval)
     pending = [
         *checkpoint.pendingTimes(),
-        *(time(t) for t in candidates if not any(begin <= t < end for begin, end in gaps)),
+        *(at(t) for t in candidates if not any(begin <= t < end for begin, end in gaps)),
     ]
-    times = context()._gateway.new_array(time, len(pending))  # type: ignore[union-attr]
+    times = context()._gateway.new_array(at, len(pending))  # type: ignore[union-attr]
     for i, t in enumerate(pending):
         times[i] = t
-    for name, value in (("pendingTimes", times), ("checkpointTime", time(resume))):
+    for name, value in (("pendingTimes", times), ("checkpointTime", at(resume))):
         field = checkpoint.getClass().getDeclaredField(name)
         field.setAccessible(True)
         field.set(checkpoint, value)
     return gaps
+
+
+def stop_receivers(ssc: StreamingContext, limit: int) -> None:
+    """Stop the receivers of a running context, and wait, at most `limit` ms, until all they have stored is in batches.
+
+    A graceful stop of Spark's own (ReceiverTracker.stop) stops them and closes the log of their blocks at once; then
+    none of the blocks since the last tick can be assigned to a batch (ReceivedBlockTracker.allocateBlocksToBatch), so
+    under traffic it waits ten intervals in vain and leaves them. This asks the tracker's endpoint for the same while
+    its state is Stopping, in which it starts no receiver again, and leaves the rest to the ticks and to that stop.
+
+    Raises UsageError, and changes nothing, if Spark's classes do not declare the members that this relies on.
+    """
+    _check_members(_RECEIVERS)
+    tracker, deadline = ssc._jssc.ssc().scheduler().receiverTracker(), time.monotonic() + limit / 1000
+    if tracker is None:  # stopped before it has started
+        return
+    state, endpoint = (tracker.getClass().getDeclaredField(name) for name in ("trackerState", "endpoint"))
+    state.setAccessible(True)
+    endpoint.setAccessible(True)
+    started, stopping = tracker.TrackerState().Started(), tracker.TrackerState().Stopping()
+    if not state.get(tracker).equals(started):
+        return
+    scala, scheduler = view().scala.reflect, view().org.apache.spark.streaming.scheduler
+    everything = getattr(getattr(scheduler, "StopAllReceivers$"), "MODULE$")
+    answer = getattr(getattr(scala, "ClassTag$"), "MODULE$").Boolean()
+    state.set(tracker, stopping)
+    try:
+        endpoint.get(tracker).askSync(everything, answer)
+        ended = getattr(tracker, _EXIT_LATCH)()
+        while ended.getCount() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        state.set(tracker, started)
+    while tracker.hasUnallocatedBlocks() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _looks_back(dstream: Any) -> bool:

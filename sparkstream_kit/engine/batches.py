@@ -16,6 +16,7 @@ checkpoint; whatever waits for the context ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time as clock
@@ -36,6 +37,7 @@ from ..recovery import landing
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
 from . import clocks, skipped
+from .checkpoints import Checkpoints
 from .graph import Graph, Output, State
 from .rate import RateController
 
@@ -75,10 +77,11 @@ class Engine:
         """The last error of each output and state that was retried."""
         self.drained = threading.Event()
         self.stopping = threading.Event()
-        """Set when a stop is requested: no more batches are planned, and retries do not wait."""
+        """Set when a stop is requested: only what receivers brought is still planned, and retries do not wait."""
         self._ssc, self._lease = ssc, lease
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._rate = RateController(graph.interval / 1000)
+        self._checkpoints: Checkpoints | None = None
         self._failure: BaseException | None = None
         self._is_ahead = False
         """Whether the recorded time was ahead of the clock when that was last looked at."""
@@ -90,6 +93,8 @@ class Engine:
         """Register as this process's engine for `ssc`, and start renewing the lease."""
         global _live
         _live, self._ssc = self, ssc
+        if self.graph.received:
+            self._checkpoints = Checkpoints(self.graph.home / "checkpoint", self.graph.interval)
         if not self._drain:
             self.graph.log.end_drain()  # left by a drain that was interrupted
         self._lease.start_renewing(self._lost)
@@ -137,6 +142,20 @@ class Engine:
         global _live
         _live = None
 
+    def end(self) -> None:
+        """End a job whose context was stopped by somebody else, or never started."""
+        with contextlib.suppress(Exception):  # a JVM or SparkContext that is gone took the context with it
+            self._ssc.stop(False, False)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Release the lease without a graceful stop: this engine writes nothing more, and the next start continues."""
+        self._lost(BatchFailed("the job of this context has ended: get a new one by get_or_create"))
+        self._lease.release()
+        global _live
+        if _live is self:
+            _live = None
+
     def _save_finally(self) -> None:
         """Save the states at the last batch, and forget the input before it; a failure costs nothing but a replay."""
         log_ = self.graph.log
@@ -174,6 +193,8 @@ class Engine:
 
     def tick(self, time: int) -> None:
         """Handle one tick of Spark's clock."""
+        if self._checkpoints is not None:
+            self.graph.settled = self._checkpoints.look(time, lambda: streaming.newest_waiting_tick(self._ssc))
         last = self.graph.log.last
         if not self.graph.log.is_done(last.n):
             log.info("finishing batch %d of an earlier run", last.n)
@@ -181,7 +202,11 @@ class Engine:
         if self._drain:
             if not self.drained.is_set():
                 self._drain_sources(time)
-        elif not self.stopping.is_set() and not self._is_superseded(time):
+        elif self._is_superseded(time):
+            return
+        elif self.stopping.is_set():
+            self._finish_received(time)
+        else:
             entry = self._plan(time)
             if entry is not None:
                 self._run(entry)
@@ -209,7 +234,7 @@ class Engine:
         if not rdd.isEmpty():
             schema = self.graph.received[name][1]
             self._lease.check()
-            landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time)
+            landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time, self._lease.epoch)
 
     def _drain_sources(self, time: int) -> None:
         """Process everything available now; the log keeps the end offsets until they are reached.
@@ -223,6 +248,17 @@ class Engine:
                 self.graph.log.end_drain()
                 self.drained.set()
                 return
+            self._run(entry)
+
+    def _finish_received(self, time: int) -> None:
+        """After a stop request, process what receivers have brought, and nothing of other sources."""
+        ends = {
+            name: source.latest_offset(None)
+            if name in self.graph.received
+            else self.graph.log.last.end_offsets.get(name)
+            for name, source in self.graph.sources.items()
+        }
+        while (entry := self._plan(time, ends)) is not None:
             self._run(entry)
 
     def _plan(self, tick: int, ends: dict[str, Offset] | None = None) -> Entry | None:

@@ -13,12 +13,17 @@ import pyspark
 from pyspark.streaming import StreamingContext
 
 from ..bridge import jvm, streaming, surgery
-from ..errors import CheckpointRefused, UsageError
+from ..errors import CheckpointRefused, KitError, UsageError
 from ..recovery import storage
 from ..recovery.home import Home
 from .graph import Graph
 
 log = logging.getLogger(__name__)
+
+
+def stale_after(interval: int) -> int:
+    """The age in ms from which a checkpoint of a running job is stale: Spark writes one in each interval."""
+    return max(60_000, 10 * interval)
 
 
 def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> StreamingContext:
@@ -34,6 +39,8 @@ def recover_or(create: Callable[[], StreamingContext], checkpoint: str) -> Strea
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             return StreamingContext.getOrCreate(checkpoint, setup)
+    except KitError:
+        raise
     except Exception as error:
         if made:
             raise
@@ -51,16 +58,16 @@ def write_first(ssc: StreamingContext) -> None:
     """
     if streaming.is_recovered(ssc) or not streaming.keeps_received(ssc):
         return
-
-    def sentence(why: str) -> str:
-        return (
-            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({why}): the directory must "
-            "be writable, and functions must not refer to objects that cannot be pickled, such as locks, connections, "
-            "contexts and broadcasts"
-        )
-
-    with jvm.refusals(sentence, kind=CheckpointRefused):
+    try:
         surgery.write_first_checkpoint(ssc)
+    except UsageError as error:  # of an unsupported PySpark
+        raise CheckpointRefused(str(error)) from error
+    except Exception as error:
+        raise CheckpointRefused(
+            f"cannot write the first checkpoint to {streaming.checkpoint_directory(ssc)!r} ({jvm.reason(error)}): the "
+            "directory must be writable, and functions must not refer to objects that cannot be pickled, such as "
+            "locks, connections, contexts and broadcasts"
+        ) from error
 
 
 def recover(fresh: StreamingContext, graph: Graph, home: Home, *, give_up_received: bool = False) -> StreamingContext:
@@ -165,3 +172,44 @@ def _received_blocks(checkpoint: str) -> int:
     logs = f"{checkpoint}/receivedData"
     files = (f"{logs}/{stream}/{name}" for stream in storage.names(logs) for name in storage.names(f"{logs}/{stream}"))
     return sum(surgery.count_log_records(file) for file in files if file.rpartition("/")[2].startswith("log-"))
+
+
+class Checkpoints:
+    """Looks at the times of Spark's checkpoints: which ticks may run again, and whether they get stale."""
+
+    def __init__(self, directory: str, interval: int):
+        self._directory, self._interval = directory, interval
+        self._looked = self._settled = 0
+        self._next: tuple[int, int] | None = None
+        self._stale = False
+
+    def look(self, tick: int, newest_waiting: Callable[[], int]) -> int:
+        """The time before which no tick runs again, with a warning if Spark writes no checkpoints; call in each tick.
+
+        Spark recovers from the newest checkpoint that it can read. One that is written after this tick began holds no
+        earlier tick, as they run one after another; so once all are newer than the newest tick of now, all before this
+        one are settled. Cost: one listing in 20 ticks or a minute.
+        """
+        if tick - self._looked < min(20 * self._interval, 60_000):
+            return self._settled
+        self._looked = tick
+        times = storage.checkpoint_times(self._directory)
+        if times and self._next and min(times) > self._next[1]:
+            self._settled, self._next = self._next[0], None
+        if self._next is None:
+            self._next = tick, max(tick, newest_waiting(), *times)
+        self._warn(tick, max(times, default=tick))
+        return self._settled
+
+    def _warn(self, tick: int, newest: int) -> None:
+        stale = tick - newest > stale_after(self._interval)
+        if stale and not self._stale:
+            log.warning(
+                "Spark's checkpoint in %s is %d s old, and Spark writes no newer one (its warnings say why). Nothing "
+                "is lost or doubled after a crash, but what receivers bring stays on disk until one is written",
+                self._directory,
+                (tick - newest) // 1000,
+            )
+        elif self._stale and not stale:
+            log.info("Spark writes its checkpoint again")
+        self._stale = stale

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
@@ -30,6 +31,9 @@ from ..recovery.offset_log import Entry, OffsetLog
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SAY_EVERY = 5.0
+"""Seconds between two lines that tell how far a replay is."""
 
 DRY_RUN = Entry(0, 0)
 """Not a batch: at each start every step runs once on empty frames for this entry."""
@@ -164,6 +168,8 @@ class Graph:
         """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
         self.give_up_files: Collection[str] = ()
         """Paths of input files whose bytes may be missing."""
+        self.settled = 0
+        """Spark runs no tick before this time again, as all of its checkpoints are newer."""
         self._home: Home | None = None
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)
@@ -256,11 +262,11 @@ class Graph:
             state.restore()
 
     def empty(self, compute: Compute) -> DataFrame:
-        """The frame of a node before any data: its columns and types."""
+        """No rows, with the columns and types of a node: for no data a node may have some, such as a count of 0."""
         with _usage_errors("a step of the job"):
             frame = self._dry_run.frame(compute)
         assert frame is not None
-        return frame
+        return frame.limit(0)
 
     def batch(self, entry: Entry) -> Batch:
         """What outputs are passed for an entry."""
@@ -340,6 +346,16 @@ class Graph:
 
     def _look_back(self) -> int:
         return int(max((window.look_back for window in self.windows), default=0))
+
+
+def replayed(what: str, batches: Sequence[T]) -> Iterator[T]:
+    """The batches, with a line in the log every few seconds if that many are computed again."""
+    said = time.monotonic()
+    for number, batch in enumerate(batches, 1):
+        if time.monotonic() - said >= SAY_EVERY:
+            said = time.monotonic()
+            log.info("%s: replaying batch %d of %d", what, number, len(batches))
+        yield batch
 
 
 def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:

@@ -23,7 +23,7 @@ def set_aside(graph: Graph, entry: Entry) -> None:
         if storage.exists(path):
             continue
         try:
-            snapshots.write(graph.sources[name].read(start, end), path)
+            snapshots.write(graph.sources[name].read(start, end), path, graph.log.epoch)
         except Exception as error:
             log.warning("batch %d: %s %s to %s cannot be kept (%s)", entry.n, name, start, end, jvm.reason(error))
         else:

@@ -16,7 +16,7 @@ from ..columns import Columns, column_names, named
 from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
 from ..recovery.offset_log import Entry
-from .graph import BatchContext, Slide, Stream, add_named
+from .graph import BatchContext, Slide, Stream, add_named, replayed
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,8 @@ class StateNode:
             return self._advance(self._empty(nothing, 0), nothing, ctx)
         if self._rows is None or self._n > ctx.entry.n:
             self._load(ctx.entry.n - 1)  # rows that expire with a batch are not in its snapshot
-        for entry in self._graph.log.after(self._n):
-            if entry.n > ctx.entry.n:
-                break
+        entries = [entry for entry in self._graph.log.after(self._n) if entry.n <= ctx.entry.n]
+        for entry in replayed(f"state {self._name!r}", entries):
             self._step(self._graph.context(entry))
         assert self._rows is not None
         return self._rows
@@ -99,7 +98,7 @@ class StateNode:
             return
         rows = self.retained(self._graph.context(self._graph.log[n]))
         assert self._n == n
-        snapshots.save(rows, self._directory, n, self._means, final=final)
+        snapshots.save(rows, self._directory, n, self._means, final=final, epoch=self._graph.log.epoch)
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""

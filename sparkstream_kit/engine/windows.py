@@ -17,7 +17,7 @@ from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates
 from ..columns import Columns, column_names, named, quoted
-from .graph import BatchContext, Slide, Stream
+from .graph import BatchContext, Slide, Stream, replayed
 from .state import batch_literal
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class AggregatedWindow(Window):
     def result(self, ctx: BatchContext) -> DataFrame | None:
         """The result of the window if the slide fires; otherwise None, after aggregating the batch."""
         inside = self.inside(ctx)
-        self._read([batch for batch in inside if (0, batch.entry.n) not in self._parts])
+        self._read(replayed("a window", [batch for batch in inside if (0, batch.entry.n) not in self._parts]))
         numbers = frozenset(batch.entry.n for batch in inside)
         self._forget(min(numbers | self._merged_batches, default=ctx.entry.n))
         if not ctx.fires(self.slide):
@@ -123,7 +123,7 @@ class AggregatedWindow(Window):
         self._stored.clear()
         self._merged, self._merged_batches = None, frozenset()
 
-    def _read(self, batches: list[BatchContext]) -> None:
+    def _read(self, batches: Iterable[BatchContext]) -> None:
         """Aggregate batches, those of a block in one pass."""
         for block, group in itertools.groupby(batches, lambda batch: batch.entry.n // FANOUT):
             frames = {batch.entry.n: batch.frame(self.source.compute) for batch in group}
@@ -162,7 +162,7 @@ class AggregatedWindow(Window):
         merged = agg.merge(_union(frames or [self._partial(self._nothing)]), self.keys, self._counted)
         if column_names(self.keys):
             merged = merged.filter("__rows > 0")
-        if self._is_invertible:
+        if self._is_invertible and n:
             merged = merged.localCheckpoint()
             if last is not None:
                 self.graph.discard(last)

@@ -21,7 +21,7 @@ from ..contracts import Batch
 from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
-from ._committed import check_newest, check_same, ranges_of
+from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 from ._files import claim
 
 
@@ -103,7 +103,7 @@ def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     if newest < batch.n:
         return False
     # a commit from before numbers were kept is the newest one with ranges, as batches come in their order
-    commits = (commit for commit in table.history() if "ranges" in commit)
+    commits = (commit for commit in table.history(KEPT_BATCHES) if "ranges" in commit)
     known = next((c for c in commits if c.get("batch", str(newest)) == str(batch.n)), None)
     if known is None:
         check_newest(str(folder), name, newest, batch.n, "another directory")

@@ -123,7 +123,9 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             if not storage.publish(temporary, target):
                 _is_there(folder, name, batch)  # another driver was faster: its batch must be the same
         for left in storage.names(attempts):  # of dead drivers; none can be published now that the batch exists
-            storage.delete(f"{attempts}/{left}")
+            n = left.partition("-")[0].removeprefix("batch=")
+            if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
+                storage.delete(f"{attempts}/{left}")
 
     stream.for_each_batch(write, name=f"{kind}:{name}", check=check)
 

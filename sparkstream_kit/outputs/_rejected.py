@@ -56,7 +56,8 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
             raise OutputRefused(f"the output {name!r} needs a column line, got {', '.join(frame.columns)}: select it")
 
     def write(frame: DataFrame, batch: Batch) -> int:
-        target = f"{_directory(stream.graph.home, name)}/{batch.n}"
+        directory = _directory(stream.graph.home, name)
+        target = f"{directory}/{batch.n}"
         if storage.exists(target):
             return 0
         rows, size = frame.select(F.count("*"), F.sum(_bytes(frame))).collect()[0]
@@ -70,7 +71,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
                 "bytes",
                 *(batch.n, rows, size, rows - kept, ROWS, BATCH_BYTES),
             )
-        _remove_old(_directory(stream.graph.home, name))
+        _remove_old(directory, batch.n)
         return kept
 
     stream.for_each_batch(write, name=f"rejected:{name}", check=check)
@@ -127,7 +128,7 @@ def _batches(directory: str) -> list[int]:
     return sorted(int(n) for n in storage.names(directory) if n.isdigit())
 
 
-def _remove_old(directory: str) -> None:
+def _remove_old(directory: str, newest: int) -> None:
     left, removed = BYTES, []
     for i, n in enumerate(reversed(_batches(directory))):
         left -= sum(storage.sizes(f"{directory}/{n}").values())
@@ -137,4 +138,6 @@ def _remove_old(directory: str) -> None:
     if removed:
         log.warning("dropped the rejected rows of the oldest batches, %d to %d", removed[-1], removed[0])
     for unfinished in storage.hidden(directory):
-        storage.delete(f"{directory}/{unfinished}")
+        number = unfinished[1:].partition("-")[0]
+        if not number.isdigit() or int(number) <= newest:  # a later one belongs to a driver that has taken over
+            storage.delete(f"{directory}/{unfinished}")

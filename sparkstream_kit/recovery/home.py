@@ -136,11 +136,14 @@ class Home:
         """Whether a stop was requested and not carried out: RUNNING is gone, and the last run ended in a crash."""
         return self.stop_requested() and not storage.exists(self / "STOPPED")
 
-    def mark_running(self) -> None:
-        """Record that the job runs, by creating RUNNING; after a crash it stays as it is, even if it was deleted."""
+    def mark_starting(self) -> None:
+        """Create RUNNING, unless the job was cut off: a stop can be requested from now on."""
         if storage.exists(self / "STOPPED"):
             storage.write(self / "RUNNING", "Delete this file to stop the job gracefully.\n")
-            storage.delete(self / "STOPPED")
+
+    def mark_running(self) -> None:
+        """Record that the job runs. If RUNNING was deleted since `mark_starting`, it is to stop again at once."""
+        storage.delete(self / "STOPPED")
 
     def mark_stopped(self, *, drained: bool = False) -> None:
         """Record that the job stopped gracefully: the next start continues, whether or not RUNNING is there."""

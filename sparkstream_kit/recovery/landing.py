@@ -2,7 +2,8 @@
 
     received/<name>/<offset>-<tick>/    Parquet; offsets count up, the tick is the batch time in ms
 
-A batch time is landed only once, as Spark runs its last batches again after every restart.
+A batch time is landed only once, as Spark runs its last batches again after every restart, and all batches since its
+checkpoint if that is old.
 """
 
 from __future__ import annotations
@@ -13,17 +14,14 @@ from ..contracts import Offset
 from ..errors import HomeDamaged
 from . import snapshots, storage
 
-_RETAINED_TICKS = 20
-"""Finished batches whose landed rows are kept, since a restarted context may run them again."""
 
-
-def land(frame: DataFrame, directory: str, tick: int) -> bool:
-    """Store the rows of one batch; False if that batch time was landed before."""
+def land(frame: DataFrame, directory: str, tick: int, epoch: int = 0) -> bool:
+    """Store the rows of one batch, under a lease; False if that batch time was landed before."""
     landed = _landed(directory)
     if tick in landed.values():
         return False
     offset = max(landed, default=0) + 1
-    return snapshots.write(frame, f"{directory}/{offset:010d}-{tick}")
+    return snapshots.write(frame, f"{directory}/{offset:010d}-{tick}", epoch)
 
 
 def latest_offset(directory: str) -> Offset:
@@ -43,13 +41,17 @@ def read(session: SparkSession, directory: str, start: Offset, end: Offset) -> D
     return snapshots.read_in_order(session, *parts)
 
 
-def prune(directory: str, end: Offset) -> None:
-    """Remove what was landed up to the offset, except the newest few, and what killed drivers left unfinished."""
+def prune(directory: str, end: Offset, settled: int, epoch: int) -> None:
+    """Remove what was landed up to the offset in ticks before `settled`, and what earlier drivers left unfinished.
+
+    Spark may run all later ticks again, from a checkpoint that it still has, and then they must be found landed. The
+    newest offset stays in any case: it counts on from there.
+    """
     landed = sorted(_landed(directory).items())
-    for offset, tick in landed[:-_RETAINED_TICKS]:
-        if offset <= (end or 0):
+    for offset, tick in landed[:-1]:
+        if offset <= (end or 0) and tick < settled:
             storage.delete(f"{directory}/{offset:010d}-{tick}")
-    for unfinished in storage.hidden(directory):
+    for unfinished in storage.abandoned(directory, epoch):
         storage.delete(f"{directory}/{unfinished}")
 
 

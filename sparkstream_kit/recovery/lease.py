@@ -6,10 +6,11 @@
 
 The highest epoch holds the lease. It is free once the holder has ended gracefully, once its processes are gone (as seen
 from the same machine; the JVM keeps storing received data for a moment after its Python is killed), or once its
-heartbeat has not changed for `TTL` seconds on the observer's own monotonic clock; clocks are never compared. A holder
-that was paused longer than that is killed by the next one if both are on the same machine, because its JVM would
-continue to write Spark's checkpoint, which knows no lease, before its Python notices. On another machine it finds a
-higher epoch and is fenced.
+heartbeat has not changed for `TTL` seconds on the observer's own monotonic clock; clocks are never compared. Process
+ids mean something in one PID namespace only, so another container counts as another machine. A holder that was paused
+longer than that is killed by the next one if both are on the same machine, because its JVM would continue to write
+Spark's checkpoint, which knows no lease, before its Python notices. On another machine it finds a higher epoch and is
+fenced.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Lease:
         self.epoch = epoch
         self._root = root
         self._beats = 0
-        self._renewed = time.monotonic()
+        self._renewed = _clock()
         self._ended = threading.Event()
 
     def start_renewing(self, lost: Callable[[Fenced], None]) -> None:
@@ -63,7 +64,9 @@ class Lease:
 
     def check(self) -> None:
         """Raise Fenced unless this driver still holds the lease: call before every externally visible effect."""
-        if time.monotonic() - self._renewed > TTL / 2:
+        if self._ended.is_set():
+            raise Fenced("this driver has released the lease of its home: another one may hold it")
+        if _clock() - self._renewed > TTL / 2:
             self.renew()
 
     def renew(self) -> None:
@@ -75,7 +78,7 @@ class Lease:
             )
         self._beats += 1
         storage.write(f"{self._root}/{self.epoch}.beat", str(self._beats))
-        self._renewed = time.monotonic()
+        self._renewed = _clock()
 
     def release(self) -> None:
         """Give the lease up, so that the next driver need not wait."""
@@ -97,9 +100,8 @@ def acquire(root: str, application: str = "") -> Lease:
         except FileNotFoundError:  # removed meanwhile: there is a newer one
             continue
         if not free:
-            raise HomeInUse(
-                f"the home is in use by {_holder(root, newest)}: stop that job first, or give this one another home"
-            )
+            who = _holder(root, newest)
+            raise HomeInUse(f"the home is in use by {who}: stop that job first, or give this one another home")
         processes = [pid for pid in (os.getpid(), jvm.jvm_process()) if pid is not None]
         me = {
             "host": _machine(),
@@ -164,6 +166,8 @@ def _is_free(root: str, epoch: int, application: str) -> bool:
     who = _read(root, epoch)
     if _is_gone(who):
         return True
+    if _is_mine(who):  # a heartbeat of this process never falls silent
+        return False
     same_application = bool(application) and who["application"] == application
     seen, since = _beat(root, epoch), time.monotonic()
     while time.monotonic() - since < TTL:
@@ -190,6 +194,11 @@ def _kill(who: dict[str, Any]) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def _is_mine(who: dict[str, Any]) -> bool:
+    pid, start = who["processes"][0]
+    return bool(who["host"] == _machine() and pid == os.getpid() and start == _process_start(pid))
+
+
 def _is_gone(who: dict[str, Any]) -> bool:
     """Whether the holder's processes are known to be gone: they ran on this machine and no longer do."""
     return who["host"] == _machine() and all(_process_start(pid) != start for pid, start in who["processes"])
@@ -203,12 +212,18 @@ def _beat(root: str, epoch: int) -> str:
 
 
 def _machine() -> str:
-    """The host and its boot id, since process ids of an earlier boot mean nothing."""
-    try:
+    """The host, its boot id and the PID namespace, since process ids of another boot or namespace mean nothing."""
+    boot = namespace = ""
+    with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = ""
-    return f"{socket.gethostname()} {boot}"
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {boot} {namespace}"
+
+
+def _clock() -> float:
+    """Seconds since some moment. CLOCK_MONOTONIC stands still while a machine is suspended, and others do not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _process_start(pid: int) -> str:

@@ -184,7 +184,7 @@ class OffsetLog:
 
         Their order stays, too: those that were ahead have one time from then on.
         """
-        self._resets = [*((n, at) for n, at in self._resets if n > self._first), (self._last, time)]
+        self._resets = [*((n, at) for n, at in self._resets if n >= self._first), (self._last, time)]
         storage.write(f"{self._root}/{_RESETS}", json.dumps(self._resets))
         self._bring_back()
 
@@ -209,7 +209,8 @@ class OffsetLog:
             return
         storage.write(f"{self._root}/{n}.compacted", json.dumps(asdict(self._entries[n])))
         covered = [name for name in storage.names(self._root) if _is_covered(name, n)]
-        for name in covered + storage.hidden(self._root):
+        unfinished = [name for name in storage.hidden(self._root) if _is_covered(name[1:].rpartition(".")[0], n)]
+        for name in covered + unfinished:  # not of a driver that may have taken over meanwhile: it writes later ones
             storage.delete(f"{self._root}/{name}")
         self._entries = {k: entry for k, entry in self._entries.items() if k >= n}
         self._done = {k for k in self._done if k >= n}

@@ -31,10 +31,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 """What columns mean if nobody says it: anything."""
 
 
-def write(frame: DataFrame, path: str) -> bool:
-    """Write the frame; False if the path exists."""
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}-{uuid.uuid4().hex}"
+def write(frame: DataFrame, path: str, epoch: int = 0) -> bool:
+    """Write the frame, under a lease; False if the path exists."""
+    temporary = storage.attempt(path, epoch)
     frame.write.parquet(temporary)
     storage.write_new(f"{temporary}/{_MANIFEST}", json.dumps(storage.sizes(temporary)))
     return storage.publish(temporary, path)
@@ -70,8 +69,16 @@ def is_final(directory: str, n: int) -> bool:
     return {str(n), f"{n}{_COPY}"} <= set(_names(directory))
 
 
-def save(frame: DataFrame, directory: str, n: int, means: Mapping[str, str] = NOTHING, *, final: bool = False) -> None:
-    """Write the snapshot of a state after batch n, then remove all but the newest two.
+def save(
+    frame: DataFrame,
+    directory: str,
+    n: int,
+    means: Mapping[str, str] = NOTHING,
+    *,
+    final: bool = False,
+    epoch: int = 0,
+) -> None:
+    """Write the snapshot of a state after batch n, under a lease, then remove all but the newest two.
 
     What its columns mean is saved as metadata of their fields. With `final` both are of batch n, so that nothing before
     it is needed even if one of them is damaged.
@@ -79,8 +86,8 @@ def save(frame: DataFrame, directory: str, n: int, means: Mapping[str, str] = NO
     for name in [str(n), f"{n}{_COPY}"] if final else [str(n)]:
         if name not in _names(directory):
             explained = {column: {_MEANS: text} for column, text in means.items() if column in frame.columns}
-            write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}")
-    for old in _names(directory)[:-2] + storage.hidden(directory):
+            write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}", epoch)
+    for old in _names(directory)[:-2] + storage.abandoned(directory, epoch):
         storage.delete(f"{directory}/{old}")
 
 

@@ -53,6 +53,12 @@ def names(path: str) -> list[str]:
         return []
 
 
+def checkpoint_times(path: str) -> list[int]:
+    """The times in ms of the checkpoints of Spark in a directory: checkpoint-<time>, or that with .bk."""
+    found = (name.removesuffix(".bk").partition("-") for name in names(path))
+    return [int(ms) for kind, _, ms in found if kind == "checkpoint" and ms.isdigit()]
+
+
 def sizes(path: str) -> dict[str, int]:
     """The data files in a directory, with their sizes in bytes."""
     here = local(path)
@@ -64,6 +70,27 @@ def sizes(path: str) -> dict[str, int]:
 def hidden(path: str) -> list[str]:
     """The names of unfinished files; if there is only one writer, those that killed writers left behind."""
     return [name for name in names(path) if name.startswith(".")]
+
+
+def attempt(path: str, epoch: int) -> str:
+    """A new hidden name beside the path, for what is moved there once it is complete, under the epoch of a lease."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/.{name}-{uuid.uuid4().hex}.{epoch}"
+
+
+def abandoned(path: str, epoch: int) -> list[str]:
+    """The names of unfinished files in a directory that drivers of earlier epochs left.
+
+    Those of this driver and of later ones may still be written: a driver that has lost its lease without knowing it
+    removes nothing of its successor.
+    """
+    return [name for name in hidden(path) if _epoch(name) < epoch]
+
+
+def _epoch(name: str) -> int:
+    """The epoch in the name of an attempt; -1 without one."""
+    number = name.rpartition(".")[2]
+    return int(number) if number.isdigit() else -1
 
 
 def make_directory(path: str) -> None:

@@ -139,7 +139,7 @@ class _Versions:
             if frame.schema.simpleString() != self._columns:
                 got = frame.schema.simpleString()
                 raise UsageError(f"got {got}, expected {self._columns} as at the start: restart to use the new columns")
-            snapshots.write(frame, f"{self._directory}/{n}")
+            snapshots.write(frame, f"{self._directory}/{n}", self._graph.log.epoch)
             log.info("enrichment %r: new version from batch %d on", self._name, n)
         except Exception as error:
             if not good:
@@ -158,7 +158,7 @@ class _Versions:
         """Remove all versions except those of batches that can still be retried."""
         for n in self._good(self._graph.log.compacted_to.n + 1)[:-1]:
             storage.delete(f"{self._directory}/{n}")
-        for unfinished in storage.hidden(self._directory):
+        for unfinished in storage.abandoned(self._directory, self._graph.log.epoch):
             storage.delete(f"{self._directory}/{unfinished}")
 
     def _load(self, n: int) -> DataFrame:

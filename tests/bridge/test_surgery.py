@@ -9,10 +9,10 @@ from pyspark.sql import SparkSession
 from sparkstream_kit.bridge import surgery
 from sparkstream_kit.errors import UsageError
 
-TABLES = [surgery._FIRST_CHECKPOINT, surgery._DOWNTIME]
+TABLES = [surgery._FIRST_CHECKPOINT, surgery._DOWNTIME, surgery._RECEIVERS]
 
 
-@pytest.mark.parametrize("table", TABLES, ids=["first checkpoint", "downtime"])
+@pytest.mark.parametrize("table", TABLES, ids=["first checkpoint", "downtime", "receivers"])
 def test_the_installed_spark_is_accepted(spark: SparkSession, table: dict[str, tuple[str, ...]]) -> None:
     surgery._check_members(table)
 

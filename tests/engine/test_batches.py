@@ -28,6 +28,7 @@ class Job:
             log=OffsetLog(self.root),
             interval=1000,
             sources={"numbers": source},
+            received={},
             states={},
             outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
             batch=lambda entry: entry.ranges["numbers"],
@@ -144,6 +145,20 @@ def test_after_a_stop_request_the_unfinished_batch_is_finished_and_nothing_is_pl
     engine.tick(1000)
     assert job.batches == [(None, 5)]
     assert engine.graph.log.is_done(1)
+
+
+def test_after_a_stop_request_the_newest_tick_processes_what_receivers_have_brought(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, job.made = job.engine(max_per_batch=6), 10
+    engine.graph.received["numbers"] = (None, None)  # type: ignore[assignment]
+    engine.stopping.set()
+    monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: 3000)
+    for time in (1000, 2000):
+        engine.tick(time)
+        assert job.batches == []
+    engine.tick(3000)
+    assert job.batches == [(None, 6), (6, 10)]
 
 
 def test_an_interrupted_drain_ends_where_it_first_found_the_end(job: Job) -> None:

@@ -290,3 +290,58 @@ def test_a_job_starts_with_a_warning_where_its_downtime_cannot_be_skipped(
     assert streaming.is_recovered(start())
     assert "all batches of the downtime run first, which may take a while: PySpark " in caplog.text
     assert not (checkpoint.parent / "downtime.json").exists()
+
+
+# --- which ticks may run again, and a checkpoint that gets stale
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., None]:
+    """Leaves exactly the checkpoints of these seconds."""
+
+    def write(*seconds: int) -> None:
+        for old in tmp_path.glob("checkpoint-*"):
+            old.unlink()
+        for second in seconds:
+            (tmp_path / f"checkpoint-{1000 * second}").touch()
+            (tmp_path / f"checkpoint-{1000 * second}.bk").touch()
+
+    return write
+
+
+def test_a_tick_is_settled_once_all_checkpoints_were_written_after_it_ended(
+    tmp_path: Path, written: Callable[..., None]
+) -> None:
+    looks = checkpoints.Checkpoints(f"file:{tmp_path}", 1000)
+
+    def look(second: int, waiting: int) -> int:
+        return looks.look(1000 * second, lambda: 1000 * waiting)
+
+    written(100, 130)
+    assert look(100, 130) == 0, "the checkpoint of 130 may have been written when 100 had not ended"
+    written(125, 131)
+    assert look(120, 131) == 0, "Spark falls back to the oldest one"
+    written(131, 140)
+    assert look(140, 140) == 100_000
+    assert look(141, 141) == 100_000, "it looks every 20 ticks"
+    written(141, 160)
+    assert look(160, 160) == 140_000
+    written(141, 160)
+    assert [look(second, second) for second in range(180, 1000, 20)] == [140_000] * 41, "none is written any more"
+
+
+def test_a_checkpoint_that_gets_stale_is_warned_about_once_until_it_is_written_again(
+    tmp_path: Path, written: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    looks = checkpoints.Checkpoints(f"file:{tmp_path}", 1000)
+    written(100)
+    said = []
+    for second in range(100, 360, 20):
+        if second == 300:
+            written(300)
+        looks.look(1000 * second, lambda: 0)
+        said.append(caplog.text.count("and Spark writes no newer one"))
+    assert said == [0] * 4 + [1] * 9
+    assert "is 80 s old" in caplog.text
+    assert caplog.text.count("Spark writes its checkpoint again") == 1

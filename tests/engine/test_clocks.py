@@ -303,3 +303,18 @@ def test_a_note_of_resets_that_is_damaged_is_refused_by_its_path(
     (job.home / "offsets/resets").write_text("{")
     with pytest.raises(HomeDamaged, match=r"offsets/resets of the offset log is damaged"):
         OffsetLog(f"file:{job.home}/offsets")
+
+
+def test_a_clock_that_goes_back_while_spark_s_timer_waits_for_it_is_reported_without_a_tick(
+    machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `lifecycle` asks while it waits: Spark's timer brings no tick until the clock has caught up."""
+    waiting = machine(counted)
+    waiting.rows.append([("a", 1)])
+    waiting.second = YEAR
+    with job(waiting.build, waiting.home) as engine:
+        engine.tick(waiting.clock())
+        for waiting.second in (10, 20, YEAR, 30):
+            engine.check_clock()
+    said = [r.getMessage()[:38] for r in caplog.records if "ahead of this machine's clock" in r.getMessage()]
+    assert said == ["the recorded time is 363 days ahead of"] * 2, "once each time it happens"

@@ -1,4 +1,4 @@
-"""Batches that fail on their data: they are told apart from outages, and an operator can set them aside."""
+"""Batches that fail on their data: they are distinguished from outages, and an operator can set them aside."""
 
 from __future__ import annotations
 

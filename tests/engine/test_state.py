@@ -13,7 +13,7 @@ from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
 from sparkstream_kit import aggregates as agg
-from sparkstream_kit.engine import batches
+from sparkstream_kit.engine import batches, graph
 from sparkstream_kit.errors import HomeDamaged, StateRefused
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import snapshots
@@ -38,12 +38,12 @@ def without_state(ssc: StreamingContext) -> dict[str, FrameStream]:
 
 def test_a_state_that_was_removed_for_too_long_is_refused_when_it_comes_back(tmp_path: Path) -> None:
     run_ticks(with_state, tmp_path, [1, 2, 3, 4])
-    run_ticks(without_state, tmp_path, [5, 6, 7, 8])
+    run_ticks(without_state, tmp_path, [5, 6, 7, 8], give_up_outputs=["sums"])
     expected = (
         "state 'sums' was last saved after batch 4, but the log only goes back to batch 8: give the state another"
     )
     with pytest.raises(StateRefused, match=expected):
-        run_ticks(with_state, tmp_path, [9])
+        run_ticks(with_state, tmp_path, [9], give_up_outputs=["rows"])
 
 
 def test_a_state_without_a_readable_snapshot_is_refused_if_its_input_is_gone(tmp_path: Path) -> None:
@@ -53,6 +53,19 @@ def test_a_state_without_a_readable_snapshot_is_refused_if_its_input_is_gone(tmp
     expected = f"no snapshot of the state 'sums' can be read, .*: restore .*{tmp_path}/state/sums from a backup"
     with pytest.raises(HomeDamaged, match=expected):
         run_ticks(with_state, tmp_path, [7])
+
+
+def test_a_long_replay_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 100)
+    run_ticks(with_state, tmp_path, range(1, 4))
+    caplog.clear()
+    monkeypatch.setattr(graph, "SAY_EVERY", 0)
+    with caplog.at_level("INFO"):
+        run_ticks(with_state, tmp_path, [4])
+    said = [record.getMessage() for record in caplog.records if "replaying" in record.getMessage()]
+    assert said == [f"state 'sums': replaying batch {n} of 4" for n in (1, 2, 3, 4)]
 
 
 # --- a graceful stop

@@ -55,6 +55,10 @@ if until == "cut off":
     lifecycle.DRAIN_LIMIT = 1000
 conf = SparkConf().set("spark.ui.enabled", "false")
 ssc = context.get_or_create(build, checkpoint=str(work / "checkpoint"), batch_interval="200ms", conf=conf)
+if until == "runs":
+    start = ssc.start
+    ssc.start = lambda: (say("starting"), start())
+    sys.exit(lifecycle.run(ssc, marker=str(work / "RUNNING"), poll="100ms"))
 ssc.start()
 say("started", ssc.sparkContext.master, ssc.sparkContext.getConf().get("spark.run"))
 if until == "marker":
@@ -202,6 +206,25 @@ def test_a_marker_stops_a_running_job_and_one_that_is_down_and_the_next_start_ru
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 0, run.complaints()
     assert {"one", "two", "three", "four", "five"} == set(job.written())
+
+
+def test_a_job_that_recovers_is_stopped_by_a_signal_or_its_marker_before_it_has_started(job: Job) -> None:
+    run = job.start("runs")
+    run.wait_for("starting")
+    job.feed("one")
+    job.feed("two")
+    run.wait_for("wrote")
+    run.kill()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        run = job.start("runs")
+        run.wait_for("starting")
+        run.process.send_signal(number)
+        assert run.end() == 0, run.complaints()
+    (job.work / "RUNNING").unlink()
+    job.start("runs").kill()  # a crash after the marker was deleted
+    run = job.start("runs")
+    assert run.end() == 0, run.complaints()
+    assert set(job.written()) == {"one", "two"}
 
 
 def test_a_failed_batch_ends_the_job_and_the_next_start_runs_it_again_with_its_own_settings(job: Job) -> None:

@@ -85,6 +85,16 @@ def test_a_batch_that_fails_midway_leaves_nothing_under_its_name(spark: SparkSes
     assert list(attempts.iterdir()) == []
 
 
+def test_a_driver_that_was_replaced_removes_no_attempt_of_a_later_batch(spark: SparkSession, tmp_path: Path) -> None:
+    attempts, write = tmp_path / "hits" / ".attempts", writer(_files.json, tmp_path)
+    for n in (1, 3):
+        (attempts / f"batch={n}-abc").mkdir(parents=True)
+    write(spark.range(3), batch(2))
+    assert [left.name for left in attempts.iterdir()] == ["batch=3-abc"]
+    write(spark.range(3), batch(3))
+    assert list(attempts.iterdir()) == []
+
+
 def test_the_directory_of_another_home_is_refused_with_both_names(spark: SparkSession, tmp_path: Path) -> None:
     write = writer(_files.json, tmp_path)
     write(spark.range(1), batch(1, "home-a"))

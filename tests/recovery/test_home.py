@@ -100,6 +100,7 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def home(tmp_path: Path) -> Home:
     """A home whose job runs, or has crashed."""
     home = Home.open(str(tmp_path / "home"))
+    home.mark_starting()
     home.mark_running()
     return home
 
@@ -107,6 +108,7 @@ def home(tmp_path: Path) -> Home:
 def test_a_new_home_has_no_pending_stop_and_runs(tmp_path: Path) -> None:
     home = Home.open(str(tmp_path / "home"))
     assert not home.stop_pending()
+    home.mark_starting()
     home.mark_running()
     assert not home.stop_requested()
 
@@ -119,6 +121,7 @@ def test_a_marker_deleted_after_a_crash_means_that_a_stop_is_pending(home: Home)
 
 def test_a_marker_deleted_during_a_restart_after_a_crash_still_requests_a_stop(home: Home) -> None:
     storage.delete(home / "RUNNING")
+    home.mark_starting()
     home.mark_running()
     assert home.stop_requested()
 
@@ -127,6 +130,7 @@ def test_a_stop_that_was_carried_out_does_not_stop_the_next_start(home: Home) ->
     storage.delete(home / "RUNNING")
     home.mark_stopped()
     assert not home.stop_pending()
+    home.mark_starting()
     home.mark_running()
     assert not home.stop_requested()
     storage.delete(home / "RUNNING")

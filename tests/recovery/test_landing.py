@@ -81,15 +81,32 @@ def test_what_a_killed_driver_left_unfinished_is_ignored_and_pruned(spark: Spark
     assert landing.latest_offset(directory) is None
     landing.land(lines(spark, "a"), directory, 1000)
     assert read(spark, directory, None, 1) == ["a"]
-    landing.prune(directory, 1)
+    landing.prune(directory, 1, 0, 1)
     assert storage.names(directory) == ["0000000001-1000"]
 
 
 def test_finished_batches_are_pruned_except_those_that_spark_may_run_again(directory: str) -> None:
     for offset in range(1, 31):
         storage.make_directory(f"{directory}/{offset:010d}-{1000 * offset}")
-    landing.prune(directory, 5)
-    assert storage.names(directory)[0] == "0000000006-6000"
-    landing.prune(directory, 30)
+    landing.prune(directory, 30, 0, 1)
+    assert len(storage.names(directory)) == 30, "no tick is settled"
+    landing.prune(directory, 5, 20_000, 1)
+    assert storage.names(directory)[0] == "0000000006-6000", "batches need what came later"
+    landing.prune(directory, 30, 11_000, 1)
     assert [name.partition("-")[2] for name in storage.names(directory)] == [str(1000 * p) for p in range(11, 31)]
+    landing.prune(directory, 30, 99_000, 1)
     assert landing.latest_offset(directory) == 30
+
+
+def test_a_driver_that_lost_its_lease_removes_nothing_that_its_successor_writes(
+    spark: SparkSession, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = storage.publish
+
+    def prune_first(temporary: str, target: str) -> bool:
+        landing.prune(directory, 1, 0, 7)  # of the driver before, which was paused and wakes up now
+        return publish(temporary, target)
+
+    monkeypatch.setattr(storage, "publish", prune_first)
+    assert landing.land(lines(spark, "a"), directory, 1000, 8)
+    assert read(spark, directory, None, 1) == ["a"]

@@ -210,6 +210,46 @@ def test_the_end_offsets_of_a_drain_stay_fixed_until_they_are_reached(root: str)
     assert OffsetLog(root).begin_drain({"lines": 200}) == {"lines": 200}
 
 
+def test_the_clock_of_an_entry_is_the_latest_one_so_far_or_its_time_in_entries_of_before(root: str) -> None:
+    log = OffsetLog(root)
+    log.append(1000, {"lines": (None, 1)}, data=True)
+    assert log.last.clock == 1000
+    clocks = []
+    for n, now in enumerate((500, 7000, 6000, 8000), 2):
+        log.mark_done(log.last.n)
+        clocks.append(log.append(1000 + n, {"lines": (n - 1, n)}, data=True, now=now).clock)
+    assert clocks == [1000, 7000, 7000, 8000]
+    assert [entry.clock for entry in OffsetLog(root).after(1)] == clocks
+
+
+def test_after_resets_entries_have_no_time_after_theirs_and_keep_their_order(root: str) -> None:
+    """The first is compacted to with a time that was ahead, and needed as long as it is there."""
+    log = OffsetLog(root)
+
+    def add(*times: int) -> None:
+        for time in times:
+            end = log.last.end_offsets.get("lines", 0)
+            log.append(time, {"lines": (end or None, end + 1)}, data=True, now=time)
+            log.mark_done(log.last.n)
+
+    def times(log: OffsetLog) -> list[tuple[int, int, int]]:
+        return [(entry.time, entry.clock, entry.last_data) for entry in (log.compacted_to, *log.after(0))]
+
+    add(1000, 90_000, 91_000)
+    log.compact(2)
+    log.reset_clock(2000)
+    assert times(log) == times(OffsetLog(root)) == [(2000, 2000, 2000)] * 2
+    add(3000, 4000, 80_000)
+    log.reset_clock(5000)
+    expected = [(time, time, time) for time in (2000, 2000, 3000, 4000, 5000)]
+    assert times(log) == times(OffsetLog(root)) == expected
+    log.compact(5)
+    add(6000)
+    log.reset_clock(7000)
+    assert times(log) == times(OffsetLog(root)) == [(time, time, time) for time in (4000, 5000, 6000)]
+    assert json.loads(storage.read(f"{root}/resets")) == [[6, 5000], [7, 7000]]
+
+
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Files in memory instead of on disk, by path."""
