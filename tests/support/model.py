@@ -348,7 +348,7 @@ class World:
             assert lines == expected, f"lines are missing: {expected - lines}"
         done = self.done()
         if self.newest is not None:
-            if not done or done[-1] < max(self.aside[0]):
+            if not done or done[-1] < max(self.aside[0], default=0):
                 return  # the outputs are ahead of this home
             shutil.rmtree(self.newest)  # this home has caught up, and nobody has refused it
             self.newest = None
