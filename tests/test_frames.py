@@ -427,16 +427,19 @@ REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
     "a column that a step has dropped": (lambda s: s.select("k").select("v"), "output 'out' cannot work: .*`v`"),
     "the clock": (
         lambda s: s.transform(lambda frame: frame.withColumn("now", F.current_timestamp())),
-        "the job uses CurrentTimestamp, which changes when a batch runs again: take the recorded time of the batch",
+        "the job uses current_timestamp or its like, which changes when a batch runs again: take the recorded time",
     ),
     "the date, before a window": (
         lambda s: s.select(F.current_date().alias("k")).count_by_value_and_window("2s"),
-        "the job uses CurrentDate, which",
+        "the job uses current_timestamp or its like, which",
     ),
-    "the clock in a query": (lambda s: s.sql("select now() as t, * from batch"), "the job uses Now, which"),
+    "the clock in a query": (
+        lambda s: s.sql("select now() as t, * from batch"),
+        "the job uses current_timestamp or its like, which",
+    ),
     "the clock, before a state": (
         lambda s: s.select(F.unix_timestamp().alias("k")).update_state_by_key("k", {"n": agg.count()}),
-        "the job uses CurrentTimestamp, which",
+        "the job uses current_timestamp or its like, which",
     ),
     "a missing column in a query": (lambda s: s.sql("select nope from batch"), "output 'out' cannot work: .*nope"),
     "a column of the wrong type": (lambda s: s.flat_map(F.col("v"), "x"), "output 'out' cannot work: .*BIGINT"),

@@ -6,7 +6,6 @@ Classes are those of PySpark and Spark 4.2.1.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,15 +43,15 @@ def is_cached(frame: DataFrame) -> bool:
     return bool(found.isDefined() and found.get().cachedRepresentation().cacheBuilder().isCachedColumnBuffersLoaded())
 
 
-_OF_THE_CLOCK = re.compile(
-    r'"class":"org\.apache\.spark\.sql\.catalyst\.expressions\.'
-    r'(CurrentTimestamp|Now|CurrentDate|CurrentTime|LocalTimestamp|CurrentTimestampLike)"'
-)
+def uses_clock(frame: DataFrame) -> bool:
+    """Whether a frame has an expression such as current_timestamp or now.
 
-
-def clock_functions(frame: DataFrame) -> list[str]:
-    """Which expressions of a frame read the machine's clock, by their classes (QueryExecution.analyzed, toJSON)."""
-    return sorted(set(_OF_THE_CLOCK.findall(frame._jdf.queryExecution().analyzed().toJSON())))
+    By the pattern bits that each node of the analyzed plan has of all below it (TreeNode.containsPattern,
+    TreePattern.CURRENT_LIKE, which current_user and current_database have, too); any text of a plan that shares
+    expressions, as that of a parser does, could fill the memory.
+    """
+    patterns = getattr(getattr(view().org.apache.spark.sql.catalyst.trees, "TreePattern$"), "MODULE$")
+    return bool(frame._jdf.queryExecution().analyzed().containsPattern(patterns.CURRENT_LIKE()))
 
 
 def silence_expected_warnings() -> None:

@@ -371,11 +371,10 @@ def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
 
 
 def _refuse_clock(frame: DataFrame | None) -> None:
-    found = [] if frame is None else dataframes.clock_functions(frame)
-    if found:
+    if frame is not None and dataframes.uses_clock(frame):
         raise UsageError(
-            f"the job uses {found[0]}, which changes when a batch runs again: take the recorded time of the batch, by "
-            "transform(lambda time, frame: ...)"
+            "the job uses current_timestamp or its like, which changes when a batch runs again: take the recorded time "
+            "of the batch, by transform(lambda time, frame: ...)"
         )
 
 

@@ -125,7 +125,7 @@ def test_a_state_that_fails_for_a_while_is_retried(tmp_path: Path, monkeypatch: 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
         rows = given(ssc, ROWS, "k string, v bigint")
         counts = rows.update_state_by_key("k", {"n": agg.count()}, name="counts")
-        return {"counts": counts} if tries else {"rows": rows}
+        return {"rows": rows, "counts": counts} if tries else {"rows": rows}
 
     with job(build, tmp_path) as engine:
         without_pauses(engine, monkeypatch)

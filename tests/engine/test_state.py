@@ -114,9 +114,9 @@ def test_a_job_killed_while_it_saves_at_a_graceful_stop_goes_on(
     counting(logs, seen, home, 1)
     write, calls = snapshots.write, []
 
-    def dying(frame: DataFrame, path: str) -> bool:
+    def dying(frame: DataFrame, path: str, epoch: int) -> bool:
         calls.append(path)
-        return write(frame, path) if "/state/" not in path or len(calls) < at else bool(killed(9))
+        return write(frame, path, epoch) if "/state/" not in path or len(calls) < at else bool(killed(9))
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(batches, "SNAPSHOT_EVERY", 100)
