@@ -362,7 +362,7 @@ def with_odd_names(stream: FrameStream, key: str, value: str) -> dict[str, Frame
     """Each operation by key, for a key and a value of these names."""
     rows = stream.select(F.col("k").alias(key), F.col("v").alias(value), F.timestamp_seconds("v").alias("at"))
     sums = {"n": agg.count(), "total": agg.sum(value), "first": agg.min_by(value, by=value)}
-    closed = ss.transforms.event_time_window(rows, [key], "at", sums, "2s", lateness="0s")
+    closed = ss.transforms.event_time_window(rows, [key], "at", sums, "2s", lateness="1s")
     return {
         "reduced": rows.reduce_by_key([key], sums),
         "grouped": rows.group_by_key([key]),
@@ -377,7 +377,7 @@ def with_odd_names(stream: FrameStream, key: str, value: str) -> dict[str, Frame
         "rates": ss.transforms.rate_of_change(rows, [key], agg.sum(value), limit=0, per="1s").select(quoted(key)),
         "closed": closed,
         "late": closed.late(),
-        "sessions": ss.transforms.sessions(rows, [key], "at", sums, gap="1s", lateness="0s"),
+        "sessions": ss.transforms.sessions(rows, [key], "at", sums, gap="1s", lateness="1s"),
         "enriched": ss.transforms.enrich(rows, lambda: local_session().createDataFrame([("a", 7)], [key, "w"]), [key]),
     }
 
