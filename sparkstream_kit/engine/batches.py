@@ -364,7 +364,8 @@ class Engine:
             if not failures:
                 return
             reasons = {name: jvm.reason(failure) for name, failure in failures.items()}
-            same.update(name for name, why in reasons.items() if same[name] == 0 or why == self.errors[name])
+            for name, why in reasons.items():
+                same[name] = same[name] + 1 if why == self.errors.get(name) else 1
             self.errors |= reasons
             left = deadline - clock.monotonic()
             in_vain = [
