@@ -339,7 +339,7 @@ def kill(job: Job, source: Any, arguments: list[str], victim: str, chance: rando
 def last_run(job: Job, source: Any, arguments: list[str], **options: Any) -> Run:
     """Start the run that finishes the work."""
     if not isinstance(source, Sent):
-        return job.start(*arguments, "--drain", "--max-per-batch", str(3 * source.most), **options)
+        return job.start(*arguments, "--drain", **options)
     source.expect()
     run = job.start(*arguments, **options)
     source.feed(run)

@@ -20,7 +20,8 @@ def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> 
     output(requests.select("value"), name="lines")
     output(requests.reduce_by_key("status", COUNT), name="each")
     output(requests.update_state_by_key("status", COUNT), name="running")
-    output(requests.reduce_by_key_and_window("status", COUNT, "2s", "1s"), name="window")
+    if ssc.sparkContext.getConf().get("spark.kind") != "without windows":
+        output(requests.reduce_by_key_and_window("status", COUNT, "2s", "1s"), name="window")
 
 
 if __name__ == "__main__":
