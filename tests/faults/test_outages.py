@@ -35,8 +35,8 @@ def test_an_output_that_fails_for_a_while_is_retried_until_it_works(new_job: New
     away.unlink()
     assert run.end() == 0, run.said()
     error = "ConnectionError: text:lines is away"
-    assert re.search(rf"batch 1 done in .*, text:lines retried \d+ times \({error}\)", run.said())
-    assert re.search(rf"text:lines: retried \d+ times, last error: {error}", run.said()), "and in the summary"
+    assert re.search(rf"batch 1 done in .*, output 'text:lines' retried \d+ times \({error}\)", run.said())
+    assert re.search(rf"output 'text:lines': retried \d+ times, last error: {error}", run.said()), "and in the summary"
     recount(job, "an output that fails for a while", count=count, seed=1)
 
 
@@ -49,7 +49,7 @@ def test_a_job_ends_when_an_output_never_works_and_the_next_start_finishes_the_b
     assert run.end() == 1
     assert "batch 1: the output 'text:lines' still fails" in run.said()
     assert "the batch stays unfinished, and the next start finishes it" in run.said()
-    assert "json:each: retried" in run.said(), "the summary is logged here, too"
+    assert "output 'json:each': retried" in run.said(), "the summary is logged here, too"
     assert (job.out / "running" / "batch=1").exists()
     assert job.recorded() == 1
 
@@ -96,8 +96,11 @@ def test_a_job_waits_while_nothing_can_be_written_to_the_disk_of_its_output(
 ) -> None:
     job, count = new_job(), 1000
     job.out = disk / "out"
+    arguments = counts(job, count=count, seed=3)
+    run = job.start(*arguments, "--max-per-batch", "300", "--stop-after", "1batches")
+    assert run.end() == 0, run.said()
     with broken(disk):
-        run = job.start(*counts(job, count=count, seed=3), "--drain")
+        run = job.start(*arguments, "--drain")
         run.wait_until(lambda: run.said().count("retrying in") >= 5, "it has retried")
     assert run.end() == 0, run.said()
     recount(job, f"the disk of the output: {broken.__name__}", count=count, seed=3)
