@@ -279,8 +279,8 @@ def differences(seen: Seen, chains: Sequence[tuple[str, ...]], beside: bool) -> 
     """The chains whose batches are not those of the model, with both.
 
     At a tick at which nothing arrives a frame stream may skip a batch that is empty or equal to the one before. Without
-    a window, an expiry or a state over a state nothing is due at such a tick, so it is no batch for any stream, though
-    a DStream repeats its state then.
+    a window, an expiry or a state over a state nothing is due at such a tick, so every stream may skip it, though a
+    DStream repeats its state then.
     """
     found = {}
     for chain in chains:

@@ -36,7 +36,7 @@ def test_a_second_driver_is_refused_and_a_paused_one_is_fenced_when_it_wakes_up(
     third.wait_until(lambda: job.recorded() > recorded, "the holder was not disturbed")
     third.signal(signal.SIGTERM)
     assert third.end() == 0, third.said()
-    finish(job, arguments)
+    finish(job, counts(job, count=count, seed=5))
     recount(job, "two drivers", count=count, seed=5)
 
 

@@ -47,7 +47,7 @@ def test_a_stop_is_carried_out_whenever_it_is_requested_and_the_next_start_conti
     assert run.end() == 0, run.said()
     assert every_batch_is_done(job.home)
 
-    finish(job, arguments)
+    finish(job, counts(job, count=count, seed=3))
     recount(job, "stopped again and again", count=count, seed=3)
 
 
@@ -75,7 +75,7 @@ def test_a_stop_while_an_output_fails_leaves_the_batch_unfinished_and_lasts(new_
     assert job.recorded() == 1, "nothing runs past the batch"
 
     away.unlink()
-    run = finish(job, arguments)
+    run = finish(job, counts(job, count=count, seed=10))
     assert "finishing batch 1 of an earlier run" in run.said()
     recount(job, "stopped while an output fails", count=count, seed=10)
 

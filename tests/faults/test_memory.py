@@ -36,10 +36,11 @@ def test_the_120_batches_after_the_first_60_leave_the_memory_flat(new_job: NewJo
 def stored_rdds(batches: list[Entry]) -> int:
     """Frames that a job holds after these batches: the state, the merged window, and partial aggregates of batches.
 
-    The batches are those inside the window, and those inside it at its last slide, which the next slide subtracts. How
-    many they are depends on how fast batches follow each other.
+    While the next batch runs, the state before it is there beside the one after it. The batches are those inside the
+    window, and those inside it at its last slide, which the next slide subtracts. How many they are depends on how fast
+    batches follow each other.
     """
     *earlier, last = batches
     slides = [b for a, b in itertools.pairwise(earlier) if b.time // SLIDE > a.time // SLIDE]
     ends = (last.time, slides[-1].time)
-    return 2 + len({b.n for end in ends for b in batches if end - WINDOW < b.time <= end})
+    return 3 + len({b.n for end in ends for b in batches if end - WINDOW < b.time <= end})

@@ -100,6 +100,6 @@ def contents(path: Path) -> list[bytes]:
     for file in path.glob("log-*") if path.is_dir() else [path]:
         try:
             found.append(file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):  # the latter of a directory that was not there yet
             continue
     return found

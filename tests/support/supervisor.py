@@ -276,7 +276,7 @@ def recount(job: Job, title: str, *, count: int, seed: int) -> None:
         before = c.time
     found = {"lines": job.rows("text", "lines"), "window": job.rows("parquet", "window")}
     found |= {name: job.rows("json", name) for name in ("each", "running")}
-    if not (job.out / "window").exists():  # `counts` was told to do without
+    if not (job.out / "window").exists():  # left out by `counts`
         del expected["window"]
     sent, written = Counter(_generator.lines(seed, 0, count)), sum(found["lines"].values(), Counter[str]())
     job.report(title, count, (sent - written).total(), (written - sent).total())
