@@ -385,9 +385,9 @@ def result(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame
     [Row(mean=2.5)]
     """
     types = {field.name: field.dataType for field in frame.schema}
-    results = []
-    for name, a in aggregates.items():
-        results.append(_typed(a, types[name]).result(*named(_part_names(name, a))).alias(name))
+    results = (
+        _typed(a, types[name]).result(*named(_part_names(name, a))).alias(name) for name, a in aggregates.items()
+    )
     return frame.select(*named(keys), *results)
 
 

@@ -288,7 +288,7 @@ def _skip(options: argparse.Namespace) -> None:
         if log.is_done(last) or options.batch != last:
             unfinished = "no batch is unfinished" if log.is_done(last) else f"the unfinished batch is {last}"
             raise UsageError(f"got batch {options.batch}, and {unfinished}: only an unfinished one can be skipped")
-        log.skip(last, options.reason)
+        log.skip(last, options.reason or log.skipped.get(last, "no reason given"))
     finally:
         held.release()
     print(f"the next start sets the input of batch {last} aside, in {home / f'skipped/{last}'}, and runs it without")

@@ -656,10 +656,7 @@ class FrameStream:
             look_back = span + step
             self.graph.slides.append(Slide(step, self.look_back + look_back))
 
-        def rows(ctx: BatchContext) -> DataFrame | None:
-            skips = ctx.frame(self.compute) is None  # as its input does between two slides
-            return None if skips else agg.result(node.retained(ctx), keys, aggregates)
-
+        rows = self._unless_skipped(lambda ctx: agg.result(node.retained(ctx), keys, aggregates))
         return StateStream(self, rows, expired, look_back)
 
     def update_state_by_key_python(
@@ -710,12 +707,12 @@ class FrameStream:
             )
 
         node = StateNode(self, name or _by(keys), keys, empty, advance)
-
-        def rows(ctx: BatchContext) -> DataFrame | None:
-            skips = ctx.frame(self.compute) is None
-            return None if skips else node.at(ctx).select(*named(names), "__state.*")
-
+        rows = self._unless_skipped(lambda ctx: node.at(ctx).select(*named(names), "__state.*"))
         return FrameStream(self.graph, rows, self, stateful=True, look_back=inf)
+
+    def _unless_skipped(self, compute: Compute) -> Compute:
+        """Skip the batches that this stream skips, as it does between two slides."""
+        return lambda ctx: None if ctx.frame(self.compute) is None else compute(ctx)
 
     @staticmethod
     def _timed(frame: DataFrame, time: int, span: int | None) -> DataFrame:

@@ -81,7 +81,7 @@ def check_java() -> None:
     java = shutil.which("java", path=f"{home}/bin" if home else None)
     what_to_do = f"install Java {JAVA} or newer, or set JAVA_HOME to one"
     if java is None:
-        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
+        where = f"JAVA_HOME={home} has no bin/java" if home else "java is not on the PATH"
         raise UsageError(f"no Java found ({where}): {what_to_do}")
     release = os.path.join(os.path.dirname(os.path.realpath(java)), "..", "release")
     with contextlib.suppress(OSError), open(release) as file:

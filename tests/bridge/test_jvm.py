@@ -27,7 +27,7 @@ def test_no_java_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         jvm.check_java()
     monkeypatch.delenv("JAVA_HOME")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=rf"^no Java found \(there is no java on the PATH\): {WHAT_TO_DO}$"):
+    with pytest.raises(UsageError, match=rf"^no Java found \(java is not on the PATH\): {WHAT_TO_DO}$"):
         jvm.check_java()
 
 

@@ -17,6 +17,7 @@ from sparkstream_kit.contracts import Batch
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import BatchFailed
 from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.recovery import snapshots
 from tests.support.ticks import Seen, given, job, run_ticks
 
 ROWS = [[("a", 1)], [("a", 0), ("b", 2)], [("b", 3)]]
@@ -80,6 +81,24 @@ def test_a_batch_that_fails_on_its_data_is_given_up_soon_and_can_be_skipped(
     assert json.loads(capsys.readouterr().out)["skipped"] == [2]
     again = run_ticks(dividing, tmp_path, [4])
     assert again["window"] == {4: [("b", 1)]}, "a window that is computed again is without them, too"
+
+
+def test_a_batch_does_not_run_without_its_input_before_that_is_kept(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_on_batch_2(tmp_path, {}, monkeypatch)
+    for words in (["--reason", "v is 0"], []):  # asked for twice, it keeps its reason
+        assert cli.main(["skip", str(tmp_path), "2", *words]) == 0
+    assert (tmp_path / "offsets/2.skipped").read_text() == "v is 0"
+
+    def full(*_: Any) -> bool:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(snapshots, "write", full)
+        run_ticks(dividing, tmp_path, [2])
+    assert run_ticks(dividing, tmp_path, [2, 3])["shares"] == {2: [], 3: [("b", 2)]}
+    assert sorted(spark.read.parquet(f"{tmp_path}/skipped/2/rows").collect()) == [Row(k="a", v=0), Row(k="b", v=2)]
 
 
 def test_only_an_unfinished_batch_can_be_skipped(

@@ -93,7 +93,7 @@ def test_a_window_that_was_added_says_what_it_lacks(
     run_ticks(build(2), tmp_path, range(1, 5))
     run_ticks(build(2), tmp_path, [5])
     assert "a window of" not in caplog.text
-    assert run_ticks(build(6), tmp_path, [6, 7])["counts"][6] == [(5,)], "the first batch is no longer known"
+    assert run_ticks(build(6), tmp_path, [6, 7])["counts"][6] == [(5,)], "the first batch is no longer in the log"
     assert caplog.text.count("a window of 6s is new or longer than before, and the batches up to 1 are no longer") == 1
     assert "until 1970-01-01 00:00:07 UTC" in caplog.text
 

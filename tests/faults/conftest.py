@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import rotation, supervisor
+from tests.support.sockets import Server
 
 ROTATION = rotation.describe(rotation.current())
 
@@ -22,6 +23,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         item.user_properties += [("figures", str(figures)) for figures in supervisor.REPORTS]
         item.user_properties.append(("rotation", ROTATION))
         supervisor.REPORTS.clear()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that sends lines to the receiver of a job."""
+    started = Server()
+    yield started
+    started.close()
 
 
 @pytest.fixture

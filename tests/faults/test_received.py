@@ -7,8 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -17,17 +16,8 @@ from tests.support.supervisor import ROOT, Job, Run
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
-    made = Job(tmp_path, script="lines.py", save_every=3)
-    yield made
-    made.close()
+def job(new_job: Callable[..., Job]) -> Job:
+    return new_job(script="lines.py", save_every=3)
 
 
 def start(job: Job, server: Server, interval: str = "1s") -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyspark
@@ -18,17 +18,8 @@ BURST = 200
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
-    made = Job(tmp_path, script="lines.py")
-    yield made
-    made.close()
+def job(new_job: Callable[..., Job]) -> Job:
+    return new_job(script="lines.py")
 
 
 def start(job: Job, server: Server, *arguments: str, **options: object) -> Run:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,13 +19,6 @@ from tests.support.sockets import Server, logged
 from tests.support.supervisor import VICTIMS, Job, Run
 
 BURST = 200
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.close()
 
 
 class SocketJob:
@@ -64,10 +57,8 @@ class SocketJob:
 
 
 @pytest.fixture
-def job(tmp_path: Path, server: Server) -> Iterator[SocketJob]:
-    job = Job(tmp_path, script="lines.py")
-    yield SocketJob(job, server)
-    job.close()
+def job(new_job: Callable[..., Job], server: Server) -> SocketJob:
+    return SocketJob(new_job(script="lines.py"), server)
 
 
 def test_what_was_acknowledged_comes_out_once_however_the_driver_is_killed(job: SocketJob) -> None:

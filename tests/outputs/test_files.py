@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import OutputRefused
 from sparkstream_kit.outputs import _files
 from sparkstream_kit.recovery import storage
+from tests.support.claims import refused_at_once
 
 Write = Callable[[DataFrame, Batch], object]
 
@@ -167,20 +167,7 @@ def test_a_directory_is_claimed_at_the_start_by_one_output_of_one_home(spark: Sp
 
 
 def test_of_several_that_claim_a_directory_at_once_one_gets_it(spark: SparkSession, tmp_path: Path) -> None:
-    together, refused = threading.Barrier(4), []
-
-    def start(home: str) -> None:
-        together.wait(60)
-        try:
-            _files.claim(f"file:{tmp_path}/hits", home, "json:hits")
-        except OutputRefused:
-            refused.append(home)
-
-    homes = [threading.Thread(target=start, args=(f"home-{n}",)) for n in range(4)]
-    for home in homes:
-        home.start()
-    for home in homes:
-        home.join(60)
+    refused = refused_at_once(lambda home: _files.claim(f"file:{tmp_path}/hits", home, "json:hits"))
     assert len(refused) == 3
     assert (tmp_path / "hits/_home").read_text().splitlines()[0] not in refused
 

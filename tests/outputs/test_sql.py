@@ -28,6 +28,7 @@ from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _sql, _sql_ledger
 from sparkstream_kit.outputs._sql import sql_table
 from sparkstream_kit.testing import run_batches
+from tests.support.claims import refused_at_once
 
 ROOT = Path(__file__).parents[2]
 COUNTS = "host string, n bigint"
@@ -368,24 +369,14 @@ def test_a_table_is_claimed_at_the_start_by_one_output_of_one_home(url: str, fra
     assert rows_of(url, "sparkstream_owners") == [("hits", "home-a", "hits")], "what is refused is not claimed"
 
 
-def test_of_several_homes_that_claim_a_table_at_once_one_gets_it(url: str, frame: Frame) -> None:
-    together, refused, schema = threading.Barrier(4), [], frame().schema
-
-    def start(home: str) -> None:
+def test_of_several_homes_that_claim_a_table_at_once_one_gets_it(url: str) -> None:
+    def claim(home: str) -> None:
         engine = sa.create_engine(_sql.parse_url(url), poolclass=sa.NullPool)
-        together.wait(60)
-        try:
-            with engine.begin() as connection:
-                _sql_ledger.claim(connection, sql_table(url, "hits"), home)
-        except OutputRefused:
-            refused.append(home)
+        with engine.begin() as connection:
+            _sql_ledger.claim(connection, sql_table(url, "hits"), home)
 
-    homes = [threading.Thread(target=start, args=(f"home-{n}",)) for n in range(4)]
-    for home in homes:
-        home.start()
-    for home in homes:
-        home.join(60)
-    assert len(refused) == 3, schema
+    refused = refused_at_once(claim)
+    assert len(refused) == 3
     ((_, owner, _),) = rows_of(url, "sparkstream_owners")
     assert owner not in refused
 
