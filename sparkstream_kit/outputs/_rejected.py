@@ -63,9 +63,10 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         rows, size = frame.select(F.count("*"), F.sum(_bytes(frame))).collect()[0]
         if rows == 0:
             return 0
-        snapshots.write(frame if rows <= ROWS and size <= BATCH_BYTES else _bounded(frame), target)
-        kept = snapshots.read(SparkSession.builder.getOrCreate(), target).count()
-        if kept < rows:
+        kept, fits = int(rows), rows <= ROWS and size <= BATCH_BYTES
+        snapshots.write(frame if fits else _bounded(frame), target)
+        if not fits:
+            kept = snapshots.read(SparkSession.builder.getOrCreate(), target).count()
             log.warning(
                 "batch %d has %d rejected rows of %d bytes: dropped %d of them, as a batch keeps up to %d rows and %d "
                 "bytes",
