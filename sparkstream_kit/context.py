@@ -32,6 +32,9 @@ from .recovery.offset_log import OffsetLog
 
 log = logging.getLogger(__name__)
 
+ABANDONED_LIMIT = 60
+"""Seconds that a job waits for the previous one of this process to stop, after that failed or was interrupted."""
+
 Build = Callable[[StreamingContext], object]
 
 
@@ -54,7 +57,7 @@ def get_or_create(
     The SparkSession is created from live settings first, so a recovered job obeys today's `--conf` and not that of its
     first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged,
     with a warning, as `build` may be another one: `ssc.stop(False, True)` stops it, and the next call uses `build`. A
-    context that was stopped or never started is replaced.
+    context that was stopped or never started is replaced; one that is still stopping is waited for, up to 60 s.
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
@@ -111,7 +114,13 @@ def _get_or_create(
 ) -> StreamingContext:
     check_callbacks()
     active = StreamingContext.getActive()
-    if active is not None:
+    if active is not None and streaming.is_abandoned(active):
+        if not streaming.await_stop(active, ABANDONED_LIMIT):
+            raise UsageError(
+                f"the previous job, which was interrupted, has not stopped within {ABANDONED_LIMIT} s: run this again, "
+                "or restart Python"
+            )
+    elif active is not None:
         log.warning(
             "a job is running already: its context is returned, and build is not called. To run a changed build, stop "
             "it first, by ssc.stop(False, True)"

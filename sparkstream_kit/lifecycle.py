@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 DRAIN_LIMIT = 60_000
 """Milliseconds that a drain may take, or three batch intervals if that is longer."""
 
+ABANDON_LIMIT = 5
+"""Seconds that a notebook waits for Spark's stop without a drain, which goes on after that."""
+
 
 def run(
     ssc: StreamingContext,
@@ -206,7 +209,7 @@ def _why_lost(ssc: StreamingContext, *, has_home: bool) -> str | None:
 
 def _abandon(ssc: StreamingContext) -> None:
     """Stop without a drain, and give up the home, so that a notebook can start the job again."""
-    _background(ssc.stop, False, False).join(5)
+    streaming.abandon(ssc, ABANDON_LIMIT)
     engine = batches.live()
     if engine is not None:
         engine.abandon()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+from sparkstream_kit import lifecycle
 
 TESTS = Path(__file__).parent
 MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster"}
@@ -21,6 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
     # the fast ones first
     items.sort(key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values()))
+
+
+@pytest.fixture(autouse=True)
+def _tests_survive_failed_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that fails would end the process of the tests, without a word on why."""
+
+    def fail(message: str) -> NoReturn:
+        pytest.fail(f"the process would have ended: {message}")
+
+    monkeypatch.setattr(lifecycle, "_end_process", fail)
 
 
 def skipped(config: pytest.Config) -> list[str]:

@@ -14,7 +14,7 @@ from pyspark import RDD
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import StreamingContext
 
-from sparkstream_kit import lifecycle
+from sparkstream_kit import context, lifecycle
 from sparkstream_kit.bridge import jvm
 from sparkstream_kit.context import end_previous, get_or_create
 from sparkstream_kit.contracts import Batch
@@ -267,6 +267,23 @@ def test_a_cell_runs_again_after_a_failed_batch(cell: Cell) -> None:
         lifecycle.run(cell(fail), poll="10ms")
     assert lifecycle.run(cell(lambda frame, batch: began.set()), began.is_set, poll="10ms") == 0
     assert began.is_set()
+
+
+def test_a_cell_waits_for_a_failed_job_that_is_still_stopping(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(frame: DataFrame, batch: Batch) -> None:
+        raise UsageError("no such column")
+
+    ssc, release = cell(fail), threading.Event()
+    stop = ssc.stop
+    monkeypatch.setattr(ssc, "stop", lambda *how, **named: (release.wait(60), stop(*how, **named)))
+    monkeypatch.setattr(lifecycle, "ABANDON_LIMIT", 0)
+    with pytest.raises(BatchFailed):
+        lifecycle.run(ssc, poll="10ms")
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="has not stopped within 0 s: run this again"):
+        patch.setattr(context, "ABANDONED_LIMIT", 0)
+        cell()
+    release.set()
+    assert lifecycle.run(cell(), lambda: True, poll="10ms") == 0
 
 
 @pytest.mark.parametrize("gracefully", [True, False])

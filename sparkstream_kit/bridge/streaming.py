@@ -6,12 +6,16 @@ Classes are in org.apache.spark.streaming, Spark 4.2.1.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from pyspark.streaming import StreamingContext
 
 from .jvm import context, view
+
+_STOPPER = "_sparkstream_kit_stopper"
+"""The attribute of an abandoned context that holds the thread that stops it."""
 
 
 def batch_interval_ms(ssc: StreamingContext) -> int:
@@ -114,6 +118,25 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
     """
     ssc._jssc.ssc().conf().setIfMissing("spark.streaming.gracefulStopTimeout", f"{limit}ms")
     ssc.stop(stopSparkContext=False, stopGraceFully=True)
+
+
+def abandon(ssc: StreamingContext, seconds: float) -> None:
+    """Stop a context without a drain; returns after this time at the latest, when it may not have stopped yet."""
+    stopper = vars(ssc)[_STOPPER] = threading.Thread(target=ssc.stop, args=(False, False), daemon=True)
+    stopper.start()
+    stopper.join(seconds)
+
+
+def is_abandoned(ssc: StreamingContext) -> bool:
+    """Whether `abandon` was called: the context stays active until it has stopped."""
+    return _STOPPER in vars(ssc)
+
+
+def await_stop(ssc: StreamingContext, seconds: float) -> bool:
+    """Wait for an abandoned context; returns whether it has stopped."""
+    stopper: threading.Thread = vars(ssc)[_STOPPER]
+    stopper.join(seconds)
+    return not stopper.is_alive()
 
 
 def newest_waiting_tick(ssc: StreamingContext) -> int:
