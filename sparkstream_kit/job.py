@@ -22,7 +22,7 @@ from pyspark.streaming import StreamingContext
 
 from . import durations, outputs, sources, uris
 from .context import get_or_create
-from .engine import batches
+from .engine.batches import engine_of
 from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
 from .lifecycle import run
@@ -108,7 +108,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         give_up_files=options.give_up,
         conf=conf,
     )
-    engine = batches.live()
+    engine = engine_of(ssc)
     assert engine is not None, "a job of main() has FrameStreams"
     return run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
 

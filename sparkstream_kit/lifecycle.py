@@ -25,7 +25,7 @@ from . import durations
 from .bridge import hadoop, jvm, streaming, surgery
 from .bridge.callbacks import callback_errors, check_callbacks
 from .durations import Duration
-from .engine import batches
+from .engine.batches import engine_of
 from .errors import BatchFailed, ReceiverFailed, UsageError
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def run(
 
 
 def _describe(ssc: StreamingContext) -> str:
-    interval, engine = f"a batch interval of {durations.text(streaming.batch_interval_ms(ssc))}", batches.live()
+    interval, engine = f"a batch interval of {durations.text(streaming.batch_interval_ms(ssc))}", engine_of(ssc)
     if engine is None:
         return interval
     last = engine.graph.log.last.n
@@ -161,7 +161,7 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     (0, ['a', 'b'])
     """
     asked, stopping = threading.Event(), threading.Event()
-    engine = batches.live()
+    engine = engine_of(ssc)
     loss = _why_lost(ssc, has_home=engine is not None)
     with _signals(asked.set), _failed_batches_held() as failures:
         if streaming.receiver_count(ssc):
@@ -210,7 +210,7 @@ def _why_lost(ssc: StreamingContext, *, has_home: bool) -> str | None:
 def _abandon(ssc: StreamingContext) -> None:
     """Stop without a drain, and give up the home, so that a notebook can start the job again."""
     streaming.abandon(ssc, ABANDON_LIMIT)
-    engine = batches.live()
+    engine = engine_of(ssc)
     if engine is not None:
         engine.abandon()
 
@@ -227,7 +227,7 @@ def _wait(
     while not asked.is_set():
         if failures:
             raise _failed(failures[0], loss)
-        if (engine := batches.live()) is not None:
+        if (engine := engine_of(ssc)) is not None:
             engine.check_clock()  # no tick comes while Spark's timer waits for a clock that went back
         if time.monotonic() >= next_call:
             next_call = time.monotonic() + poll

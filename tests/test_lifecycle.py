@@ -297,6 +297,22 @@ def test_a_cell_runs_again_after_its_context_was_stopped_by_hand(cell: Cell, gra
     assert again.is_set()
 
 
+def test_a_job_of_dstreams_leaves_the_home_of_one_that_was_stopped_by_hand_alone(
+    cell: Cell, spark: SparkSession, tmp_path: Path
+) -> None:
+    ssc = cell()
+    ssc.start()
+    ssc.stop(False, False)
+    (tmp_path / "home/RUNNING").unlink()
+    before = sorted(str(path) for path in tmp_path.rglob("*") if "lease" not in str(path))
+    plain, began = started(spark, lambda rdd: rdd.foreach(lambda n: [][n]))
+    with pytest.raises(BatchFailed, match="and is lost, because the job has no checkpoint: IndexError"):
+        lifecycle.stop_when(plain, lambda: False)
+    plain, began = started(spark, lambda rdd: None)
+    assert lifecycle.stop_when(plain, began.is_set, poll="10ms") == 0
+    assert sorted(str(path) for path in tmp_path.rglob("*") if "lease" not in str(path)) == before
+
+
 def test_a_cell_that_was_changed_while_the_job_runs_says_that_it_is_not_used(
     cell: Cell, caplog: pytest.LogCaptureFixture
 ) -> None:

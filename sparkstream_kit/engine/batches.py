@@ -100,6 +100,10 @@ class Engine:
         self._lease.start_renewing(self._lost)
         self.check_clock()
 
+    def runs_on(self, ssc: StreamingContext) -> bool:
+        """Whether this is the engine of that context, not one of a context before it."""
+        return self._ssc is ssc
+
     def _lost(self, error: BaseException) -> None:
         self._failure = self._failure or error
 
@@ -224,7 +228,7 @@ class Engine:
         if newest <= time or self._has_idled():
             return False
         self._planning_tick = newest
-        return True
+        return self._ssc is ssc
 
     def _has_idled(self) -> bool:
         return clock.monotonic() - self._idle_since > self.graph.interval / 1000
@@ -452,5 +456,10 @@ def register_callbacks(ssc: StreamingContext, graph: Graph, ticks: str) -> None:
 
 
 def live() -> Engine | None:
-    """The engine of the job in this process; None for a job without FrameStreams."""
+    """The newest engine of this process, until its job has ended; somebody else may have stopped its context."""
     return _live
+
+
+def engine_of(ssc: StreamingContext) -> Engine | None:
+    """The engine of a context; None for a job without FrameStreams, and for one that has ended."""
+    return _live if _live is not None and _live.runs_on(ssc) else None
