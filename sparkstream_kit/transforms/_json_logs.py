@@ -23,7 +23,8 @@ class Server(NamedTuple):
     """The JSON of a server."""
 
     schema: str
-    members: dict[str, tuple[str, ...]]  # for each column the members that may hold it, the best first
+    members: dict[str, tuple[str, ...]]
+    """For each column the paths of the members that may hold it, the best first."""
 
 
 SERVERS = {
@@ -40,8 +41,8 @@ SERVERS = {
             "protocol": ("request.proto",),
             "status": ("status",),
             "bytes": ("size",),
-            "referrer": ("request.headers.Referer[0]",),
-            "user_agent": ("request.headers.`User-Agent`[0]",),
+            "referrer": ("request.headers.Referer.0",),
+            "user_agent": ("request.headers.User-Agent.0",),
         },
     ),
     "traefik": Server(
@@ -58,7 +59,7 @@ SERVERS = {
             "status": ("DownstreamStatus",),
             "bytes": ("DownstreamContentSize",),
             "referrer": ("request_Referer",),
-            "user_agent": ("`request_User-Agent`",),
+            "user_agent": ("request_User-Agent",),
         },
     ),
 }
@@ -79,7 +80,7 @@ def reader(format: str) -> Reader:
     read = _json_objects.read(line, _json_objects.schema_of(server.schema))
 
     def member(column: str) -> Column:
-        return F.coalesce(*(F.expr(f"{PARTS}.line[0].{path}") for path in server.members[column]))
+        return F.coalesce(*(_json_objects.member(F.col(PARTS), *path.split(".")) for path in server.members[column]))
 
     time, status, size = (" or ".join(server.members[column]) for column in ("timestamp", "status", "bytes"))
     is_object = _json_objects.is_object(F.col(PARTS))

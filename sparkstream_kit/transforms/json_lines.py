@@ -11,7 +11,7 @@ from pyspark.sql.types import StructType
 
 from ..columns import other_columns
 from ..frames import FrameStream
-from ._json_objects import is_object, read, reason, schema_of
+from ._json_objects import is_object, member, read, reason, schema_of
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
 
@@ -37,7 +37,7 @@ def parse(lines: DataFrame, schema: StructType | str) -> DataFrame:
     """
     kind = schema_of(schema)
     kept = other_columns(lines, "value", *kind.names)
-    members = (F.col(_READ)["line"][0][name].alias(name) for name in kind.names)
+    members = (member(F.col(_READ), name).alias(name) for name in kind.names)
     return _read(lines, kind).filter(is_object(F.col(_READ))).select(*kept, *members)
 
 

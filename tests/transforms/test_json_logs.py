@@ -35,7 +35,7 @@ def caddy(line: str) -> tuple[Any, ...]:
     at = datetime.fromisoformat(ts) if isinstance(ts, str) else EPOCH + timedelta(microseconds=int(ts * 1_000_000))
     who = (request.get("client_ip", request["remote_ip"]), None, entry["user_id"] or None)
     served = (request["method"], request["uri"], request["proto"], entry["status"], entry["size"])
-    return (*who, at, *served, headers.get("Referer", [None])[0], headers.get("User-Agent", [None])[0])
+    return (*who, at, *served, *((headers.get(name) or [None])[0] for name in ("Referer", "User-Agent")))
 
 
 def traefik(line: str) -> tuple[Any, ...]:
@@ -55,6 +55,7 @@ def traefik(line: str) -> tuple[Any, ...]:
         ("caddy", CADDY.replace("1646861401.5241024", '"2022-03-09T21:30:01.524+01:00"'), caddy),
         ("caddy", CADDY.replace("1646861401.5241024", "1646861401"), caddy),
         ("caddy", CADDY.replace('"status":200', '"status":0'), caddy),
+        ("caddy", CADDY.replace('["curl/7.82.0"]', "[]"), caddy),
         ("traefik", TRAEFIK, traefik),
         ("traefik", TRAEFIK.replace('"request_User-Agent":"curl/8"', '"request_Referer":"r"'), traefik),
         ("traefik", f"\ufeff{TRAEFIK} ", lambda line: traefik(line.strip("\ufeff"))),
@@ -96,3 +97,37 @@ def test_a_line_of_something_else_is_rejected_with_the_reason(
     ((got, why),) = rejected.collect()
     assert got == line
     assert why.startswith(reason)
+
+
+# Lines that are no object in an array of one: blank, several, or closing what they are put into.
+NO_OBJECT = [
+    "",
+    " ",
+    "\t",
+    "\u00a0",
+    "{",
+    "}",
+    "[]",
+    "null",
+    '"',
+    ",",
+    "{},{}",
+    '],"line":[',
+    '],"line":[{}',
+    "\\",
+    "\0",
+]
+
+
+@pytest.mark.parametrize(("format", "line"), [("caddy", CADDY), ("traefik", TRAEFIK)])
+def test_blank_and_hostile_lines_are_rejected_and_make_nothing_fail(
+    spark: SparkSession, format: str, line: str
+) -> None:
+    for texts in ([*NO_OBJECT, line], *([text, line] for text in NO_OBJECT)):
+        requests, rejected = access_log.split(
+            spark.createDataFrame([(text,) for text in texts], "value string"), format
+        )
+        assert requests.count() == 1
+        assert [tuple(row) for row in rejected.collect()] == [
+            (text, "line is not one JSON object") for text in texts[:-1]
+        ]
