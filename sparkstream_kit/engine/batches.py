@@ -171,6 +171,8 @@ class Engine:
             for state in self.graph.states.values():
                 state.save(n, final=True)
                 self._lease.check()
+            for state in self.graph.states.values():
+                state.prune()
             self.graph.drop_contexts()
             self._compact()
         except Fenced:
@@ -336,6 +338,7 @@ class Engine:
         self._until_done(entry, outputs | advance)
         if entry.n % SNAPSHOT_EVERY == 0:
             self._until_done(entry, {name: partial(save, state) for name, state in states.items()})
+            self._until_done(entry, {name: state.prune for name, state in states.items()})
         self._lease.check()
         log_.mark_done(entry.n)
         graph.drop_contexts()

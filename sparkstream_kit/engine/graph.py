@@ -114,8 +114,14 @@ class State(Protocol):
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the state after batch n; with `final`, so that nothing before is needed again."""
 
+    def prune(self) -> None:
+        """Remove the snapshots that are not needed once all states are saved."""
+
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
+
+    def first_snapshot(self) -> int:
+        """The batch of the oldest snapshot; 0 if there is none."""
 
     def reset(self) -> None:
         """Drop what is in memory."""
@@ -343,6 +349,12 @@ class Graph:
             return self.log.compacted_to.n
         needed = self.log.since(oldest.time - self._look_back())
         return min(first, needed[0].n - 1 if needed else last.n)
+
+    def known_from(self) -> int:
+        """The batch from which on all states can be had; a new state, which may read any of them, starts there."""
+        if self.log.compacted_to.n == 0:
+            return 0
+        return max([self.log.compacted_to.n, *(state.first_snapshot() for state in self.states.values())])
 
     def _look_back(self) -> int:
         return int(max((window.look_back for window in self.windows), default=0))

@@ -100,9 +100,17 @@ class StateNode:
         assert self._n == n
         snapshots.save(rows, self._directory, n, self._means, final=final, epoch=self._graph.log.epoch)
 
+    def prune(self) -> None:
+        """Remove the snapshots that are not needed once all states are saved."""
+        snapshots.prune(self._directory, self._graph.log.epoch)
+
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
         return snapshots.oldest_needed(self._directory)
+
+    def first_snapshot(self) -> int:
+        """The batch of the oldest snapshot; 0 if there is none."""
+        return next(iter(snapshots.numbers(self._directory)), 0)
 
     def reset(self) -> None:
         """Drop what is in memory."""
@@ -116,7 +124,7 @@ class StateNode:
         first = next(iter(self._graph.log.after(0)), self._graph.log.last)
         start = self._empty(self._graph.empty(self.source.compute), first.time)
         n, frame = snapshots.load(self._graph.session, self._directory, newest, start, self._means)
-        compacted = self._graph.log.compacted_to.n
+        compacted, known = self._graph.log.compacted_to.n, self._graph.known_from()
         if 0 < n < compacted:
             raise StateRefused(
                 f"the state {self._name!r} was last saved after batch {n}, but the log only goes back to batch "
@@ -124,14 +132,15 @@ class StateNode:
             )
         if n < compacted and storage.names(self._directory):
             raise HomeDamaged(
-                f"no snapshot of the state {self._name!r} can be read, and its earlier input is no longer available: "
-                f"restore {self._directory} from a backup, or give the state another name= to start it from scratch"
+                f"no snapshot of the state {self._name!r} up to batch {newest} can be read, and its input before that "
+                f"is no longer available: restore {self._directory} from a backup, or give the state another name= to "
+                "start it from scratch"
             )
-        if n < compacted:
+        if not n and known:
             log.warning(
                 "the state %r starts empty after batch %d: its earlier input is no longer available",
                 self._name,
-                compacted,
+                known,
             )
         if n:  # not before `compacted`, which was refused above
             frame = self._loaded(frame, self._graph.log[n])
@@ -139,7 +148,7 @@ class StateNode:
         if self._frame is not None:
             self._graph.discard(self._frame)
         self._frame = self._rows = placed.localCheckpoint()
-        self._n = max(n, compacted)
+        self._n = n or known
 
     def _step(self, ctx: BatchContext) -> None:
         before, rows = self._frame, self._rows

@@ -78,15 +78,22 @@ def save(
     final: bool = False,
     epoch: int = 0,
 ) -> None:
-    """Write the snapshot of a state after batch n, under a lease, then remove all but the newest two.
+    """Write the snapshot of a state after batch n, under a lease.
 
-    What its columns mean is saved as metadata of their fields. With `final` both are of batch n, so that nothing before
+    What its columns mean is saved as metadata of their fields. With `final` it is written twice, so that nothing before
     it is needed even if one of them is damaged.
     """
     for name in [str(n), f"{n}{_COPY}"] if final else [str(n)]:
         if name not in _names(directory):
             explained = {column: {_MEANS: text} for column, text in means.items() if column in frame.columns}
             write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}", epoch)
+
+
+def prune(directory: str, epoch: int = 0) -> None:
+    """Remove all but the newest two snapshots of a state; only once those of all states are written.
+
+    A state over another one that was not saved in time replays batches for which it needs the other's older snapshot.
+    """
     for old in _names(directory)[:-2] + storage.abandoned(directory, epoch):
         storage.delete(f"{directory}/{old}")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,9 @@ def test_a_state_without_a_readable_snapshot_is_refused_if_its_input_is_gone(tmp
     run_ticks(with_state, tmp_path, [1, 2, 3, 4, 5, 6])
     for manifest in (tmp_path / "state" / "sums").glob("*/_manifest"):
         manifest.unlink()
-    expected = f"no snapshot of the state 'sums' can be read, .*: restore .*{tmp_path}/state/sums from a backup"
+    expected = (
+        f"no snapshot of the state 'sums' up to batch 6 can be read, .*: restore .*{tmp_path}/state/sums from a backup"
+    )
     with pytest.raises(HomeDamaged, match=expected):
         run_ticks(with_state, tmp_path, [7])
 
@@ -125,6 +130,72 @@ def test_a_job_killed_while_it_saves_at_a_graceful_stop_goes_on(
     assert not (home / "STOPPED").exists()
     counting(logs, seen, home, 3)
     assert seen["counts"] == {n: [("a", 2 * n), ("b", n)] for n in (1, 2, 3)}
+
+
+def state_over_state(ssc: StreamingContext) -> dict[str, FrameStream]:
+    sums = given(ssc, ROWS, "k string, v bigint").update_state_by_key("k", {"v": agg.sum("v")}, name="sums")
+    return {"sums": sums, "largest": sums.update_state_by_key("k", {"v": agg.max("v")}, name="largest")}
+
+
+STEPS = 6
+"""What the end of a graceful stop writes for two states, twice each, and then removes for each."""
+
+
+def disk_full() -> None:
+    raise OSError("No space left on device")
+
+
+@pytest.mark.parametrize("fails", [partial(killed, 9), disk_full], ids=["killed", "full"])
+@pytest.mark.parametrize("at", range(1, STEPS + 1))
+def test_whatever_the_end_of_a_stop_did_not_save_a_state_over_a_state_goes_on(
+    at: int, fails: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def failing(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            steps.append(step.__name__)
+            return fails() if len(steps) == at else step(*args, **options)
+
+        return run
+
+    seen = Seen()
+    with job(state_over_state, tmp_path, seen) as engine:
+        engine.tick(1000)
+        engine.close()
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 100)
+    with monkeypatch.context() as patch, suppress(SystemExit), job(state_over_state, tmp_path, seen) as engine:
+        engine.tick(2000)
+        engine.tick(3000)
+        patch.setattr(snapshots, "write", failing(snapshots.write))
+        patch.setattr(snapshots, "prune", failing(snapshots.prune))
+        engine.close()
+    assert steps == ["write", "write", "write", "write", "prune", "prune"][:at]
+    run_ticks(state_over_state, tmp_path, [4, 5], seen)
+    assert seen == run_ticks(state_over_state, tmp_path / "straight", range(1, 6))
+
+
+def over_states(ssc: StreamingContext, *, alert: bool) -> dict[str, FrameStream]:
+    rows = given(ssc, ROWS, "k string, v bigint")
+    sums = rows.update_state_by_key("k", {"v": agg.sum("v")}, name="sums")
+    streams = {"sums": sums, "window": rows.count_by_window("2s")}
+    return streams | {"alerts": ss.transforms.threshold(sums, "k", agg.max("v"), above=6)} if alert else streams
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["new", "deleted"])
+def test_a_state_that_starts_late_starts_where_the_states_below_it_are_known(
+    lost: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with job(partial(over_states, alert=lost), tmp_path) as engine:
+        for second in range(1, 6):
+            engine.tick(1000 * second)
+        engine.close()
+    if lost:
+        shutil.rmtree(tmp_path / "state/threshold")
+    seen = run_ticks(partial(over_states, alert=True), tmp_path, [6, 7])
+    assert "the state 'threshold' starts empty after batch 5: its earlier input is no longer available" in caplog.text
+    assert seen["sums"] == {6: [("a", 6)], 7: [("a", 7)]}
+    assert [len(rows) for rows in seen["alerts"].values()] == [0, 1]
 
 
 def test_a_state_that_cannot_be_saved_is_a_warning_and_the_next_start_replays(

@@ -24,6 +24,7 @@ def counts(spark: SparkSession, n: int) -> DataFrame:
 def saved(spark: SparkSession, directory: str, *batches: int) -> None:
     for n in batches:
         snapshots.save(counts(spark, n), directory, n)
+        snapshots.prune(directory)
 
 
 def part(directory: str, n: int) -> Path:
@@ -64,6 +65,7 @@ def test_after_a_final_save_nothing_before_it_is_needed_even_if_it_is_damaged(
     assert snapshots.oldest_needed(directory) == 20
     for _ in range(2):
         snapshots.save(counts(spark, 47), directory, 47, final=True)
+        snapshots.prune(directory)
         assert storage.names(directory) == ["47", "47.copy"]
     assert (snapshots.numbers(directory), snapshots.oldest_needed(directory)) == ([47], 47)
     storage.delete(f"{directory}/47.copy/_manifest")
