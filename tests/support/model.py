@@ -106,6 +106,8 @@ class World:
         state = rows.update_state_by_key("k", kept, name="counts")
         rows.for_each_batch(self._note_rows, name="rows")
         state.for_each_batch(self._note("counts"), name="watch counts")
+        above = state.update_state_by_key("k", {"top": agg.max("n")}, name="above")
+        above.for_each_batch(self._note("above"), name="watch above")
         if "again" in self.code:
             again = rows.update_state_by_key("k", {"n": agg.count()}, name="again")
             again.for_each_batch(self._note("again"), name="watch again")
@@ -376,6 +378,8 @@ class World:
         assert len(counts) == len(self.states[n]["counts"]), "a key comes once"
         expected = Counter(k for k, _ in rows)
         assert {k: row["n"] for k, row in counts.items()} == expected, f"batch {n}: state {counts}, expected {expected}"
+        above = sorted((row["k"], row["top"]) for row in self.states[n].get("above", []))
+        assert above == sorted(expected.items()), f"batch {n}: the state over the state {above}, expected {expected}"
         extreme = least if "least" in self.states[n]["code"] else most
         for part, recount in (("most", extreme), ("some", some)):
             if all(part in row for row in counts.values()):
