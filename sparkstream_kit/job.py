@@ -22,6 +22,7 @@ from pyspark.streaming import StreamingContext
 
 from . import durations, outputs, sources, uris
 from .context import get_or_create
+from .engine import batches
 from .engine.batches import engine_of
 from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
@@ -187,8 +188,10 @@ class _Printable(logging.Formatter):
 def _log_to_stderr(*, quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("py4j").setLevel(logging.ERROR)
+    if quiet:  # a line for each batch would run through the tables of the terminal
+        logging.getLogger(batches.__name__).setLevel(logging.WARNING)
 
 
 def _parser(build: JobBuild) -> argparse.ArgumentParser:

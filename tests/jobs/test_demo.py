@@ -83,7 +83,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 def test_it_succeeds_and_nothing_warns(demo: Seen) -> None:
-    assert (demo.code, demo.stderr) == (0, "")
+    said = [line.split(" ", 2)[2] for line in demo.stderr.splitlines()]
+    assert (demo.code, said[0], said[-1]) == (0, "INFO starting Spark", "INFO stopping gracefully")
+    assert [line for line in said if not line.startswith("INFO ")] == []
+    assert [line for line in said if "done in" in line] == [], "the tables show the batches"
 
 
 def test_no_line_is_wider_than_the_terminal(demo: Seen) -> None:
