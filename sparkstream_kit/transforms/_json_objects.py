@@ -23,7 +23,7 @@ def read(line: Column, schema: StructType) -> Column:
 
     Spark stops at the end of the first object and ignores what follows. So a line is read as the only element of an
     array that is followed by an end marker: anything extra in the line breaks the array, lengthens it or hides the
-    marker. No line can write either itself, as the names of both are drawn anew in each process.
+    marker. No line can write either itself, as each process draws the names of both.
     """
     whole = StructType().add(_LINE, ArrayType(schema)).add(_END, IntegerType()).add("broken", StringType())
     text = F.concat(F.lit(f'{{"{_LINE}":['), line, F.lit(f'],"{_END}":1}}'))

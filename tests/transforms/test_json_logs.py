@@ -99,7 +99,7 @@ def test_a_line_of_something_else_is_rejected_with_the_reason(
     assert why.startswith(reason)
 
 
-# Lines that are no object in an array of one: blank, several, or closing what they are put into.
+# Lines that are not one object: blank, several, or closing the array into which they are put to be read.
 NO_OBJECT = [
     "",
     " ",
