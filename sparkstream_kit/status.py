@@ -63,8 +63,9 @@ def left(home: Home) -> list[str]:
     log, rest = OffsetLog(home / "offsets"), []
     if not log.is_done(log.last.n):
         rest.append(f"batch {log.last.n} is unfinished")
+    ends = {**log.last.given_up, **log.last.end_offsets}
     for name in storage.names(home / "received"):
-        landed, read = landing.latest_offset(home / f"received/{name}"), log.last.end_offsets.get(name)
+        landed, read = landing.latest_offset(home / f"received/{name}"), ends.get(name)
         if landed != read:
             rest.append(f"{name} has {landed - (read or 0)} received batches that no batch has read")
     if storage.names(home / "checkpoint/receivedData"):

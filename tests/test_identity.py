@@ -162,8 +162,11 @@ def test_a_name_that_cannot_be_the_name_of_a_directory_is_refused(name: str, spa
         ssc.stop(stopSparkContext=False)
 
 
+SCHEMA = "client string, status int"
+
+
 def numbers(ssc: StreamingContext, name: str, until: int = 9) -> FrameStream:
-    return given_rows(ssc, [[("a", second)] for second in range(1, until + 1)], "client string, status int", name)
+    return given_rows(ssc, [[("a", second)] for second in range(1, until + 1)], SCHEMA, name)
 
 
 def test_a_source_under_a_new_name_is_refused_and_given_up_only_on_request(
@@ -178,6 +181,30 @@ def test_a_source_under_a_new_name_is_refused_and_given_up_only_on_request(
     run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [5], give_up_sources=["logs"])
     assert "the source 'logs' is given up; it was read up to 4" in caplog.text
     assert run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [6]) == {"rows": {6: [("a", 6)]}}
+
+
+def test_a_source_that_was_given_up_and_comes_back_continues_where_it_was(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = numbers(ssc, "logs").union(given_rows(ssc, [[("b", 1)], [("b", 2)], [("b", 3)]], SCHEMA, "more"))
+        return {"rows": rows, "n": rows.update_state_by_key("client", COUNT)}
+
+    def one(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = numbers(ssc, "logs")
+        return {"rows": rows, "n": rows.update_state_by_key("client", COUNT)}
+
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)  # so that the log is compacted beyond the batches of the source
+    run_ticks(both, tmp_path, [1, 2])
+    run_ticks(one, tmp_path, [3], give_up_sources=["more"])
+    assert run_ticks(one, tmp_path, [4, 5, 6])["n"][6] == [("a", 6), ("b", 2)], "it is given up once"
+    assert "is back" not in caplog.text
+    back = run_ticks(both, tmp_path, [7, 8])
+    assert "the source 'more' is back; it continues after 2, as it had been read" in caplog.text
+    assert back == {
+        "rows": {7: [("a", 7), ("b", 3)], 8: [("a", 8)]},
+        "n": {7: [("a", 7), ("b", 3)], 8: [("a", 8), ("b", 3)]},
+    }
 
 
 def test_an_unfinished_batch_needs_the_source_it_read(

@@ -196,8 +196,8 @@ class Graph:
         """Refuse a job that lacks a source, state or output which its home knows by name: it may have been renamed.
 
         Under a new name all input would be read once more, a state would start from what the log still has, and what an
-        output misses no later batch brings. Sources in `give_up_sources` and outputs in `give_up_outputs` are
-        forgotten, with a warning.
+        output misses no later batch brings. Sources in `give_up_sources` and outputs in `give_up_outputs` are left out,
+        with a warning; a source that comes back continues where it was given up.
         """
         last, mine = self.log.last, ", ".join(map(repr, sorted(self.sources)))
         for name in [] if self.log.is_done(last.n) else last.ranges:
@@ -216,7 +216,12 @@ class Graph:
                     f"input it may still have, by --give-up-source {name}"
                 )
             log.warning("the source %r is given up; it was read up to %s", name, offset)
-        self.log.give_up([name for name in last.end_offsets if name not in self.sources])
+        for name in self.sources:
+            if name in last.given_up:
+                log.warning(
+                    "the source %r is back; it continues after %s, as it had been read", name, last.given_up[name]
+                )
+        self.log.keep_sources(self.sources)
         has = ", ".join(map(repr, sorted(self.outputs)))
         for name in self.home.outputs():
             if name in self.outputs:
