@@ -81,6 +81,24 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
     }
 
 
+def test_status_takes_nothing_that_another_source_keeps_for_a_journal_of_files(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.write(home / "sources/generator", "1000")
+    storage.write(home / "sources/mine", "a note")
+    storage.write(home / "sources/other/000000000000", "[1, 2]")
+    OffsetLog(home / "offsets").append(
+        1000, dict.fromkeys(("generator", "other"), (None, 3)) | {"mine": (None, "x")}, True
+    )
+    assert cli.main(["status", home.root.removeprefix("file:"), "--json"]) == 0
+    sources = json.loads(capsys.readouterr().out)["sources"]
+    assert {name: source["removable_files"] for name, source in sources.items()} == {
+        "generator": [],
+        "mine": [],
+        "other": [],
+    }
+
+
 def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     def health() -> tuple[int, str]:
         return cli.main(["status", home.root.removeprefix("file:")]), said(capsys)["health"]
