@@ -102,12 +102,12 @@ def local_cores() -> int:
 
 
 def reason(error: BaseException) -> str:
-    """The line of an error that says what went wrong: the innermost Java cause, or the last line of a Python error.
+    """The line of an error that says what went wrong: of the innermost Java cause, or of the Python error it wraps.
 
     It is printable, though it may quote data. An error of the kit has its own sentence. Hadoop's network errors name
     the server in an outer one (NetUtils). Spark wraps a Python error in "An exception was raised by Python" (driver,
-    PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the traceback, so the last line
-    of that text is the message.
+    PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the traceback: the message is
+    the line after its last frame. A line that ends with a colon is followed by what it announces.
     """
     if isinstance(error, KitError):
         return str(error)
@@ -117,11 +117,14 @@ def reason(error: BaseException) -> str:
             called = re.match(r"Call From \S+ to (\S+) failed", str(java.getMessage()))
             server = f"{called[1]}: " if called else server
             java = java.getCause()
-        text = server + str(java.getMessage() or java.toString())
+        text = server + (str(java.getMessage() or "").strip() or str(java.toString()))
     else:
-        text = f"{type(error).__name__}: {error}"
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
-    return printable(lines[-1 if "Traceback (most recent call last)" in text else 0].strip())
+        text = f"{type(error).__name__}: {str(error).strip()}"  # that of a ParseException begins with a new line
+    if "Traceback (most recent call last)" in text:
+        text = text[max(text.rfind('\n  File "'), 0) :]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
+    first = next((n for n, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return printable(" ".join(lines[: first + 1]))
 
 
 @contextlib.contextmanager
