@@ -19,7 +19,7 @@ import sparkstream_kit as ss
 from sparkstream_kit.engine import batches
 from sparkstream_kit.engine.graph import graph_of
 from sparkstream_kit.frames import FrameStream
-from tests.support.ticks import Seen, few, run_ticks
+from tests.support.ticks import Seen, few, job, killed, run_ticks
 from tests.support.ticks import given as given_rows
 
 ROWS = [[(code, status) for code in "ab" for status in (200, 404, 500)][i:] for i in range(6)]
@@ -205,6 +205,30 @@ def test_a_source_that_was_given_up_and_comes_back_continues_where_it_was(
         "rows": {7: [("a", 7), ("b", 3)], 8: [("a", 8)]},
         "n": {7: [("a", 7), ("b", 3)], 8: [("a", 8), ("b", 3)]},
     }
+
+
+def test_a_source_that_is_added_while_a_drain_is_interrupted_is_drained_too(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def both(ssc: StreamingContext) -> dict[str, FrameStream]:
+        more = given_rows(ssc, [[("b", 1)], [("b", 2)]], SCHEMA, "more")
+        return {"rows": numbers(ssc, "logs", 3).union(more)}
+
+    drain: dict[str, Any] = {"drain": True, "max_per_batch": 2}
+    with job(lambda ssc: {"rows": numbers(ssc, "logs", 3)}, tmp_path, **drain) as engine:
+        engine.graph.log.mark_done = killed  # type: ignore[method-assign]
+        with pytest.raises(SystemExit):
+            engine.tick(1000)
+    seen = Seen()
+    with job(both, tmp_path, seen, **drain) as engine:
+        engine.tick(2000)
+        assert engine.drained.is_set()
+        assert engine.graph.log.last.end_offsets == {"logs": 3, "more": 2}
+    assert sorted(row for rows in seen["rows"].values() for row in rows) == [
+        *(("a", n) for n in (1, 2, 3)),
+        ("b", 1),
+        ("b", 2),
+    ]
 
 
 def test_an_unfinished_batch_needs_the_source_it_read(

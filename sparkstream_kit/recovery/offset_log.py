@@ -175,10 +175,16 @@ class OffsetLog:
         self._entries[self._last] = replace(self.last, end_offsets=kept, given_up=given_up)
 
     def begin_drain(self, ends: dict[str, Offset]) -> dict[str, Offset]:
-        """The end offsets of a drain: `ends`, or those of an earlier run of the same drain that was interrupted."""
+        """The end offsets of a drain: `ends`, or those of an earlier run of the same drain that was interrupted.
+
+        A source that the job did not have then has its offset of `ends`.
+        """
         with contextlib.suppress(FileExistsError):
             storage.write_new(f"{self._root}/drain", json.dumps(ends))
         fixed: dict[str, Offset] = json.loads(storage.read(f"{self._root}/drain"))
+        if not ends.keys() <= fixed.keys():
+            fixed = {**ends, **fixed}
+            storage.write(f"{self._root}/drain", json.dumps(fixed))
         return fixed
 
     def end_drain(self) -> None:

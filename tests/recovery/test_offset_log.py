@@ -230,6 +230,14 @@ def test_the_end_offsets_of_a_drain_stay_fixed_until_they_are_reached(root: str)
     assert OffsetLog(root).begin_drain({"lines": 200}) == {"lines": 200}
 
 
+def test_a_source_that_is_added_while_a_drain_is_interrupted_is_fixed_then(root: str) -> None:
+    OffsetLog(root).begin_drain({"lines": 100, "nothing yet": None})
+    fixed = {"lines": 100, "nothing yet": None, "more": 5}
+    assert OffsetLog(root).begin_drain({"lines": 200, "nothing yet": 1, "more": 5}) == fixed
+    assert OffsetLog(root).begin_drain({"lines": 300, "nothing yet": 2, "more": 6}) == fixed
+    assert OffsetLog(root).begin_drain({"more": 7}) == fixed, "also of those that the job lacks for a while"
+
+
 def test_the_clock_of_an_entry_is_the_latest_one_so_far_or_its_time_in_entries_of_before(root: str) -> None:
     log = OffsetLog(root)
     log.append(1000, {"lines": (None, 1)}, data=True)
