@@ -67,7 +67,8 @@ more memory, and --master in there a cluster.
 
 REPLAY = """\
 Return the lines that the output rejected: has kept to a job: they are written into DIRECTORY, one new file for each
-batch, and removed from the home. Batches that are not done yet are left to a later replay.
+batch, and removed from the home. Batches that are not done yet are left to a later replay. What no file can return,
+nulls and lines with a line break in them, stays in the home.
 
     --source files:/data/logs --home /data/access.home --output rejected=rejected:
     sparkstream replay-rejected /data/access.home /data/logs

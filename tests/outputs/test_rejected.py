@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.support.ticks import given, job, killed
 LINES = [["a", "b"], [], ["c"], ["d", "d"]]
 
 
-def run(home: Path, lines: list[list[str]], ticks: range) -> None:
+def run(home: Path, lines: Sequence[Sequence[str | None]], ticks: range) -> None:
     def build(ssc: object) -> dict[str, object]:
         _rejected.rejected(given(ssc, [[(x, "why") for x in batch] for batch in lines], "line string, reason string"))
         return {}
@@ -66,6 +67,30 @@ def test_a_batch_that_the_job_may_run_again_is_left_to_a_later_replay(home: Path
     run(home, LINES, range(5, 6))
     assert replay(home) == 0
     assert replayed(home) == ["a", "b", "c", "d", "d"]
+
+
+def test_what_would_not_come_back_as_the_same_line_stays_in_the_home(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "logs").mkdir()
+    no_lines = ["a\nb", None, "c\r"]
+    run(tmp_path / "home", [["x", *no_lines, "", "y\u2028z"], [None]], range(1, 3))
+    for _ in range(2):
+        assert replay(tmp_path / "home") == 0
+    said = capsys.readouterr().out
+    assert said == f"3 lines written to 1 files in {tmp_path / 'logs'}\nno rejected lines to replay\n"
+    (file,) = (tmp_path / "logs").iterdir()
+    assert sorted(file.read_bytes().decode().split("\n")) == ["", "", "x", "y\u2028z"]
+    for n, left in enumerate((no_lines, [None]), 1):
+        where = f"{tmp_path}/home/rejected/rejected/no-line-{n}"
+        rows = spark.read.parquet(where).collect()
+        assert sorted([(row.line, row.reason) for row in rows], key=repr) == [
+            (x, "why") for x in sorted(left, key=repr)
+        ]
+        assert (
+            f"{len(left)} rejected rows of batch {n} are null or have line breaks, so that a file cannot" in caplog.text
+        )
+        assert f"they stay in file:{where}, as Parquet" in caplog.text
 
 
 @pytest.mark.slow
