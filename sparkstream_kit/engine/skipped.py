@@ -21,6 +21,7 @@ def set_aside(graph: Graph, entry: Entry) -> None:
     input before that is kept.
     """
     why, folder, epoch = graph.log.skipped[entry.n], graph.home / f"skipped/{entry.n}", graph.log.epoch
+    storage.make_directory(folder)  # by which `sparkstream status` knows of the batch, whether or not it can be kept
     for name, (start, end) in entry.ranges.items():
         path = f"{folder}/{name}"
         if storage.exists(path):
