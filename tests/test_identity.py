@@ -162,6 +162,18 @@ def test_a_name_that_cannot_be_the_name_of_a_directory_is_refused(name: str, spa
         ssc.stop(stopSparkContext=False)
 
 
+@pytest.mark.parametrize("name", ["x" * 201, "é" * 101])
+def test_a_name_that_is_too_long_for_a_directory_is_refused(name: str, spark: SparkSession) -> None:
+    ssc = StreamingContext(spark.sparkContext, 1)
+    try:
+        too_long = rf"got a name of {len(name)} characters, {name[:20]}\.\.\., expected at most 200 bytes"
+        with pytest.raises(ss.UsageError, match=too_long):
+            rows_of(ssc).update_state_by_key("client", COUNT, name=name)
+        rows_of(ssc).update_state_by_key("client", COUNT, name=name[:100])
+    finally:
+        ssc.stop(stopSparkContext=False)
+
+
 SCHEMA = "client string, status int"
 
 

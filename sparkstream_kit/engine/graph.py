@@ -35,6 +35,9 @@ T = TypeVar("T")
 SAY_EVERY = 5.0
 """Seconds between two lines that tell how far a replay is."""
 
+LONGEST_NAME = 200
+"""Bytes of a name: file systems take 255, of which temporary names need some."""
+
 DRY_RUN = Entry(0, 0)
 """Not a batch: at each start every step runs once on empty frames for this entry."""
 
@@ -370,6 +373,11 @@ def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
     """
     if not name or "/" in name or name.startswith((".", "_")):
         raise UsageError(f"got the name {name!r}, expected one without / that starts with neither . nor _")
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise UsageError(
+            f"got a name of {len(name)} characters, {name[:20]}..., expected at most {LONGEST_NAME} bytes, as "
+            "directories are named after it: give a shorter name="
+        )
     if name in nodes:
         raise UsageError(f"two {kind} are named {name!r}: give each a name= of its own, and keep it across restarts")
     nodes[name] = node
