@@ -23,6 +23,7 @@ from ..frames import FrameStream
 from ..recovery import snapshots, storage
 from ..recovery.home import Home
 from ..recovery.offset_log import OffsetLog
+from ._files import check_types
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
 
     Guarantee: exactly once.
 
-    Raises OutputRefused at the start if there is no column line.
+    Raises OutputRefused at the start if there is no column line, or one of a type that Parquet does not hold.
 
     Cost: grows with the rejected rows of the batch, at most 10,000, and with the batches kept.
 
@@ -55,6 +56,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
     def check(frame: DataFrame, before: Batch) -> None:
         if "line" not in frame.columns:
             raise OutputRefused(f"the output {name!r} needs a column line, got {', '.join(frame.columns)}: select it")
+        check_types(frame, name, "parquet")
 
     def write(frame: DataFrame, batch: Batch) -> int:
         directory = _directory(stream.graph.home, name)

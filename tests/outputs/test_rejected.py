@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from sparkstream_kit import cli
 from sparkstream_kit.errors import OutputRefused, UsageError
@@ -152,6 +153,16 @@ def test_rows_without_a_line_and_a_missing_directory_are_refused(tmp_path: Path,
         pass
     with pytest.raises(UsageError, match="is not a directory: name the one that a job reads"):
         _rejected.replay(Home.open(str(tmp_path / "home")), str(tmp_path / "nowhere"))
+
+
+def test_a_type_that_the_home_cannot_keep_is_refused_at_the_start(tmp_path: Path, spark: SparkSession) -> None:
+    def build(ssc: object) -> dict[str, object]:
+        _rejected.rejected(given(ssc, [], "line string").select("line", F.expr("make_interval(1)").alias("after")))
+        return {}
+
+    refused = "'rejected' cannot write after interval, a type that parquet does not hold"
+    with pytest.raises(OutputRefused, match=refused), job(build, tmp_path / "home"):
+        pass
 
 
 def no_line(ssc: object) -> dict[str, object]:
