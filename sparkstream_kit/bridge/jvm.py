@@ -6,6 +6,7 @@ Private names are those of PySpark's SparkContext, Java and Spark classes those 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -160,6 +161,7 @@ def halt(code: int, message: str) -> None:
     unregisters at its last attempt.
     """
     message = printable_lines(message)  # a traceback may quote data
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs a traceback for each connection that breaks
     try:
         view().java.lang.System.err.println(message)
     except Exception:

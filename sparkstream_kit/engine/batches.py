@@ -379,13 +379,11 @@ class Engine:
                 raise self._step_failed(entry, failures, in_vain)
             self.retries.update(failures.keys())
             for name in failures:
+                is_data = jvm.is_caused_by_data(failures[name])
                 log.warning(
-                    "batch %d: the %s failed (%s); retrying in %.1f s, for another %.0f s",
-                    entry.n,
-                    name,
-                    self.errors[name],
-                    pause,
-                    left,
+                    "batch %d: the %s failed (%s); retrying in %.1f s, %s",
+                    *(entry.n, name, self.errors[name], pause),
+                    f"as try {same[name] + 1} of {SAME_FAILURES}" if is_data else f"for another {left:.0f} s",
                 )
             if any("heckpoint block" in str(failure) for failure in failures.values()):
                 graph.drop_everything()

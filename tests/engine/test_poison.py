@@ -63,6 +63,10 @@ def test_a_batch_that_fails_on_its_data_is_given_up_soon_and_can_be_skipped(
 ) -> None:
     seen = Seen()
     said = fail_on_batch_2(tmp_path, seen, monkeypatch)
+    retries = [message for message in caplog.messages if "retrying" in message]
+    assert [message.rpartition("); ")[2] for message in retries] == [
+        f"retrying in {pause:.1f} s, as try {n} of 5" for n, pause in enumerate((0.5, 1, 2, 4), 2)
+    ]
     assert "the output 'shares' still fails (ArithmeticException: [DIVIDE_BY_ZERO]" in said
     what_to_do = f"mend the job, or set the batch aside, with its input, by sparkstream skip file:{tmp_path} 2"
     assert said.endswith(f"each try fails in the same way: {what_to_do}")
