@@ -105,10 +105,11 @@ def local_cores() -> int:
 def reason(error: BaseException) -> str:
     """The line of an error that says what went wrong: of the innermost Java cause, or of the Python error it wraps.
 
-    It is printable, though it may quote data. An error of the kit has its own sentence. Hadoop's network errors name
-    the server in an outer one (NetUtils). Spark wraps a Python error in "An exception was raised by Python" (driver,
-    PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the traceback: the message is
-    the line after its last frame. A line that ends with a colon is followed by what it announces.
+    It is printable, though it may quote data. An error of the kit has its own sentence, also as Spark quotes it.
+    Hadoop's network errors name the server in an outer one (NetUtils). Spark wraps a Python error in "An exception was
+    raised by Python" (driver, PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the
+    traceback: the message is the line after its last frame. A line that ends with a colon is followed by what it
+    announces.
     """
     if isinstance(error, KitError):
         return str(error)
@@ -125,7 +126,7 @@ def reason(error: BaseException) -> str:
         text = text[max(text.rfind('\n  File "'), 0) :]
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
     first = next((n for n, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
-    return printable(" ".join(lines[: first + 1]))
+    return printable(re.sub(r"^sparkstream_kit\.errors\.\w+: ", "", " ".join(lines[: first + 1])))
 
 
 @contextlib.contextmanager
@@ -153,6 +154,11 @@ def is_caused_by_data(error: BaseException) -> bool:
     return bool(state) and str(state)[:2] in ("22", "38")
 
 
+def is_of_worker(error: BaseException) -> bool:
+    """Whether a function raised it in a Python worker (org.apache.spark.api.python.PythonException)."""
+    return isinstance(error, Py4JJavaError) and "org.apache.spark.api.python.PythonException" in str(error)
+
+
 def halt(code: int, message: str) -> None:
     """Print a final message on the JVM's stderr and halt it, without shutdown hooks (System.err, Runtime.halt).
 
@@ -161,11 +167,11 @@ def halt(code: int, message: str) -> None:
     unregisters at its last attempt.
     """
     message = printable_lines(message)  # a traceback may quote data
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs a traceback for each connection that breaks
     try:
         view().java.lang.System.err.println(message)
     except Exception:
         print(message, file=sys.stderr)
+    logging.disable()  # py4j logs a traceback for each connection that breaks, some by the root logger
     with contextlib.suppress(Exception):  # the connection is expected to break
         view().java.lang.Runtime.getRuntime().halt(code)
 

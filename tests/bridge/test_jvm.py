@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,10 +83,18 @@ def test_the_reason_of_an_error_in_sql_is_one_line_that_names_it(spark: SparkSes
         (ValueError("these are wrong:\na, b\nc"), "ValueError: these are wrong: a, b"),
         (ValueError("these are wrong:"), "ValueError: these are wrong:"),
         (ValueError(), "ValueError:"),
+        (UsageError("got 3"), "got 3"),
     ],
 )
 def test_the_reason_of_an_error_is_its_first_line_with_what_that_announces(error: Exception, expected: str) -> None:
     assert jvm.reason(error) == expected
+
+
+def test_an_error_of_the_kit_that_spark_quotes_has_its_own_sentence() -> None:
+    quoted = RuntimeError(
+        'Traceback (most recent call last):\n  File "job.py", line 1\nsparkstream_kit.errors.BatchFailed: no'
+    )
+    assert jvm.reason(quoted) == "no"
 
 
 def fails(message: str) -> Callable[[str], str]:
@@ -101,3 +111,24 @@ def test_the_reason_of_an_error_in_a_python_worker_is_the_first_line_of_its_mess
     with pytest.raises(PySparkException) as raised:
         spark.createDataFrame([("a",)], "value string").select(F.udf(fails(message))("value")).collect()
     assert jvm.reason(raised.value) == "ValueError: got 3"
+
+
+HALT = """
+import logging, os
+from sparkstream_kit.bridge import jvm
+from sparkstream_kit.testing import local_session
+
+logging.basicConfig(level=logging.INFO)
+local_session()
+logging.warning("before")
+jvm.halt(1, "the last sentence")
+os._exit(1)
+"""
+
+
+def test_the_message_of_an_end_is_the_last_line_however_the_job_logs() -> None:
+    ended = subprocess.run([sys.executable, "-c", HALT], capture_output=True, text=True)
+    lines = ended.stderr.splitlines()
+    assert "WARNING:root:before" in lines
+    assert lines[-1] == "the last sentence"
+    assert ended.returncode == 1

@@ -120,6 +120,23 @@ def test_a_batch_whose_source_cannot_read_it_can_be_skipped(
     assert run_ticks(reading, tmp_path, [4]) == {}
 
 
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [(lambda text: (int(text),), "ValueError: invalid literal"), (lambda text: (text,), r".*can ?not accept")],
+    ids=["function", "schema"],
+)
+def test_what_cannot_be_landed_is_reported_with_the_way_out(
+    spark: SparkSession, tmp_path: Path, function: Any, why: str
+) -> None:
+    with job(dividing, tmp_path) as engine:
+        engine.graph.received["numbers"] = (None, "n int")  # type: ignore[assignment]
+        parallelize = spark.sparkContext.parallelize
+        with pytest.raises(BatchFailed, match=rf"'numbers' received cannot be stored \({why}.* --give-up-received"):
+            engine.land("numbers", 1000, parallelize(["1", "x"], 1).map(function))
+        engine.land("numbers", 2000, parallelize(["1"], 1).map(lambda text: (int(text),)))
+    assert [name.partition("-")[2] for name in os.listdir(tmp_path / "received/numbers") if name[0] != "."] == ["2000"]
+
+
 def test_a_batch_does_not_run_without_its_input_before_that_is_kept(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
