@@ -6,6 +6,7 @@ Private names are those of PySpark's SparkContext, Java and Spark classes those 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -171,7 +172,10 @@ def halt(code: int, message: str) -> None:
         view().java.lang.System.err.println(message)
     except Exception:
         print(message, file=sys.stderr)
-    logging.disable()  # py4j logs a traceback for each connection that breaks, some by the root logger
+    # the message stays the last: for each connection that breaks py4j logs a traceback, some by the root logger, and
+    # PySpark's server of accumulators prints one (socketserver.BaseServer.handle_error)
+    logging.disable()
+    sys.stderr = io.StringIO()
     with contextlib.suppress(Exception):  # the connection is expected to break
         view().java.lang.Runtime.getRuntime().halt(code)
 

@@ -114,7 +114,7 @@ def test_the_reason_of_an_error_in_a_python_worker_is_the_first_line_of_its_mess
 
 
 HALT = """
-import logging, os
+import logging, os, sys
 from sparkstream_kit.bridge import jvm
 from sparkstream_kit.testing import local_session
 
@@ -122,6 +122,7 @@ logging.basicConfig(level=logging.INFO)
 local_session()
 logging.warning("before")
 jvm.halt(1, "the last sentence")
+print("as a server does whose connection broke", file=sys.stderr)
 os._exit(1)
 """
 
