@@ -67,7 +67,8 @@ more memory, and --master in there a cluster.
 
 REPLAY = """\
 Return the lines that the output rejected: has kept to a job: they are written into DIRECTORY, one new file for each
-batch, and removed from the home. Batches that are not done yet are left to a later replay.
+batch, and removed from the home. Batches that are not done yet are left to a later replay. What no file can return,
+nulls and lines with a line break in them, stays in the home.
 
     --source files:/data/logs --home /data/access.home --output rejected=rejected:
     sparkstream replay-rejected /data/access.home /data/logs
@@ -101,7 +102,8 @@ Set aside the input of an unfinished batch that fails each time, such as a row t
     sparkstream skip /data/access.home 47 --reason "two rows overflow the sum, see ticket 12"
 
 The next start copies the rows of the batch, as its sources read them, to HOME/skipped/47/SOURCE, as Parquet, and runs
-it without: states and windows never see them. Outputs that had written the batch before it failed keep what they have.
+it without: states and windows never see them. Of a source that fails because of what it reads, nothing can be copied:
+the log has its offsets. Outputs that had written the batch before it failed keep what they have.
 The job must not be running. Mend the job first if you can: an unfinished batch runs again at each start, with the code
 that the job has then.
 """

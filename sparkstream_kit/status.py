@@ -63,8 +63,9 @@ def left(home: Home) -> list[str]:
     log, rest = OffsetLog(home / "offsets"), []
     if not log.is_done(log.last.n):
         rest.append(f"batch {log.last.n} is unfinished")
+    ends = {**log.last.given_up, **log.last.end_offsets}
     for name in storage.names(home / "received"):
-        landed, read = landing.latest_offset(home / f"received/{name}"), log.last.end_offsets.get(name)
+        landed, read = landing.latest_offset(home / f"received/{name}"), ends.get(name)
         if landed != read:
             rest.append(f"{name} has {landed - (read or 0)} received batches that no batch has read")
     if storage.names(home / "checkpoint/receivedData"):
@@ -85,7 +86,7 @@ def describe(facts: dict[str, Any]) -> str:
         "last batch": "none yet",
     }
     if last:
-        lines["last batch"] = f"{last['n']} at {_when(last)}{'' if last['done'] else ' (not finished)'}"
+        lines["last batch"] = f"{last['n']} at {_when(last)}{'' if last['done'] else f' ({_unfinished(facts)})'}"
         for name, (start, end) in sorted(last["ranges"].items()):
             lines[f"range {name}"] = f"{json.dumps(start)} to {json.dumps(end)}"
     if facts["recorded_ahead"]:
@@ -113,6 +114,18 @@ def describe(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in lines.items())
 
 
+def _unfinished(facts: dict[str, Any]) -> str:
+    skip = facts["last_batch"]["skip"]
+    if facts["driver"]:
+        return "not finished"
+    if skip is not None:
+        return f"not finished; the next start skips it, as requested: {skip}"
+    return (
+        "not finished; the next start runs it again. If it fails each time, read the log of the job and sparkstream "
+        "skip --help"
+    )
+
+
 def _health(home: Home, log: OffsetLog, holder: str) -> str:
     if not holder:
         return "stopped" if storage.exists(home / "STOPPED") else "down"
@@ -125,7 +138,8 @@ def _health(home: Home, log: OffsetLog, holder: str) -> str:
 
 
 def _batch(log: OffsetLog, last: Entry) -> dict[str, Any]:
-    return {"n": last.n, **_time(last.time), "done": log.is_done(last.n), "ranges": last.ranges}
+    done, skip = log.is_done(last.n), log.skipped.get(last.n)
+    return {"n": last.n, **_time(last.time), "done": done, "skip": skip, "ranges": last.ranges}
 
 
 def _checkpoint(home: Home, holder: str) -> dict[str, Any] | None:

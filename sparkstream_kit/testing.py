@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar, overload
 
 from pyspark import RDD, SparkConf
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -180,7 +180,7 @@ def run_job(
 
     A batch without lines is None, unless a window has to slide: it is not recorded in the job's offset log either.
     `log_format` is the --format of the job.
-    Raises the errors of `run_batches`.
+    Raises the errors of `run_batches`, and UsageError where the rows of an output are asked for that the job lacks.
 
     Cost: grows with the batches and with what the program does in them.
 
@@ -197,7 +197,15 @@ def run_job(
         build(lines.context(), source, lambda stream, name: outputs.update({name: stream}))
         return outputs
 
-    return run_batches(program, batches, batch_interval=batch_interval)
+    return _Results(run_batches(program, batches, batch_interval=batch_interval))
+
+
+class _Results(dict[str, Batches[Row]]):
+    """The rows of each output; UsageError for a name that the job does not have."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        has = ", ".join(sorted(self)) or "none"
+        raise UsageError(f"the job has no result named {name!r}: it has {has}")
 
 
 class _JobSource(NamedTuple):

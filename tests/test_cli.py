@@ -71,13 +71,57 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
         "health": "stopped",
         "driver": None,
         "stop_pending": False,
-        "last_batch": {"n": 1, "time": "1970-01-01T00:00:01.000+00:00", "done": True, "ranges": {"files": [None, 3]}},
+        "last_batch": {
+            "n": 1,
+            "time": "1970-01-01T00:00:01.000+00:00",
+            "done": True,
+            "skip": None,
+            "ranges": {"files": [None, 3]},
+        },
         "recorded_ahead": 0,
         "skipped": [],
         "sources": {"files": {"end_offset": 3, "available": 9, "removable_files": []}},
         "replayable": {"first": 1, "last": 1},
         "states": {},
         "checkpoint": None,
+    }
+
+
+def test_status_tells_of_an_unfinished_batch_what_the_next_start_does(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home.root.removeprefix("file:")
+    OffsetLog(home / "offsets").append(1000, {"files": (None, 3)}, data=True)
+    cli.main(["status", path])
+    assert re.search(r" \(not finished; the next start runs it again. If .* skip --help\)$", said(capsys)["last batch"])
+    assert cli.main(["skip", path, "1", "--reason", "v is 0"]) == 0
+    capsys.readouterr()
+    cli.main(["status", path])
+    assert said(capsys)["last batch"].endswith(" (not finished; the next start skips it, as requested: v is 0)")
+    cli.main(["status", path, "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["last_batch"]["skip"], facts["skipped"]) == ("v is 0", [])
+    held = lease.acquire(home / "lease")
+    cli.main(["status", path])
+    assert said(capsys)["last batch"].endswith(" (not finished)"), "a driver is at it"
+    held.release()
+
+
+def test_status_takes_nothing_that_another_source_keeps_for_a_journal_of_files(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.write(home / "sources/generator", "1000")
+    storage.write(home / "sources/mine", "a note")
+    storage.write(home / "sources/other/000000000000", "[1, 2]")
+    OffsetLog(home / "offsets").append(
+        1000, dict.fromkeys(("generator", "other"), (None, 3)) | {"mine": (None, "x")}, True
+    )
+    assert cli.main(["status", home.root.removeprefix("file:"), "--json"]) == 0
+    sources = json.loads(capsys.readouterr().out)["sources"]
+    assert {name: source["removable_files"] for name, source in sources.items()} == {
+        "generator": [],
+        "mine": [],
+        "other": [],
     }
 
 

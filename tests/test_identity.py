@@ -19,7 +19,7 @@ import sparkstream_kit as ss
 from sparkstream_kit.engine import batches
 from sparkstream_kit.engine.graph import graph_of
 from sparkstream_kit.frames import FrameStream
-from tests.support.ticks import Seen, few, run_ticks
+from tests.support.ticks import Seen, few, job, killed, run_ticks
 from tests.support.ticks import given as given_rows
 
 ROWS = [[(code, status) for code in "ab" for status in (200, 404, 500)][i:] for i in range(6)]
@@ -162,8 +162,23 @@ def test_a_name_that_cannot_be_the_name_of_a_directory_is_refused(name: str, spa
         ssc.stop(stopSparkContext=False)
 
 
+@pytest.mark.parametrize("name", ["x" * 201, "é" * 101])
+def test_a_name_that_is_too_long_for_a_directory_is_refused(name: str, spark: SparkSession) -> None:
+    ssc = StreamingContext(spark.sparkContext, 1)
+    try:
+        too_long = rf"got a name of {len(name)} characters, {name[:20]}\.\.\., expected at most 200 bytes"
+        with pytest.raises(ss.UsageError, match=too_long):
+            rows_of(ssc).update_state_by_key("client", COUNT, name=name)
+        rows_of(ssc).update_state_by_key("client", COUNT, name=name[:100])
+    finally:
+        ssc.stop(stopSparkContext=False)
+
+
+SCHEMA = "client string, status int"
+
+
 def numbers(ssc: StreamingContext, name: str, until: int = 9) -> FrameStream:
-    return given_rows(ssc, [[("a", second)] for second in range(1, until + 1)], "client string, status int", name)
+    return given_rows(ssc, [[("a", second)] for second in range(1, until + 1)], SCHEMA, name)
 
 
 def test_a_source_under_a_new_name_is_refused_and_given_up_only_on_request(
@@ -178,6 +193,54 @@ def test_a_source_under_a_new_name_is_refused_and_given_up_only_on_request(
     run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [5], give_up_sources=["logs"])
     assert "the source 'logs' is given up; it was read up to 4" in caplog.text
     assert run_ticks(lambda ssc: {"rows": numbers(ssc, "weblogs")}, tmp_path, [6]) == {"rows": {6: [("a", 6)]}}
+
+
+def test_a_source_that_was_given_up_and_comes_back_continues_where_it_was(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = numbers(ssc, "logs").union(given_rows(ssc, [[("b", 1)], [("b", 2)], [("b", 3)]], SCHEMA, "more"))
+        return {"rows": rows, "n": rows.update_state_by_key("client", COUNT)}
+
+    def one(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = numbers(ssc, "logs")
+        return {"rows": rows, "n": rows.update_state_by_key("client", COUNT)}
+
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)  # so that the log is compacted beyond the batches of the source
+    run_ticks(both, tmp_path, [1, 2])
+    run_ticks(one, tmp_path, [3], give_up_sources=["more"])
+    assert run_ticks(one, tmp_path, [4, 5, 6])["n"][6] == [("a", 6), ("b", 2)], "it is given up once"
+    assert "is back" not in caplog.text
+    back = run_ticks(both, tmp_path, [7, 8])
+    assert "the source 'more' is back; it continues after 2, as it had been read" in caplog.text
+    assert back == {
+        "rows": {7: [("a", 7), ("b", 3)], 8: [("a", 8)]},
+        "n": {7: [("a", 7), ("b", 3)], 8: [("a", 8), ("b", 3)]},
+    }
+
+
+def test_a_source_that_is_added_while_a_drain_is_interrupted_is_drained_too(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def both(ssc: StreamingContext) -> dict[str, FrameStream]:
+        more = given_rows(ssc, [[("b", 1)], [("b", 2)]], SCHEMA, "more")
+        return {"rows": numbers(ssc, "logs", 3).union(more)}
+
+    drain: dict[str, Any] = {"drain": True, "max_per_batch": 2}
+    with job(lambda ssc: {"rows": numbers(ssc, "logs", 3)}, tmp_path, **drain) as engine:
+        engine.graph.log.mark_done = killed  # type: ignore[method-assign]
+        with pytest.raises(SystemExit):
+            engine.tick(1000)
+    seen = Seen()
+    with job(both, tmp_path, seen, **drain) as engine:
+        engine.tick(2000)
+        assert engine.drained.is_set()
+        assert engine.graph.log.last.end_offsets == {"logs": 3, "more": 2}
+    assert sorted(row for rows in seen["rows"].values() for row in rows) == [
+        *(("a", n) for n in (1, 2, 3)),
+        ("b", 1),
+        ("b", 2),
+    ]
 
 
 def test_an_unfinished_batch_needs_the_source_it_read(

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pyspark import RDD
 from pyspark.errors import PythonException
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit.dstreams import running_sum
 from sparkstream_kit.errors import BatchFailed, UsageError
-from sparkstream_kit.testing import run_batches
+from sparkstream_kit.testing import run_batches, run_job
 
 pytestmark = pytest.mark.usefixtures("spark")
 
@@ -338,3 +338,17 @@ def test_a_batch_that_every_output_skips_counts_as_a_batch() -> None:
 def test_no_batches_at_all_are_refused() -> None:
     with pytest.raises(UsageError, match="no batches"):
         run_batches(lambda s: s.count(), [])
+
+
+def test_a_result_that_the_job_does_not_have_is_refused_with_those_that_it_has() -> None:
+    def build(ssc: StreamingContext, source: Any, output: Any) -> None:
+        output(source(ssc), name="rows")
+        output(source(ssc).count(), name="count")
+
+    results = run_job(build, [["a"]])
+    assert results == {"rows": [[Row(value="a")]], "count": [[Row(count=1)]]}
+    with pytest.raises(UsageError, match=r"^the job has no result named 'counts': it has count, rows$"):
+        results["counts"]
+    assert results.get("counts") is None
+    with pytest.raises(UsageError, match=r"it has none$"):
+        run_job(lambda ssc, source, output: source(ssc).for_each_batch(lambda *_: None, name="f"), [["a"]])["x"]

@@ -54,6 +54,21 @@ def uses_clock(frame: DataFrame) -> bool:
     return bool(frame._jdf.queryExecution().analyzed().containsPattern(patterns.CURRENT_LIKE()))
 
 
+def unsupported_columns(frame: DataFrame, kind: str) -> list[str]:
+    """The columns whose types Spark's "json" or "parquet" cannot hold, as it finds out itself only when it writes.
+
+    FileFormat.supportDataType of JsonFileFormat and ParquetFileFormat.
+    """
+    formats = view().org.apache.spark.sql.execution.datasources
+    file_format = formats.json.JsonFileFormat() if kind == "json" else formats.parquet.ParquetFileFormat()
+    fields = list(frame._jdf.schema().fields())
+    return [
+        f"{field.name()} {field.dataType().simpleString()}"
+        for field in fields
+        if not file_format.supportDataType(field.dataType())
+    ]
+
+
 def silence_expected_warnings() -> None:
     """Silence warnings about what the kit does on purpose (log4j2's Configurator.setLevel).
 

@@ -6,6 +6,8 @@ Private names are those of PySpark's SparkContext, Java and Spark classes those 
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import re
 import shutil
@@ -102,12 +104,13 @@ def local_cores() -> int:
 
 
 def reason(error: BaseException) -> str:
-    """The line of an error that says what went wrong: the innermost Java cause, or the last line of a Python error.
+    """The line of an error that says what went wrong: of the innermost Java cause, or of the Python error it wraps.
 
-    It is printable, though it may quote data. An error of the kit has its own sentence. Hadoop's network errors name
-    the server in an outer one (NetUtils). Spark wraps a Python error in "An exception was raised by Python" (driver,
-    PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the traceback, so the last line
-    of that text is the message.
+    It is printable, though it may quote data. An error of the kit has its own sentence, also as Spark quotes it.
+    Hadoop's network errors name the server in an outer one (NetUtils). Spark wraps a Python error in "An exception was
+    raised by Python" (driver, PythonDStream) or "was thrown from the Python worker" (PythonException), followed by the
+    traceback: the message is the line after its last frame. A line that ends with a colon is followed by what it
+    announces.
     """
     if isinstance(error, KitError):
         return str(error)
@@ -117,11 +120,14 @@ def reason(error: BaseException) -> str:
             called = re.match(r"Call From \S+ to (\S+) failed", str(java.getMessage()))
             server = f"{called[1]}: " if called else server
             java = java.getCause()
-        text = server + str(java.getMessage() or java.toString())
+        text = server + (str(java.getMessage() or "").strip() or str(java.toString()))
     else:
-        text = f"{type(error).__name__}: {error}"
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
-    return printable(lines[-1 if "Traceback (most recent call last)" in text else 0].strip())
+        text = f"{type(error).__name__}: {str(error).strip()}"  # that of a ParseException begins with a new line
+    if "Traceback (most recent call last)" in text:
+        text = text[max(text.rfind('\n  File "'), 0) :]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))] or [text]
+    first = next((n for n, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return printable(re.sub(r"^sparkstream_kit\.errors\.\w+: ", "", " ".join(lines[: first + 1])))
 
 
 @contextlib.contextmanager
@@ -149,6 +155,11 @@ def is_caused_by_data(error: BaseException) -> bool:
     return bool(state) and str(state)[:2] in ("22", "38")
 
 
+def is_of_worker(error: BaseException) -> bool:
+    """Whether a function raised it in a Python worker (org.apache.spark.api.python.PythonException)."""
+    return isinstance(error, Py4JJavaError) and "org.apache.spark.api.python.PythonException" in str(error)
+
+
 def halt(code: int, message: str) -> None:
     """Print a final message on the JVM's stderr and halt it, without shutdown hooks (System.err, Runtime.halt).
 
@@ -161,6 +172,10 @@ def halt(code: int, message: str) -> None:
         view().java.lang.System.err.println(message)
     except Exception:
         print(message, file=sys.stderr)
+    # the message stays the last: for each connection that breaks py4j logs a traceback, some by the root logger, and
+    # PySpark's server of accumulators prints one (socketserver.BaseServer.handle_error)
+    logging.disable()
+    sys.stderr = io.StringIO()
     with contextlib.suppress(Exception):  # the connection is expected to break
         view().java.lang.Runtime.getRuntime().halt(code)
 

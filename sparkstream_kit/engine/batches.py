@@ -237,10 +237,19 @@ class Engine:
 
     def land(self, name: str, time: int, rdd: RDD[Any]) -> None:
         """Store what was received in a tick, so that it can be replayed like any other source."""
-        if not rdd.isEmpty():
-            schema = self.graph.received[name][1]
-            self._lease.check()
-            landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time, self._lease.epoch)
+        try:
+            if not rdd.isEmpty():
+                schema = self.graph.received[name][1]
+                self._lease.check()
+                landing.land(to_frame(rdd, schema), self.graph.home / f"received/{name}", time, self._lease.epoch)
+        except Exception as error:
+            if not jvm.is_of_worker(error) and not jvm.is_caused_by_data(error):
+                raise
+            raise BatchFailed(
+                f"what the stream {name!r} received cannot be stored ({jvm.reason(error)}), as a function before "
+                "FrameStream.of, or its schema, fails on it, and a skip sets only stored input aside: parse behind "
+                "FrameStream.of, and start once with another name= and --give-up-received (docs/operate.md)"
+            ) from error
 
     def _drain_sources(self, time: int) -> None:
         """Process everything available now; the log keeps the end offsets until they are reached.
@@ -382,13 +391,11 @@ class Engine:
                 raise self._step_failed(entry, failures, in_vain)
             self.retries.update(failures.keys())
             for name in failures:
+                is_data = jvm.is_caused_by_data(failures[name])
                 log.warning(
-                    "batch %d: the %s failed (%s); retrying in %.1f s, for another %.0f s",
-                    entry.n,
-                    name,
-                    self.errors[name],
-                    pause,
-                    left,
+                    "batch %d: the %s failed (%s); retrying in %.1f s, %s",
+                    *(entry.n, name, self.errors[name], pause),
+                    f"as try {same[name] + 1} of {SAME_FAILURES}" if is_data else f"for another {left:.0f} s",
                 )
             if any("heckpoint block" in str(failure) for failure in failures.values()):
                 graph.drop_everything()

@@ -35,6 +35,9 @@ T = TypeVar("T")
 SAY_EVERY = 5.0
 """Seconds between two lines that tell how far a replay is."""
 
+LONGEST_NAME = 200
+"""Bytes of a name: file systems take 255, of which temporary names need some."""
+
 DRY_RUN = Entry(0, 0)
 """Not a batch: at each start every step runs once on empty frames for this entry."""
 
@@ -202,8 +205,8 @@ class Graph:
         """Refuse a job that lacks a source, state or output which its home knows by name: it may have been renamed.
 
         Under a new name all input would be read once more, a state would start from what the log still has, and what an
-        output misses no later batch brings. Sources in `give_up_sources` and outputs in `give_up_outputs` are
-        forgotten, with a warning.
+        output misses no later batch brings. Sources in `give_up_sources` and outputs in `give_up_outputs` are left out,
+        with a warning; a source that comes back continues where it was given up.
         """
         last, mine = self.log.last, ", ".join(map(repr, sorted(self.sources)))
         for name in [] if self.log.is_done(last.n) else last.ranges:
@@ -222,7 +225,12 @@ class Graph:
                     f"input it may still have, by --give-up-source {name}"
                 )
             log.warning("the source %r is given up; it was read up to %s", name, offset)
-        self.log.give_up([name for name in last.end_offsets if name not in self.sources])
+        for name in self.sources:
+            if name in last.given_up:
+                log.warning(
+                    "the source %r is back; it continues after %s, as it had been read", name, last.given_up[name]
+                )
+        self.log.keep_sources(self.sources)
         has = ", ".join(map(repr, sorted(self.outputs)))
         for name in self.home.outputs():
             if name in self.outputs:
@@ -377,6 +385,11 @@ def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:
     """
     if not name or "/" in name or name.startswith((".", "_")):
         raise UsageError(f"got the name {name!r}, expected one without / that starts with neither . nor _")
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise UsageError(
+            f"got a name of {len(name)} characters, {name[:20]}..., expected at most {LONGEST_NAME} bytes, as "
+            "directories are named after it: give a shorter name="
+        )
     if name in nodes:
         raise UsageError(f"two {kind} are named {name!r}: give each a name= of its own, and keep it across restarts")
     nodes[name] = node

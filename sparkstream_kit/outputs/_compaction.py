@@ -176,10 +176,9 @@ def _differences(before: _Group, after: _Group) -> tuple[str, str]:
     """The columns that keep two groups apart, as each has them."""
     if before.partitions != after.partitions:
         return f"partitions {before.partitions}", f"partitions {after.partitions}"
-    of_both = set(before.schema.names) & set(after.schema.names)
-    differ = [name for name in before.schema.names if name in of_both]
-    differ = [name for name in differ if wider(before.schema[name].dataType, after.schema[name].dataType) is None]
-    said = [", ".join(f"{name} {g.schema[name].dataType.simpleString()}" for name in differ) for g in (before, after)]
+    pairs = [(one, other) for one in before.schema for other in after.schema if one.name.lower() == other.name.lower()]
+    differ = [pair for pair in pairs if wider(pair[0].dataType, pair[1].dataType) is None]
+    said = [", ".join(f"{pair[i].name} {pair[i].dataType.simpleString()}" for pair in differ) for i in (0, 1)]
     return said[0], said[1]
 
 

@@ -9,8 +9,9 @@ from json import dumps, loads
 from typing import Literal
 
 from pyspark.sql import DataFrame
+from pyspark.sql.types import AtomicType
 
-from ..bridge import hadoop
+from ..bridge import dataframes, hadoop
 from ..columns import Columns, column_names
 from ..contracts import Batch
 from ..errors import OutputRefused
@@ -64,7 +65,8 @@ def json(stream: FrameStream, directory: str, *, name: str = "json") -> None:
 
     Guarantee: exactly once, as `parquet` explains.
 
-    Raises OutputRefused at the start for a column `batch`, and for a directory of another output or home.
+    Raises OutputRefused at the start for a column `batch` or one of a type that JSON does not hold, and for a directory
+    of another output or home.
 
     Cost: grows with the rows of the batch.
 
@@ -94,8 +96,8 @@ def parquet(stream: FrameStream, directory: str, *, partition_by: Columns = (), 
     restored from an older copy, is refused. What a crash leaves in `.attempts/` is deleted with the next batch. A
     directory belongs to one output of one home, because batch 7 of another has other rows.
 
-    Raises OutputRefused at the start for a missing column or one named `batch`, and for a directory of another output
-    or home.
+    Raises OutputRefused at the start for a missing column, one named `batch` or of a type that Parquet does not hold,
+    and for a directory of another output or home.
 
     Cost: grows with the rows of the batch.
 
@@ -143,11 +145,29 @@ def _check_columns(frame: DataFrame, name: str, kind: Kind, partition_by: Sequen
             f"the output {name!r} writes text, which takes one column of strings, but the columns are {columns}: "
             "select one, or write json"
         )
+    deep = [column for column in partition_by if not isinstance(frame.schema[column].dataType, AtomicType)]
+    if deep:
+        raise OutputRefused(
+            f"cannot partition the output {name!r} by {', '.join(deep)}, whose values cannot be names of folders: its "
+            f"columns are {columns}"
+        )
+    if kind != "text":
+        check_types(frame, name, kind)
     hidden = [column for column in frame.columns if column.lower() == "batch"]
     if hidden and kind != "text":  # text keeps no names of columns
         raise OutputRefused(
             f"the column {hidden[0]!r} of the output {name!r} would be hidden by the folders batch=<n>, which readers "
             f"take for a column of that name: rename it, for example with withColumnRenamed({hidden[0]!r}, 'batch_id')"
+        )
+
+
+def check_types(frame: DataFrame, name: str, kind: Kind) -> None:
+    """OutputRefused for columns of types that the format cannot hold."""
+    wrong = dataframes.unsupported_columns(frame, kind)
+    if wrong:
+        raise OutputRefused(
+            f"the output {name!r} cannot write {', '.join(wrong)}, a type that {kind} does not hold: cast it, for "
+            "example to string, or leave it out"
         )
 
 

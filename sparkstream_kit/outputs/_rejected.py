@@ -1,6 +1,7 @@
 """Keep rows that could not be parsed under the home, until somebody replays them.
 
-    rejected/<name>/<n>/    Parquet: the rejected rows of batch n
+    rejected/<name>/<n>/            Parquet: the rejected rows of batch n
+    rejected/<name>/no-line-<n>/    those of them that a replay could not return
 
 Anybody who can send lines can make them invalid, so a batch and all batches together are bounded, in rows and in bytes.
 """
@@ -22,6 +23,7 @@ from ..frames import FrameStream
 from ..recovery import snapshots, storage
 from ..recovery.home import Home
 from ..recovery.offset_log import OffsetLog
+from ._files import check_types
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
 
     Guarantee: exactly once.
 
-    Raises OutputRefused at the start if there is no column line.
+    Raises OutputRefused at the start if there is no column line, or one of a type that Parquet does not hold.
 
     Cost: grows with the rejected rows of the batch, at most 10,000, and with the batches kept.
 
@@ -54,6 +56,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
     def check(frame: DataFrame, before: Batch) -> None:
         if "line" not in frame.columns:
             raise OutputRefused(f"the output {name!r} needs a column line, got {', '.join(frame.columns)}: select it")
+        check_types(frame, name, "parquet")
 
     def write(frame: DataFrame, batch: Batch) -> int:
         directory = _directory(stream.graph.home, name)
@@ -97,11 +100,17 @@ def _bounded(frame: DataFrame) -> DataFrame:
     )
 
 
+def _is_line() -> Column:
+    """Whether the source of files reads what was written as this one line."""
+    return F.coalesce(~F.col("line").rlike("[\\r\\n]"), F.lit(False))
+
+
 def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int]:
     """Write the lines of each batch as a new file into a directory that a job reads; returns the numbers of both.
 
     Written rows are removed from the home. Each line is replayed once: a file that a killed replay has written is not
-    written again, and a batch that the job may still re-run is left to a later replay.
+    written again, and a batch that the job may still re-run is left to a later replay. What would not come back as the
+    same line, because it is null or has a line break in it, stays in the home, with a warning.
 
     Raises UsageError if the directory does not exist.
     """
@@ -114,9 +123,19 @@ def replay(home: Home, directory: str, name: str = "rejected") -> tuple[int, int
             break
         target = f"{storage.qualify(directory)}/rejected-{home.id[:8]}-{name}-{n}.log"
         if not storage.exists(target):
-            rows = snapshots.read(SparkSession.builder.getOrCreate(), f"{kept_in}/{n}").select("line").collect()
-            storage.write_new(target, "".join(f"{row.line}\n" for row in rows))
-            lines, files = lines + len(rows), files + 1
+            rows = snapshots.read(SparkSession.builder.getOrCreate(), f"{kept_in}/{n}")
+            whole = rows.where(_is_line()).select("line").collect()
+            left = rows.where(~_is_line())
+            if number := left.count():
+                snapshots.write(left, f"{kept_in}/no-line-{n}")
+                log.warning(
+                    "%d rejected rows of batch %d are null or have line breaks, so that a file cannot return them: "
+                    "they stay in %s, as Parquet",
+                    *(number, n, f"{kept_in}/no-line-{n}"),
+                )
+            if whole:
+                storage.write_new(target, "".join(f"{row.line}\n" for row in whole))
+                lines, files = lines + len(whole), files + 1
         storage.delete(f"{kept_in}/{n}")
     return lines, files
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from ..contracts import Offset, OffsetRange
@@ -43,6 +44,8 @@ class Entry:
     now: int | None = None
     """The machine's clock when the batch was planned, in ms, but never before that of the entry before; None in entries
     of earlier versions. The recorded time differs from it under a manual clock, and after the clock went back."""
+    given_up: dict[str, Offset] = field(default_factory=dict)
+    """Where each source had been read to that was given up, in case it comes back."""
 
     @property
     def clock(self) -> int:
@@ -141,7 +144,8 @@ class OffsetLog:
         now = None if now is None else max(now, last.clock)
         end_offsets = {**last.end_offsets, **{source: end for source, (_, end) in ranges.items()}}
         last_data = time if data else last.last_data
-        entry = Entry(last.n + 1, time, ranges, end_offsets, data, last_data, self.epoch, available or {}, now)
+        available, given_up = available or {}, last.given_up
+        entry = Entry(last.n + 1, time, ranges, end_offsets, data, last_data, self.epoch, available, now, given_up)
         try:
             storage.write_new(f"{self._root}/{entry.n}", json.dumps(asdict(entry)))
         except FileExistsError:
@@ -163,16 +167,24 @@ class OffsetLog:
         storage.write(f"{self._root}/{n}.skipped", why)
         self.skipped[n] = why
 
-    def give_up(self, sources: list[str]) -> None:
-        """Leave these sources out of the end offsets of the next entries."""
-        known = {name: offset for name, offset in self.last.end_offsets.items() if name not in sources}
-        self._entries[self._last] = replace(self.last, end_offsets=known)
+    def keep_sources(self, sources: Collection[str]) -> None:
+        """Give up all other sources in the next entries; one that comes back continues where it was given up."""
+        offsets = {**self.last.given_up, **self.last.end_offsets}
+        kept = {name: offset for name, offset in offsets.items() if name in sources}
+        given_up = {name: offset for name, offset in offsets.items() if name not in sources}
+        self._entries[self._last] = replace(self.last, end_offsets=kept, given_up=given_up)
 
     def begin_drain(self, ends: dict[str, Offset]) -> dict[str, Offset]:
-        """The end offsets of a drain: `ends`, or those of an earlier run of the same drain that was interrupted."""
+        """The end offsets of a drain: `ends`, or those of an earlier run of the same drain that was interrupted.
+
+        A source that the job did not have then has its offset of `ends`.
+        """
         with contextlib.suppress(FileExistsError):
             storage.write_new(f"{self._root}/drain", json.dumps(ends))
         fixed: dict[str, Offset] = json.loads(storage.read(f"{self._root}/drain"))
+        if not ends.keys() <= fixed.keys():
+            fixed = {**ends, **fixed}
+            storage.write(f"{self._root}/drain", json.dumps(fixed))
         return fixed
 
     def end_drain(self) -> None:
@@ -225,6 +237,9 @@ def rebuild(root: str, entries: dict[int, Entry]) -> Entry:
     """
     storage.delete(root)
     last = entries[max(entries)]
+    read = {source: end for n in sorted(entries) for source, end in entries[n].end_offsets.items()}
+    given_up = {source: end for source, end in read.items() if source not in last.end_offsets}
+    entries = {**entries, last.n: replace(last, given_up=given_up)}
     first = 0 if len(entries) == last.n else last.n - 1
     compacted = Entry(0, 0, data=False)
     if first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -22,7 +23,7 @@ def removable(directory: str, taken: Offset, replayed_from: Offset) -> Iterator[
     `taken` is the offset up to which batches were recorded, `replayed_from` the one after which they may run again.
     Nothing for a source that does not read files.
     """
-    if not any(name[:12].isdigit() for name in storage.names(directory)):
+    if not isinstance(taken, str) or not _is_journal(directory):
         return
     journal = Journal(directory)
     files = journal.load()
@@ -34,6 +35,13 @@ def removable(directory: str, taken: Offset, replayed_from: Offset) -> Iterator[
     for file in files:
         if file.id not in needed and file.key and not file.gone and _is_read(file):
             yield file.path
+
+
+def _is_journal(directory: str) -> bool:
+    """Whether this is the journal of a source of files, not something that another source keeps there."""
+    with contextlib.suppress(NotADirectoryError):  # a note, as that of the generator
+        return any(re.fullmatch(r"\d{12}(-\d{12}|\.base)?", name) for name in storage.names(directory))
+    return False
 
 
 def _is_read(file: File) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates as agg
 from sparkstream_kit import cli
-from sparkstream_kit.contracts import Batch
+from sparkstream_kit.contracts import Batch, Source
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import BatchFailed
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import snapshots
+from sparkstream_kit.testing import local_session
 from tests.support.ticks import Seen, given, job, run_ticks
 
 ROWS = [[("a", 1)], [("a", 0), ("b", 2)], [("b", 3)]]
@@ -61,6 +63,10 @@ def test_a_batch_that_fails_on_its_data_is_given_up_soon_and_can_be_skipped(
 ) -> None:
     seen = Seen()
     said = fail_on_batch_2(tmp_path, seen, monkeypatch)
+    retries = [message for message in caplog.messages if "retrying" in message]
+    assert [message.rpartition("); ")[2] for message in retries] == [
+        f"retrying in {pause:.1f} s, as try {n} of 5" for n, pause in enumerate((0.5, 1, 2, 4), 2)
+    ]
     assert "the output 'shares' still fails (ArithmeticException: [DIVIDE_BY_ZERO]" in said
     what_to_do = f"mend the job, or set the batch aside, with its input, by sparkstream skip file:{tmp_path} 2"
     assert said.endswith(f"each try fails in the same way: {what_to_do}")
@@ -81,6 +87,54 @@ def test_a_batch_that_fails_on_its_data_is_given_up_soon_and_can_be_skipped(
     assert json.loads(capsys.readouterr().out)["skipped"] == [2]
     again = run_ticks(dividing, tmp_path, [4])
     assert again["window"] == {4: [("b", 1)]}, "a window that is computed again is without them, too"
+
+
+def reading(ssc: StreamingContext) -> dict[str, FrameStream]:
+    """A job whose source cannot read its second row, beside one that can."""
+    session, texts = local_session(), ["1", "x", "3"]
+
+    def read(start: Any, end: Any) -> DataFrame:
+        rows = session.createDataFrame([(text,) for text in texts[start or 0 : end]], "v string")
+        return rows.selectExpr("cast(v as bigint) as v")
+
+    numbers = FrameStream.from_source(
+        ssc, "numbers", Source(lambda now: min((now or 3000) // 1000, 3), read, "v bigint")
+    )
+    rows = given(ssc, ROWS, "k string, v bigint")
+    return {"all": rows.select("v").union(numbers).update_state_by_key([], {"sum": agg.sum("v")}, name="all")}
+
+
+def test_a_batch_whose_source_cannot_read_it_can_be_skipped(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with job(reading, tmp_path) as engine:
+        without_pauses(engine, monkeypatch)
+        engine.tick(1000)
+        with pytest.raises(BatchFailed, match=r"CAST_INVALID_INPUT.* sparkstream skip file:.* 2$"):
+            engine.tick(2000)
+    assert cli.main(["skip", str(tmp_path), "2", "--reason", "x in row 2"]) == 0
+    assert run_ticks(reading, tmp_path, [2, 3])["all"] == {2: [(2,)], 3: [(8,)]}
+    assert "batch 2 is skipped (x in row 2): numbers 1 to 2 cannot be kept (" in caplog.text
+    assert sorted(spark.read.parquet(f"{tmp_path}/skipped/2/rows").collect()) == [Row(k="a", v=0), Row(k="b", v=2)]
+    assert os.listdir(tmp_path / "skipped/2") == ["rows"], "nothing is left of what was tried"
+    assert run_ticks(reading, tmp_path, [4]) == {}
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [(lambda text: (int(text),), "ValueError: invalid literal"), (lambda text: (text,), r".*can ?not accept")],
+    ids=["function", "schema"],
+)
+def test_what_cannot_be_landed_is_reported_with_the_way_out(
+    spark: SparkSession, tmp_path: Path, function: Any, why: str
+) -> None:
+    with job(dividing, tmp_path) as engine:
+        engine.graph.received["numbers"] = (None, "n int")  # type: ignore[assignment]
+        parallelize = spark.sparkContext.parallelize
+        with pytest.raises(BatchFailed, match=rf"'numbers' received cannot be stored \({why}.* --give-up-received"):
+            engine.land("numbers", 1000, parallelize(["1", "x"], 1).map(function))
+        engine.land("numbers", 2000, parallelize(["1"], 1).map(lambda text: (int(text),)))
+    assert [name.partition("-")[2] for name in os.listdir(tmp_path / "received/numbers") if name[0] != "."] == ["2000"]
 
 
 def test_a_batch_does_not_run_without_its_input_before_that_is_kept(

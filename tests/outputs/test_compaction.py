@@ -163,6 +163,15 @@ def test_batches_that_no_type_holds_together_are_merged_by_themselves_with_a_war
     assert rows(spark, folder) == ["1", "2", "3", "4", "5", "6"]
 
 
+def test_the_warning_names_a_column_whose_case_has_changed_too(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n, column in enumerate(["1 as v", "'2' as V", "'3' as V"], 1):
+        parquet(tmp_path).write(spark.sql(f"select {column}, {n} as n"), batch(n))
+    assert compact(str(tmp_path / "hits")) == 0
+    assert "holds the values of both: v int before, V string after" in caplog.text
+
+
 @pytest.mark.slow
 def test_batches_with_other_partitions_are_merged_by_themselves(spark: SparkSession, tmp_path: Path) -> None:
     for partitions, numbers in (((), (1, 2)), (("day",), (3, 4, 5))):

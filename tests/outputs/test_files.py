@@ -204,3 +204,34 @@ def test_columns_that_do_not_fit_are_refused_at_the_start(
     output(stream, str(tmp_path), name="hits", **options)
     with pytest.raises(OutputRefused, match=why):
         stream.check(spark.createDataFrame([], "path string, n int"), batch(0))
+
+
+SPAN, DEEP = "make_interval(0, 0, 0, n)", "map(n, array(make_interval(0, 0, 0, n)))"
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "column", "why"),
+    [
+        (_files.json, {}, SPAN, r"'hits' cannot write x interval, a type that json does not hold: cast it"),
+        (_files.parquet, {}, SPAN, r"'hits' cannot write x interval, a type that parquet does not hold: cast it"),
+        (_files.parquet, {}, DEEP, r"'hits' cannot write x map<int,array<interval>>, a type that parquet does not"),
+        (
+            _files.parquet,
+            {"partition_by": "x"},
+            "array(n)",
+            "cannot partition the output 'hits' by x, whose values cannot be names of folders: its columns are",
+        ),
+    ],
+)
+def test_types_that_a_format_does_not_hold_are_refused_at_the_start(
+    output: Callable[..., None], options: dict[str, Any], column: str, why: str, spark: SparkSession, tmp_path: Path
+) -> None:
+    stream = Stream()
+    output(stream, str(tmp_path), name="hits", **options)
+    frame = spark.createDataFrame([], "n int")
+    with pytest.raises(OutputRefused, match=why):
+        stream.check(frame.selectExpr("n", f"{column} as x"), batch(0))
+    stream.check(
+        frame.selectExpr("n", "cast(make_dt_interval(n) as string) as x", "make_dt_interval(n) as y"), batch(0)
+    )
+    assert not any((tmp_path / "hits").glob("batch=*"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from sparkstream_kit import cli
 from sparkstream_kit.errors import OutputRefused, UsageError
@@ -17,7 +19,7 @@ from tests.support.ticks import given, job, killed
 LINES = [["a", "b"], [], ["c"], ["d", "d"]]
 
 
-def run(home: Path, lines: list[list[str]], ticks: range) -> None:
+def run(home: Path, lines: Sequence[Sequence[str | None]], ticks: range) -> None:
     def build(ssc: object) -> dict[str, object]:
         _rejected.rejected(given(ssc, [[(x, "why") for x in batch] for batch in lines], "line string, reason string"))
         return {}
@@ -66,6 +68,30 @@ def test_a_batch_that_the_job_may_run_again_is_left_to_a_later_replay(home: Path
     run(home, LINES, range(5, 6))
     assert replay(home) == 0
     assert replayed(home) == ["a", "b", "c", "d", "d"]
+
+
+def test_what_would_not_come_back_as_the_same_line_stays_in_the_home(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "logs").mkdir()
+    no_lines = ["a\nb", None, "c\r"]
+    run(tmp_path / "home", [["x", *no_lines, "", "y\u2028z"], [None]], range(1, 3))
+    for _ in range(2):
+        assert replay(tmp_path / "home") == 0
+    said = capsys.readouterr().out
+    assert said == f"3 lines written to 1 files in {tmp_path / 'logs'}\nno rejected lines to replay\n"
+    (file,) = (tmp_path / "logs").iterdir()
+    assert sorted(file.read_bytes().decode().split("\n")) == ["", "", "x", "y\u2028z"]
+    for n, left in enumerate((no_lines, [None]), 1):
+        where = f"{tmp_path}/home/rejected/rejected/no-line-{n}"
+        rows = spark.read.parquet(where).collect()
+        assert sorted([(row.line, row.reason) for row in rows], key=repr) == [
+            (x, "why") for x in sorted(left, key=repr)
+        ]
+        assert (
+            f"{len(left)} rejected rows of batch {n} are null or have line breaks, so that a file cannot" in caplog.text
+        )
+        assert f"they stay in file:{where}, as Parquet" in caplog.text
 
 
 @pytest.mark.slow
@@ -127,6 +153,16 @@ def test_rows_without_a_line_and_a_missing_directory_are_refused(tmp_path: Path,
         pass
     with pytest.raises(UsageError, match="is not a directory: name the one that a job reads"):
         _rejected.replay(Home.open(str(tmp_path / "home")), str(tmp_path / "nowhere"))
+
+
+def test_a_type_that_the_home_cannot_keep_is_refused_at_the_start(tmp_path: Path, spark: SparkSession) -> None:
+    def build(ssc: object) -> dict[str, object]:
+        _rejected.rejected(given(ssc, [], "line string").select("line", F.expr("make_interval(1)").alias("after")))
+        return {}
+
+    refused = "'rejected' cannot write after interval, a type that parquet does not hold"
+    with pytest.raises(OutputRefused, match=refused), job(build, tmp_path / "home"):
+        pass
 
 
 def no_line(ssc: object) -> dict[str, object]:

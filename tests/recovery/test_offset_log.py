@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sparkstream_kit.errors import Fenced, HomeDamaged
 from sparkstream_kit.recovery import storage
-from sparkstream_kit.recovery.offset_log import Entry, OffsetLog
+from sparkstream_kit.recovery.offset_log import Entry, OffsetLog, rebuild
 
 
 @pytest.fixture
@@ -188,6 +188,26 @@ def test_a_damaged_entry_is_refused_by_its_path(root: str, text: str) -> None:
         OffsetLog(root)
 
 
+def test_a_source_that_is_left_out_is_given_up_until_it_comes_back(root: str) -> None:
+    log = OffsetLog(root)
+    log.append(1000, {"a": (None, 5), "b": (None, 7)}, data=True)
+    log.keep_sources(["a"])
+    assert OffsetLog(root).last.end_offsets == {"a": 5, "b": 7}, "not before the next entry"
+    for time in (2000, 3000):
+        log.append(time, {"a": (5, 6)}, data=True)
+    log = OffsetLog(root)
+    assert (log.last.end_offsets, log.last.given_up) == ({"a": 6}, {"b": 7})
+    log.keep_sources(["a", "b", "c"])
+    log.append(4000, {"b": (7, 8)}, data=True)
+    assert (log.last.end_offsets, log.last.given_up) == ({"a": 6, "b": 8}, {})
+
+
+def test_a_rebuilt_log_knows_where_a_source_was_given_up(root: str) -> None:
+    ends = {1: {"a": 1, "b": 1}, 2: {"a": 2, "b": 2}, 3: {"a": 3}}
+    rebuild(root, {n: Entry(n, 1000 * n, {"a": (n - 1 or None, n)}, end) for n, end in ends.items()})
+    assert (OffsetLog(root).last.end_offsets, OffsetLog(root).last.given_up) == ({"a": 3}, {"b": 2})
+
+
 def test_fields_that_a_newer_version_added_are_ignored(root: str) -> None:
     batches(OffsetLog(root), 1)
     entry = json.loads(storage.read(f"{root}/1"))
@@ -208,6 +228,14 @@ def test_the_end_offsets_of_a_drain_stay_fixed_until_they_are_reached(root: str)
     assert again.begin_drain({"lines": 200}) == {"lines": 100}
     again.end_drain()
     assert OffsetLog(root).begin_drain({"lines": 200}) == {"lines": 200}
+
+
+def test_a_source_that_is_added_while_a_drain_is_interrupted_is_fixed_then(root: str) -> None:
+    OffsetLog(root).begin_drain({"lines": 100, "nothing yet": None})
+    fixed = {"lines": 100, "nothing yet": None, "more": 5}
+    assert OffsetLog(root).begin_drain({"lines": 200, "nothing yet": 1, "more": 5}) == fixed
+    assert OffsetLog(root).begin_drain({"lines": 300, "nothing yet": 2, "more": 6}) == fixed
+    assert OffsetLog(root).begin_drain({"more": 7}) == fixed, "also of those that the job lacks for a while"
 
 
 def test_the_clock_of_an_entry_is_the_latest_one_so_far_or_its_time_in_entries_of_before(root: str) -> None:
