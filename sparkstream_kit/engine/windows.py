@@ -135,6 +135,9 @@ class AggregatedWindow(Window):
             elif found:
                 tagged = [frame.withColumn("__n", _number(n)) for n, frame in found.items()]
                 rows = agg.partial(_union(tagged), ["__n", *column_names(self.keys)], self._counted)
+                if not column_names(self.keys):  # a batch without rows has a part all the same, as if read alone
+                    each = F.explode(F.array(*map(_number, found))).alias("__n")
+                    rows = rows.union(self._partial(self._nothing).select(each, "*"))
                 together = self._store(max(found), rows)
                 parts |= {(0, n): together.filter(F.col("__n") == _number(n)).drop("__n") for n in found}
                 if len(frames) == FANOUT:
