@@ -22,7 +22,7 @@ from pyspark.streaming import DStream, StreamingContext
 from . import aggregates as agg
 from . import durations
 from .aggregates import Aggregates
-from .columns import Columns, column_names, named, other_columns
+from .columns import Columns, cast_like, column_names, named, other_columns
 from .contracts import Source, Write
 from .durations import Duration
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
@@ -608,11 +608,12 @@ class FrameStream:
 
         Columns: the keys, then one for each aggregate. `name` identifies the saved state: keep it across restarts and
         changes of the job. Its default is made from the names of the keys. `initial` has rows like those of the stream,
-        which count as if they had arrived just before the first batch.
+        which count as if they had arrived just before the first batch; its columns are cast to the stream's types.
 
         `expire_after` drops a key in the first batch in which it has been idle this long; `expired()` of the result
         returns what was dropped. While no data arrives, expiry is checked ten times per `expire_after`. Raises
-        UsageError if it is not a multiple of the batch interval, or if two states have the same name.
+        UsageError if it is not a multiple of the batch interval, if two states have the same name, and at the start if
+        a value of `initial` does not fit the stream's type.
 
         Cost: grows with the rows of the batch, which are shuffled, and with all keys, which are scanned.
 
@@ -631,8 +632,13 @@ class FrameStream:
         span = None if expire_after is None else self._multiple("expire_after", expire_after)
         parts = expiring(aggregates) if span else aggregates
 
+        @functools.cache  # reads `initial` to check it
+        def fitting() -> DataFrame | None:
+            return None if initial is None else cast_like(initial, self.graph.empty(self.compute), "initial")
+
         def empty(frame: DataFrame, time: int) -> DataFrame:
-            return agg.partial(self._timed(frame if initial is None else initial, time, span), keys, parts)
+            before = fitting()
+            return agg.partial(self._timed(frame if before is None else before, time, span), keys, parts)
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
             fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)

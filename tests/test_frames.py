@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from operator import add, sub
@@ -22,7 +23,7 @@ from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session, run_batches
-from tests.support.ticks import Build, Given, few, planned, run_ticks, run_with_kills
+from tests.support.ticks import Build, Given, few, job, planned, run_ticks, run_with_kills
 from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -353,6 +354,57 @@ def test_rows_of_an_initial_state_expire_as_if_they_had_arrived_just_before(tmp_
     seen = run_ticks(build, tmp_path, range(1, 13))
     assert seen["present"] == {10: [("a", 1), ("z", 1)], 11: [("a", 2), ("z", 1)], 12: [("a", 3)]}
     assert seen["expired"] == {10: [], 11: [], 12: [("z", 1)]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "initial", "total"),
+    [
+        ("double", "bigint", -4.0),
+        ("decimal(20,4)", "bigint", Decimal("-4.0000")),
+        ("bigint", "int", -4),
+        ("int", "bigint", -4),
+        ("int", "double", -4),
+        ("double", "decimal(10,2)", -4.0),
+    ],
+)
+def test_an_initial_state_takes_the_types_of_the_stream(kind: str, initial: str, total: Any, tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        before = local_session().sql(f"select cast('7' as {initial}) as k, cast('-5' as {initial}) as v")
+        s = given_rows(ssc, [[("7", "1")], [("8", "2")]], "k string, v string")
+        s = s.select(*(F.col(c).cast(kind).alias(c) for c in ("k", "v")))
+        values = {"sum": agg.sum("v"), "mean": agg.mean("v"), "least": agg.min("v")}
+        return {"totals": s.update_state_by_key("k", values, initial=before, name="totals")}
+
+    seen: dict[str, dict[int, list[Any]]] = {}
+    with job(build, tmp_path, seen) as engine:
+        engine.tick(1000)
+        engine.close()
+    run_ticks(build, tmp_path, [2], seen)
+    one = type(total)
+    assert seen["totals"] == {1: [(7, total, -2.0, -5)], 2: [(7, total, -2.0, -5), (8, one(2), 2.0, 2)]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "initial", "got"),
+    [
+        ("int", "8589934592", "bigint"),
+        ("int", "cast(1.5 as double)", "double"),
+        ("double", "9007199254740993", "bigint"),
+        ("struct<x:int,y:int>", "named_struct('y', 1, 'x', 2)", "struct<y:int,x:int>"),
+        ("int", "date'2024-01-01'", "date"),
+    ],
+)
+def test_an_initial_state_whose_values_do_not_fit_the_stream_is_refused(
+    kind: str, initial: str, got: str, tmp_path: Path
+) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        before = local_session().sql(f"select 'a' as k, {initial} as V")
+        s = given_rows(ssc, [], f"k string, v {kind}")
+        return {"state": s.update_state_by_key("k", {"n": agg.count()}, initial=before)}
+
+    message = f"got initial with V: {got}, expected {kind} as in the stream: cast or drop the column"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        run_ticks(build, tmp_path, [])
 
 
 # --- names and values that are easily confused
