@@ -49,6 +49,21 @@ def check_unique(names: Sequence[str]) -> None:
         seen[name.lower()] = name
 
 
+def check_added(names: Sequence[str], *added: str) -> None:
+    """Raise UsageError if a key or aggregate is named, but for case, like a column that an operation adds to them.
+
+    >>> check_added(["path", "hits"], "count")
+    >>> check_added(["path", "Count"], "count")
+    Traceback (most recent call last):
+    sparkstream_kit.errors.UsageError: got a key or aggregate named Count, expected a name other than count: rename it
+    """
+    for name in names:
+        if name.lower() in added:
+            raise UsageError(
+                f"got a key or aggregate named {name}, expected a name other than {', '.join(added)}: rename it"
+            )
+
+
 def named(columns: Columns) -> list[Column]:
     """The columns of these very names, which are never taken for fields of structs.
 

@@ -474,6 +474,13 @@ def test_cogroup_keeps_null_keys_together_as_dstreams_do() -> None:
 
 # --- what the start refuses
 
+COUNT = {"n": agg.count()}
+
+
+def named_like(s: FrameStream, name: str) -> FrameStream:
+    return s.select(F.col("k").alias(name), F.timestamp_seconds("v").alias("at"))
+
+
 REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
     "a missing column": (lambda s: s.select("nope"), "output 'out' cannot work: .*nope"),
     "a column that a step has dropped": (lambda s: s.select("k").select("v"), "output 'out' cannot work: .*`v`"),
@@ -519,6 +526,52 @@ REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
     "a window over a state": (
         lambda s: s.update_state_by_key("k", {"n": agg.count()}).filter("n > 1").window("2s"),
         "a window over a state cannot be rebuilt",
+    ),
+    "a key named like a column that windows add": (
+        lambda s: ss.transforms.event_time_window(named_like(s, "Start"), "Start", "at", COUNT, "1min", lateness="1s"),
+        "got a key or aggregate named Start, expected a name other than start, end: rename it",
+    ),
+    "an aggregate named like a column that windows add": (
+        lambda s: ss.transforms.event_time_window(
+            named_like(s, "k"), [], "at", {"end": agg.max("at")}, "1min", lateness="1s"
+        ),
+        "got a key or aggregate named end, expected a name other than start, end: rename it",
+    ),
+    "a key named like a column that sessions add": (
+        lambda s: ss.transforms.sessions(named_like(s, "start"), "start", "at", COUNT),
+        "got a key or aggregate named start, expected a name other than start, end: rename it",
+    ),
+    "a key named like a column that alerts add": (
+        lambda s: ss.transforms.threshold(named_like(s, "time"), "time", agg.count(), above=1),
+        "got a key or aggregate named time, expected a name other than time, since, expected, actual: rename it",
+    ),
+    "a key named like the collected values": (
+        lambda s: named_like(s, "values").group_by_key("values"),
+        "got a key or aggregate named values, expected a name other than values: rename it",
+    ),
+    "a key named like one of the sides": (
+        lambda s: named_like(s, "right").cogroup(named_like(s, "right"), "right"),
+        "got a key or aggregate named right, expected a name other than left, right, values: rename it",
+    ),
+    "a column named like the count of values": (
+        lambda s: named_like(s, "Count").count_by_value(),
+        "got a key or aggregate named Count, expected a name other than count: rename it",
+    ),
+    "a column named like the count of values in a window": (
+        lambda s: named_like(s, "count").count_by_value_and_window("2s"),
+        "got a key or aggregate named count, expected a name other than count: rename it",
+    ),
+    "a key named like what a window keeps": (
+        lambda s: named_like(s, "__n").reduce_by_key_and_window("__n", COUNT, "2s"),
+        "got a key or aggregate named __n, expected a name other than __n, __rows: rename it",
+    ),
+    "a key named like what expiry keeps": (
+        lambda s: named_like(s, "__time").update_state_by_key("__time", COUNT, expire_after="2s"),
+        "got a key or aggregate named __time, expected a name other than __seen, __time: rename it",
+    ),
+    "a key and an aggregate of the same name": (
+        lambda s: s.update_state_by_key("k", {"K": agg.count()}),
+        "got the columns k and K, expected names that differ: rename or drop one",
     ),
     "two states with the same name": (
         lambda s: s.update_state_by_key("k", {}, name="x").union(s.update_state_by_key("k", {}, name="x")),

@@ -16,7 +16,7 @@ from pyspark.sql.types import DecimalType, IntegralType
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates
-from ..columns import Columns, column_names, named, quoted
+from ..columns import Columns, check_added, column_names, named, quoted
 from .graph import BatchContext, Slide, Stream, replayed
 from .state import batch_literal
 
@@ -99,6 +99,7 @@ class AggregatedWindow(Window):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_added([*column_names(self.keys), *self.aggregates], "__n", "__rows")
         # counts the rows of each key, so that a key without rows in the window is dropped
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
 
