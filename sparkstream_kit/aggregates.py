@@ -498,7 +498,8 @@ def _empty_sketch(tracked: int, kind: DataType) -> Column:
 
 def _pair_of(frame: DataFrame, by: str, column: str) -> Column:
     order, value = _column(frame, by), _column(frame, column)
-    return F.when(order.isNotNull(), F.struct(order.alias(by), value.alias("value")))
+    name = "by" if by.lower() == "value" else by  # saved states have its name
+    return F.when(order.isNotNull(), F.struct(order.alias(name), value.alias("value")))
 
 
 def _squares(values: Column) -> Column:

@@ -79,7 +79,7 @@ def sessions(
         at, begin = F.col("__at"), F.col("__begin")
         began = F.when(F.col("__emitted"), begin)
         fresh = new.filter(marks.is_on_time(at)).withColumn("__origin", F.lit(None).cast("bigint"))
-        fresh = fresh.repartition(*named(names))
+        fresh = fresh.repartition(*named(names)) if names else fresh.repartition(1)
         rows = state.withColumn("__origin", began).select(*named(fresh.columns)).union(fresh)
 
         in_order = Window.partitionBy(*named(names)).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)
