@@ -20,7 +20,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, IntegralType, LongType, StructType
 
-from .columns import Columns, column_names, named, quoted
+from .columns import Columns, check_unique, column_names, named, quoted
 from .errors import UsageError
 
 
@@ -320,6 +320,8 @@ def top_k(column: str, k: int) -> Aggregate:
 def aggregate(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     """Aggregate a DataFrame by key. Columns: the keys, then one for each aggregate. Without keys there is one row.
 
+    Raises the errors of `partial`.
+
     Cost: grows with the rows of the frame.
 
     >>> import sparkstream_kit as ss
@@ -334,6 +336,8 @@ def aggregate(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFr
 def partial(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFrame:
     """Partial aggregates of a DataFrame by key. Columns: the keys, then the parts `<name>`, `<name>_1`, ...
 
+    Raises UsageError if two of them have one name.
+
     Cost: grows with the rows of the frame.
 
     >>> import sparkstream_kit as ss
@@ -341,6 +345,7 @@ def partial(frame: DataFrame, keys: Columns, aggregates: Aggregates) -> DataFram
     >>> ss.aggregates.partial(numbers, [], {"mean": ss.aggregates.mean("id")}).collect()
     [Row(mean=10, mean_1=4, mean_2=0)]
     """
+    check_unique([*column_names(keys), *(name for name, _ in named_parts(aggregates))])
     typed = {
         name: a.of_integers if a.of_integers and _has_integers(frame, a.column) else a for name, a in aggregates.items()
     }
@@ -493,7 +498,8 @@ def _empty_sketch(tracked: int, kind: DataType) -> Column:
 
 def _pair_of(frame: DataFrame, by: str, column: str) -> Column:
     order, value = _column(frame, by), _column(frame, column)
-    return F.when(order.isNotNull(), F.struct(order.alias(by), value.alias("value")))
+    name = "by" if by.lower() == "value" else by  # saved states have its name
+    return F.when(order.isNotNull(), F.struct(order.alias(name), value.alias("value")))
 
 
 def _squares(values: Column) -> Column:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import AtomicType, DataType
 
 from .errors import UsageError
 
@@ -47,6 +49,21 @@ def check_unique(names: Sequence[str]) -> None:
         seen[name.lower()] = name
 
 
+def check_added(names: Sequence[str], *added: str) -> None:
+    """Raise UsageError if a key or aggregate is named, but for case, like a column that an operation adds to them.
+
+    >>> check_added(["path", "hits"], "count")
+    >>> check_added(["path", "Count"], "count")
+    Traceback (most recent call last):
+    sparkstream_kit.errors.UsageError: got a key or aggregate named Count, expected a name other than count: rename it
+    """
+    for name in names:
+        if name.lower() in added:
+            raise UsageError(
+                f"got a key or aggregate named {name}, expected a name other than {', '.join(added)}: rename it"
+            )
+
+
 def named(columns: Columns) -> list[Column]:
     """The columns of these very names, which are never taken for fields of structs.
 
@@ -65,3 +82,36 @@ def other_columns(frame: DataFrame, *names: str) -> list[str]:
     ['`a.b`']
     """
     return [quoted(name) for name in frame.columns if name not in names]
+
+
+def cast_like(rows: DataFrame, like: DataFrame, what: str) -> DataFrame:
+    """The rows with the types of the columns of the same names in another frame; UsageError if that changes a value.
+
+    >>> import sparkstream_kit as ss
+    >>> numbers = ss.testing.local_session().range(2).selectExpr("id as n", "id as other")
+    >>> cast_like(numbers, numbers.selectExpr("cast(n as double) as n"), "numbers")
+    DataFrame[n: double, other: bigint]
+    """
+    wanted = {field.name.lower(): field.dataType for field in like.schema}
+    for field in rows.schema:
+        kind = wanted.get(field.name.lower(), field.dataType)
+        if field.dataType.simpleString() == kind.simpleString():
+            continue
+        if not _keeps_values(rows, field.name, field.dataType, kind):
+            raise UsageError(
+                f"got {what} with {field.name}: {field.dataType.simpleString()}, expected {kind.simpleString()} as in "
+                "the stream: cast or drop the column"
+            )
+        rows = rows.withColumn(field.name, F.col(quoted(field.name)).cast(kind))
+    return rows
+
+
+def _keeps_values(rows: DataFrame, name: str, own: DataType, kind: DataType) -> bool:
+    """Whether every value of a column can be cast to another type and back."""
+    if not (isinstance(own, AtomicType) and isinstance(kind, AtomicType)):
+        return False  # the fields of a struct would be cast by position
+    column = F.col(quoted(name))
+    try:
+        return rows.filter(~column.eqNullSafe(column.try_cast(kind).try_cast(own))).isEmpty()
+    except AnalysisException:
+        return False

@@ -22,7 +22,7 @@ from pyspark.streaming import DStream, StreamingContext
 from . import aggregates as agg
 from . import durations
 from .aggregates import Aggregates
-from .columns import Columns, column_names, named, other_columns
+from .columns import Columns, cast_like, check_added, column_names, named, other_columns
 from .contracts import Source, Write
 from .durations import Duration
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
@@ -370,6 +370,8 @@ class FrameStream:
     def count_by_value(self) -> FrameStream:
         """Count equal rows in each batch. Columns: those of the stream, then count: bigint.
 
+        Raises UsageError if the stream has a column count.
+
         Cost: grows with the rows of the batch.
 
         >>> import sparkstream_kit as ss
@@ -377,10 +379,12 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).count_by_value(), [["a", "a"]])
         [[Row(value='a', count=2)]]
         """
-        return self.reduce_by_key(self.columns, {"count": agg.count()})
+        return self.reduce_by_key(self._columns_but("count"), {"count": agg.count()})
 
     def group_by_key(self, keys: Columns) -> FrameStream:
         """Collect the rows of each key. Columns: the keys, then values: array of struct of the other columns.
+
+        Raises UsageError for a key named values.
 
         Cost: grows with the rows of the batch; those of one key must fit into the memory of an executor.
 
@@ -393,6 +397,7 @@ class FrameStream:
         [[Row(size=2, values=[Row(value='aa')])]]
         """
         names = column_names(keys)
+        check_added(names, "values")
 
         def compute(frame: DataFrame) -> DataFrame:
             rest = F.struct(*other_columns(frame, *names))
@@ -467,7 +472,7 @@ class FrameStream:
     def cogroup(self, other: FrameStream, keys: Columns) -> FrameStream:
         """Collect the rows of two streams by key. Columns: the keys, then left and right, each an array of struct.
 
-        An array is empty if its stream has no row of that key.
+        An array is empty if its stream has no row of that key. Raises UsageError for a key named left, right or values.
 
             orders.cogroup(payments, "order_id").filter("size(left) != size(right)")
 
@@ -481,6 +486,7 @@ class FrameStream:
         >>> run_batches(lambda a, b: sized(a, "a").cogroup(sized(b, "b"), "size"), [["a"]], [["b"]])
         [[Row(size=1, left=[Row(value='a')], right=[Row(value='b')])]]
         """
+        check_added(column_names(keys), "left", "right", "values")
         left, right = self.group_by_key(keys), other.group_by_key(keys)
 
         def together(a: DataFrame, b: DataFrame) -> DataFrame:
@@ -582,7 +588,7 @@ class FrameStream:
     def count_by_value_and_window(self, window: Duration, slide: Duration | None = None) -> FrameStream:
         """Count equal rows of the batches in (T - window, T] at every slide. Columns: the stream's, then count: bigint.
 
-        Raises the errors of `window`.
+        Raises the errors of `window`, and UsageError if the stream has a column count.
 
         Cost: grows with the distinct rows of the window.
 
@@ -593,7 +599,7 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).count_by_value_and_window("4s", "2s"), [["a"], ["a"]])
         [None, [Row(value='a', count=2)]]
         """
-        return self.reduce_by_key_and_window(self.columns, {"count": agg.count()}, window, slide)
+        return self.reduce_by_key_and_window(self._columns_but("count"), {"count": agg.count()}, window, slide)
 
     def update_state_by_key(
         self,
@@ -608,11 +614,12 @@ class FrameStream:
 
         Columns: the keys, then one for each aggregate. `name` identifies the saved state: keep it across restarts and
         changes of the job. Its default is made from the names of the keys. `initial` has rows like those of the stream,
-        which count as if they had arrived just before the first batch.
+        which count as if they had arrived just before the first batch; its columns are cast to the stream's types.
 
         `expire_after` drops a key in the first batch in which it has been idle this long; `expired()` of the result
         returns what was dropped. While no data arrives, expiry is checked ten times per `expire_after`. Raises
-        UsageError if it is not a multiple of the batch interval, or if two states have the same name.
+        UsageError if it is not a multiple of the batch interval, if two states have the same name, and at the start if
+        a value of `initial` does not fit the stream's type.
 
         Cost: grows with the rows of the batch, which are shuffled, and with all keys, which are scanned.
 
@@ -630,9 +637,16 @@ class FrameStream:
         """
         span = None if expire_after is None else self._multiple("expire_after", expire_after)
         parts = expiring(aggregates) if span else aggregates
+        if span:
+            check_added([*column_names(keys), *aggregates], "__seen", "__time")
+
+        @functools.cache  # reads `initial` to check it
+        def fitting() -> DataFrame | None:
+            return None if initial is None else cast_like(initial, self.graph.empty(self.compute), "initial")
 
         def empty(frame: DataFrame, time: int) -> DataFrame:
-            return agg.partial(self._timed(frame if initial is None else initial, time, span), keys, parts)
+            before = fitting()
+            return agg.partial(self._timed(frame if before is None else before, time, span), keys, parts)
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
             fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)
@@ -709,6 +723,11 @@ class FrameStream:
         node = StateNode(self, name or _by(keys), keys, empty, advance)
         rows = self._unless_skipped(lambda ctx: node.at(ctx).select(*named(names), "__state.*"))
         return FrameStream(self.graph, rows, self, stateful=True, look_back=inf)
+
+    def _columns_but(self, added: str) -> list[str]:
+        columns = self.columns
+        check_added(columns, added)
+        return columns
 
     def _unless_skipped(self, compute: Compute) -> Compute:
         """Skip the batches that this stream skips, as it does between two slides."""

@@ -174,6 +174,14 @@ def test_a_parameter_out_of_range_is_refused(make: Callable[[], agg.Aggregate], 
         make()
 
 
+@pytest.mark.parametrize("by", ["value", "Value", "by"])
+def test_a_value_may_be_chosen_by_a_column_of_any_name(by: str, spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("a", 1), ("c", 2), ("b", 3)], f"k string, {by} bigint")
+    chosen = {"first": agg.min_by("k", by=by), "last": agg.max_by("k", by=by), "most": agg.max_by(by, by="k")}
+    parts = agg.partial(rows, [], chosen)
+    assert agg.result(agg.merge(parts.union(parts), [], chosen), [], chosen).collect() == [("a", "b", 2)]
+
+
 def test_a_percentile_ignores_nan_even_if_there_is_nothing_else(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("a", 1.0), ("a", float("nan")), ("b", float("nan"))], "k string, x double")
     found = agg.aggregate(rows, "k", {"median": agg.approx_percentile("x", 0.5)}).orderBy("k").collect()

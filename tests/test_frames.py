@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from operator import add, sub
@@ -22,7 +23,7 @@ from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session, run_batches
-from tests.support.ticks import Build, Given, few, planned, run_ticks, run_with_kills
+from tests.support.ticks import Build, Given, few, job, planned, run_ticks, run_with_kills
 from tests.support.ticks import given as given_rows
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -355,6 +356,57 @@ def test_rows_of_an_initial_state_expire_as_if_they_had_arrived_just_before(tmp_
     assert seen["expired"] == {10: [], 11: [], 12: [("z", 1)]}
 
 
+@pytest.mark.parametrize(
+    ("kind", "initial", "total"),
+    [
+        ("double", "bigint", -4.0),
+        ("decimal(20,4)", "bigint", Decimal("-4.0000")),
+        ("bigint", "int", -4),
+        ("int", "bigint", -4),
+        ("int", "double", -4),
+        ("double", "decimal(10,2)", -4.0),
+    ],
+)
+def test_an_initial_state_takes_the_types_of_the_stream(kind: str, initial: str, total: Any, tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        before = local_session().sql(f"select cast('7' as {initial}) as k, cast('-5' as {initial}) as v")
+        s = given_rows(ssc, [[("7", "1")], [("8", "2")]], "k string, v string")
+        s = s.select(*(F.col(c).cast(kind).alias(c) for c in ("k", "v")))
+        values = {"sum": agg.sum("v"), "mean": agg.mean("v"), "least": agg.min("v")}
+        return {"totals": s.update_state_by_key("k", values, initial=before, name="totals")}
+
+    seen: dict[str, dict[int, list[Any]]] = {}
+    with job(build, tmp_path, seen) as engine:
+        engine.tick(1000)
+        engine.close()
+    run_ticks(build, tmp_path, [2], seen)
+    one = type(total)
+    assert seen["totals"] == {1: [(7, total, -2.0, -5)], 2: [(7, total, -2.0, -5), (8, one(2), 2.0, 2)]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "initial", "got"),
+    [
+        ("int", "8589934592", "bigint"),
+        ("int", "cast(1.5 as double)", "double"),
+        ("double", "9007199254740993", "bigint"),
+        ("struct<x:int,y:int>", "named_struct('y', 1, 'x', 2)", "struct<y:int,x:int>"),
+        ("int", "date'2024-01-01'", "date"),
+    ],
+)
+def test_an_initial_state_whose_values_do_not_fit_the_stream_is_refused(
+    kind: str, initial: str, got: str, tmp_path: Path
+) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        before = local_session().sql(f"select 'a' as k, {initial} as V")
+        s = given_rows(ssc, [], f"k string, v {kind}")
+        return {"state": s.update_state_by_key("k", {"n": agg.count()}, initial=before)}
+
+    message = f"got initial with V: {got}, expected {kind} as in the stream: cast or drop the column"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        run_ticks(build, tmp_path, [])
+
+
 # --- names and values that are easily confused
 
 
@@ -422,6 +474,13 @@ def test_cogroup_keeps_null_keys_together_as_dstreams_do() -> None:
 
 # --- what the start refuses
 
+COUNT = {"n": agg.count()}
+
+
+def named_like(s: FrameStream, name: str) -> FrameStream:
+    return s.select(F.col("k").alias(name), F.timestamp_seconds("v").alias("at"))
+
+
 REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
     "a missing column": (lambda s: s.select("nope"), "output 'out' cannot work: .*nope"),
     "a column that a step has dropped": (lambda s: s.select("k").select("v"), "output 'out' cannot work: .*`v`"),
@@ -467,6 +526,52 @@ REFUSED: dict[str, tuple[Callable[[FrameStream], FrameStream], str]] = {
     "a window over a state": (
         lambda s: s.update_state_by_key("k", {"n": agg.count()}).filter("n > 1").window("2s"),
         "a window over a state cannot be rebuilt",
+    ),
+    "a key named like a column that windows add": (
+        lambda s: ss.transforms.event_time_window(named_like(s, "Start"), "Start", "at", COUNT, "1min", lateness="1s"),
+        "got a key or aggregate named Start, expected a name other than start, end: rename it",
+    ),
+    "an aggregate named like a column that windows add": (
+        lambda s: ss.transforms.event_time_window(
+            named_like(s, "k"), [], "at", {"end": agg.max("at")}, "1min", lateness="1s"
+        ),
+        "got a key or aggregate named end, expected a name other than start, end: rename it",
+    ),
+    "a key named like a column that sessions add": (
+        lambda s: ss.transforms.sessions(named_like(s, "start"), "start", "at", COUNT),
+        "got a key or aggregate named start, expected a name other than start, end: rename it",
+    ),
+    "a key named like a column that alerts add": (
+        lambda s: ss.transforms.threshold(named_like(s, "time"), "time", agg.count(), above=1),
+        "got a key or aggregate named time, expected a name other than time, since, expected, actual: rename it",
+    ),
+    "a key named like the collected values": (
+        lambda s: named_like(s, "values").group_by_key("values"),
+        "got a key or aggregate named values, expected a name other than values: rename it",
+    ),
+    "a key named like one of the sides": (
+        lambda s: named_like(s, "right").cogroup(named_like(s, "right"), "right"),
+        "got a key or aggregate named right, expected a name other than left, right, values: rename it",
+    ),
+    "a column named like the count of values": (
+        lambda s: named_like(s, "Count").count_by_value(),
+        "got a key or aggregate named Count, expected a name other than count: rename it",
+    ),
+    "a column named like the count of values in a window": (
+        lambda s: named_like(s, "count").count_by_value_and_window("2s"),
+        "got a key or aggregate named count, expected a name other than count: rename it",
+    ),
+    "a key named like what a window keeps": (
+        lambda s: named_like(s, "__n").reduce_by_key_and_window("__n", COUNT, "2s"),
+        "got a key or aggregate named __n, expected a name other than __n, __rows: rename it",
+    ),
+    "a key named like what expiry keeps": (
+        lambda s: named_like(s, "__time").update_state_by_key("__time", COUNT, expire_after="2s"),
+        "got a key or aggregate named __time, expected a name other than __seen, __time: rename it",
+    ),
+    "a key and an aggregate of the same name": (
+        lambda s: s.update_state_by_key("k", {"K": agg.count()}),
+        "got the columns k and K, expected names that differ: rename or drop one",
     ),
     "two states with the same name": (
         lambda s: s.update_state_by_key("k", {}, name="x").union(s.update_state_by_key("k", {}, name="x")),

@@ -16,7 +16,7 @@ from pyspark.sql.types import DecimalType, IntegralType
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates
-from ..columns import Columns, column_names, named, quoted
+from ..columns import Columns, check_added, column_names, named, quoted
 from .graph import BatchContext, Slide, Stream, replayed
 from .state import batch_literal
 
@@ -99,6 +99,7 @@ class AggregatedWindow(Window):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_added([*column_names(self.keys), *self.aggregates], "__n", "__rows")
         # counts the rows of each key, so that a key without rows in the window is dropped
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
 
@@ -135,6 +136,9 @@ class AggregatedWindow(Window):
             elif found:
                 tagged = [frame.withColumn("__n", _number(n)) for n, frame in found.items()]
                 rows = agg.partial(_union(tagged), ["__n", *column_names(self.keys)], self._counted)
+                if not column_names(self.keys):  # a batch without rows has a part all the same, as if read alone
+                    each = F.explode(F.array(*map(_number, found))).alias("__n")
+                    rows = rows.union(self._partial(self._nothing).select(each, "*"))
                 together = self._store(max(found), rows)
                 parts |= {(0, n): together.filter(F.col("__n") == _number(n)).drop("__n") for n in found}
                 if len(frames) == FANOUT:

@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregate
-from ..columns import Columns, column_names, named
+from ..columns import Columns, check_added, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
 from ..engine.state import StateNode, batch_literal, not_after
@@ -59,7 +59,7 @@ def threshold(
 
     Columns: the keys, time, since: timestamp, expected, actual: double. The state is saved under `name`.
 
-    Raises UsageError if both limits are missing.
+    Raises UsageError if both limits are missing, or if a key is named like one of these columns.
 
     Cost: grows with the rows of the batch and the number of keys ever seen.
     """
@@ -94,7 +94,7 @@ def rate_of_change(
 
     Columns: the keys, time, since: timestamp, expected, actual: double. The state is saved under `name`.
 
-    Raises UsageError for an invalid duration.
+    Raises UsageError for an invalid duration, or if a key is named like one of these columns.
 
     Cost: grows with the rows of the batch and the number of keys ever seen.
     """
@@ -134,7 +134,7 @@ def anomalies(
 
     Columns: the keys, time, since: timestamp, expected, actual: double. The state is saved under `name`.
 
-    Raises UsageError unless 0 < alpha < 1 and after >= 1.
+    Raises UsageError unless 0 < alpha < 1 and after >= 1, or if a key is named like one of these columns.
 
     Cost: grows with the rows of the batch and the number of keys ever seen.
     """
@@ -166,6 +166,7 @@ def _alerts(
     columns as they were before it.
     """
     names = column_names(keys)
+    check_added(names, "time", "since", "expected", "actual")
     remembered = [*memory, "__since"]
 
     def fresh(new: DataFrame) -> DataFrame:

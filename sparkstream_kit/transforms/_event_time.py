@@ -51,7 +51,8 @@ def event_time_window(
     would; its window closes once the clock, and other data, have passed it. Windows that are still open when a job
     stops stay in the state, under `name`.
 
-    Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
+    Raises UsageError for an invalid duration, for a key or aggregate named start or end, and at the start for a column
+    that is not a timestamp.
 
     Cost: grows with the rows of the batch, times window / slide, and the keys of open windows.
     """

@@ -60,7 +60,8 @@ def sessions(
     machine's clock moves it as that clock would; its session closes once the clock, and other data, have passed it.
     Sessions that are still open when a job stops stay in the state, under `name`.
 
-    Raises UsageError for an invalid duration, and at the start for a column that is not a timestamp.
+    Raises UsageError for an invalid duration, for a key or aggregate named start or end, and at the start for a column
+    that is not a timestamp.
 
     Cost: grows with the rows of the batch and the timestamps of open sessions, which each batch sorts.
     """
@@ -78,7 +79,7 @@ def sessions(
         at, begin = F.col("__at"), F.col("__begin")
         began = F.when(F.col("__emitted"), begin)
         fresh = new.filter(marks.is_on_time(at)).withColumn("__origin", F.lit(None).cast("bigint"))
-        fresh = fresh.repartition(*named(names))
+        fresh = fresh.repartition(*named(names)) if names else fresh.repartition(1)
         rows = state.withColumn("__origin", began).select(*named(fresh.columns)).union(fresh)
 
         in_order = Window.partitionBy(*named(names)).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from .. import aggregates as agg
 from ..aggregates import Aggregates
-from ..columns import Columns, column_names
+from ..columns import Columns, check_added, column_names
 from ..engine.graph import BatchContext, Compute
 from ..engine.state import StateNode, batch_literal
 from ..frames import FrameStream
@@ -83,7 +83,11 @@ class ClosedWindows(FrameStream):
 
 
 def parts_at(stream: FrameStream, keys: Columns, timestamp: str, aggregates: Aggregates) -> FrameStream:
-    """Partial aggregates for each key and timestamp, computed once per batch. Columns: keys, __at: bigint, parts."""
+    """Partial aggregates for each key and timestamp, computed once per batch. Columns: keys, __at: bigint, parts.
+
+    Raises UsageError if a key or aggregate is named like a column that `final_rows` adds.
+    """
+    check_added([*column_names(keys), *aggregates], "start", "end")
 
     def compute(frame: DataFrame) -> DataFrame:
         timed = frame.withColumn("__at", F.unix_micros(timestamp)).filter(F.col("__at").isNotNull())

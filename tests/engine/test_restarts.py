@@ -302,6 +302,18 @@ class Operation(NamedTuple):
     """Whether what it remembers is saved: an aggregate that is added later starts then."""
 
 
+FROM = 17
+"""The first batches have no rows from this second of event time on."""
+
+
+def few(s: FrameStream) -> FrameStream:
+    return s.filter(F.col("s") >= FROM)
+
+
+def of_few(groups: Groups) -> Groups:
+    return lambda came: groups({n: [line for line in lines if Line(*line).s >= FROM] for n, lines in came.items()})
+
+
 def expiring(s: FrameStream, a: Aggregates, name: str) -> StateStream:
     return s.update_state_by_key("k", a, expire_after="2s", name=name)
 
@@ -311,7 +323,9 @@ OPERATIONS: dict[str, Operation] = {
         "update_state_by_key", lambda s, a: s.update_state_by_key("k", a, name="state"), everything(by_key)
     ),
     "state without keys": Operation(
-        "update_state_by_key", lambda s, a: s.update_state_by_key([], a, name="one"), everything(all_together)
+        "update_state_by_key",
+        lambda s, a: few(s).update_state_by_key([], a, name="one"),
+        of_few(everything(all_together)),
     ),
     "expiring state": Operation(
         "update_state_by_key",
@@ -333,6 +347,12 @@ OPERATIONS: dict[str, Operation] = {
         "reduce_by_window",
         lambda s, a: s.reduce_by_window(a, "4s", "2s"),
         in_windows(4, 2, all_together),
+        saved=False,
+    ),
+    "window of few rows without keys": Operation(
+        "reduce_by_window",
+        lambda s, a: few(s).reduce_by_window(a, "3s"),
+        of_few(in_windows(3, 1, all_together)),
         saved=False,
     ),
     "event-time window": Operation(

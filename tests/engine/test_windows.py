@@ -61,6 +61,27 @@ def test_a_window_of_any_length_is_that_of_a_recount_also_after_restarts(
     }
 
 
+@pytest.mark.parametrize("aggregates", [{"n": agg.count()}, {"n": agg.count(), "top": agg.top_k("v", 2)}])
+def test_a_window_without_keys_has_a_row_also_if_all_batches_that_it_reads_again_are_empty(
+    aggregates: dict[str, agg.Aggregate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "FANOUT", 2)  # blocks of blocks are empty, too
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        stream = given(ssc, [[("a", tick)] for tick in range(1, 12)], "k string, v bigint")
+        return {"window": stream.filter("v = 10").reduce_by_window(aggregates, "6s")}
+
+    seen: dict[str, dict[int, list[Any]]] = {}
+    run_ticks(build, tmp_path, range(1, 7), seen)
+    with job(build, tmp_path, seen) as engine:
+        for tick in range(7, 12):
+            if tick == 9:
+                engine.graph.drop_everything()
+            engine.tick(1000 * tick)
+    none, one = ((0,), (1,)) if len(aggregates) == 1 else ((0, []), (1, [(10, 1)]))
+    assert seen["window"] == {tick: [one if tick >= 10 else none] for tick in range(1, 12)}
+
+
 def test_after_a_restart_a_window_reads_its_batches_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[("a", tick)] for tick in range(1, 42)]
 

@@ -172,6 +172,22 @@ def test_a_long_session_is_cut_at_multiples_from_its_start_even_if_its_rows_come
 
 
 @pytest.mark.slow
+def test_sessions_without_keys_are_those_of_all_rows_together_also_after_a_kill(tmp_path: Path) -> None:
+    rows = [[("a", 10, "/"), ("b", 12, "/")], [("a", 15, "/x")], [("b", 30, "/")], [("a", 60, "/")]]
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        lines = given_rows(ssc, rows, SCHEMA).select("path", F.timestamp_seconds("second").alias("timestamp"))
+        visit = {"hits": count(), "last": max_by("path", by="timestamp")}
+        return {"visits": sessions(lines, [], "timestamp", visit, gap=f"{GAP}s", lateness=f"{LATENESS}s")}
+
+    visits = run_with_kills(build, tmp_path, range(1, 5), {2})["visits"]
+    assert [row for second in sorted(visits) for row in visits[second]] == [
+        (at(10), at(15), 3, "/x"),
+        (at(30), at(30), 1, "/"),
+    ]
+
+
+@pytest.mark.slow
 def test_a_row_without_a_timestamp_is_late(tmp_path: Path) -> None:
     seen = run_ticks(program([[("a", None, "/"), ("a", 5, "/")]]), tmp_path, [1])
     assert seen["late"] == {1: [("a", None, "/")]}
