@@ -61,10 +61,12 @@ def unsupported_columns(frame: DataFrame, kind: str) -> list[str]:
     """
     formats = view().org.apache.spark.sql.execution.datasources
     file_format = formats.json.JsonFileFormat() if kind == "json" else formats.parquet.ParquetFileFormat()
-    fields = list(frame._jdf.schema().fields())
+    schema = frame._jdf.schema()
+    if file_format.supportDataType(schema):
+        return []
     return [
         f"{field.name()} {field.dataType().simpleString()}"
-        for field in fields
+        for field in schema.fields()
         if not file_format.supportDataType(field.dataType())
     ]
 
