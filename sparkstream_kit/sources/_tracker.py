@@ -84,6 +84,8 @@ class Tracker:
         """Offsets of heads, where these are not the usual ones: of short files, and of files with holes."""
         self._held: dict[Key, _Held] = {}
         self._missed: dict[int, int] = {}
+        self._unsure: set[int] = set()
+        """Files whose keys this scan has found, without seeing what they hold: a key may have been given again."""
         self._warned: dict[str, str] = {}
         self._scan, self._now = 0, 0
         self._unlisted: list[tuple[str, OSError]] = []
@@ -140,6 +142,7 @@ class Tracker:
     def scan(self) -> list[New]:
         """List the directories; returns the new ranges: of known files first, then of the oldest ones."""
         self._scan, self._now, self._unlisted = self._scan + 1, time.time_ns(), []
+        self._unsure.clear()
         changed: list[tuple[Found, File]] = []
         unknown: list[Found] = []
         for found in self._walk():
@@ -211,6 +214,7 @@ class Tracker:
     def _revisit(self, found: Found, file: File, ranges: list[New]) -> bool:
         """Look at a file whose key is known; False if it is another one now."""
         file.seen = self._scan  # whatever trouble there may be, it is not missing
+        self._unsure.add(file.id)
         if self._is_young(found):
             return True
         is_same = True
@@ -221,10 +225,13 @@ class Tracker:
             elif self._is_unfinished(opened, content):
                 file.waits = True
             elif self._continues(file, content):
+                self._unsure.discard(file.id)
                 self._take(file, opened, content, ranges)
             else:
                 self._drop_place(file)
                 is_same, file.seen = False, 0
+        if not is_same:
+            self._unsure.discard(file.id)
         return is_same
 
     def _identify(self, found: Found, ranges: list[New], *, listed: bool) -> None:
@@ -329,7 +336,10 @@ class Tracker:
             return content.size == size and content.marks(marks) == Plain(original).marks(marks)
 
     def _origin(self, path: str, size: int, content: Content) -> File | None:
-        """The known file that this is; if it is only a copy, the one that was seen in this scan."""
+        """The known file that this is; if it is only a copy, the one that was seen in this scan.
+
+        Moved if the next scan has to tell which of the two it is.
+        """
         here = self._by_path.get(path)
         if here is not None and not here.marks and size >= here.size:  # known by path and size since format 1
             if isinstance(content, Packed):
@@ -338,13 +348,16 @@ class Tracker:
         moved, copied = [], []
         for file in self._candidates(path, content):
             is_derived = _identity.is_derived(path, file.path)
-            if file.seen == self._scan:
-                if is_derived and self._is_copy(content, file):
-                    copied.append(file)
-            elif _identity.is_related(path, file.path, packed=isinstance(content, Packed)):
+            is_seen, is_sure = file.seen == self._scan, file.id not in self._unsure
+            if is_seen and is_derived and self._is_copy(content, file):
+                copied.append(file)
+            is_packed = isinstance(content, Packed)
+            if not (is_seen and is_sure) and _identity.is_related(path, file.path, packed=is_packed):
                 # under the same name, a shorter file is another one
                 is_short = content.size < file.position and not is_derived
                 if not is_short and _identity.holds(content, file):
+                    if not is_sure:
+                        raise Moved(file.path)
                     moved.append(file)
         return max(moved or copied, key=lambda file: file.position, default=None)
 

@@ -335,3 +335,29 @@ def test_a_file_system_of_hadoop_that_refuses_a_file_does_not_stop_the_others(
 
     monkeypatch.setattr(_disks._RemoteFile, "read", removed_meanwhile)
     assert [new.file.path for new in tracker.scan()] == [f"file:{logs}/a.log"]
+
+
+@pytest.mark.parametrize("trouble", [FileNotFoundError, PermissionError])
+def test_a_compressed_file_waits_while_it_is_not_known_what_has_its_key_now(
+    reader: Reader, logs: Path, trouble: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system gave the number of a removed file to the next log, which was renamed before it was looked at."""
+    lines = b"".join(b"line %d\n" % n for n in range(2000))
+    write(logs / "a.log.1", lines)
+    assert reader.tick() == lines.splitlines()
+    write(logs / "a.log.2.gz", gzip.compress(lines))
+    (logs / "a.log.1").rename(logs / "a.log")
+    write(logs / "a.log", b"another log\n" * 3, 10**9 + 1)  # in place, so it has the same key
+    local = _disks._Local.open
+
+    def opened(self: Any, path: str) -> Any:
+        if path == str(logs / "a.log"):
+            raise trouble(path)
+        return local(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_disks._Local, "open", opened)
+        assert reader.tick() == []
+    (logs / "a.log").rename(logs / "a.log.1")
+    assert reader.tick() == [b"another log"] * 3
+    assert reader.tick() == []
