@@ -239,6 +239,8 @@ class Tracker:
         if found.key in self._by_key or self._is_young(found) or self._is_held(found):
             return  # by now it is known through another link
         with self._tolerating(found), self._disk.open(found.path) as opened:
+            if opened.found.key != found.key:
+                raise Moved(found.path)  # another file has got this name since, perhaps one that this scan has seen
             content = self._content(opened, ())
             file = None if self._is_unfinished(opened, content) else self._origin(found.path, found.size, content)
             if file is None and self._is_unfinished(opened, content):

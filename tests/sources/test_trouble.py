@@ -361,3 +361,25 @@ def test_a_compressed_file_waits_while_it_is_not_known_what_has_its_key_now(
     (logs / "a.log").rename(logs / "a.log.1")
     assert reader.tick() == [b"another log"] * 3
     assert reader.tick() == []
+
+
+def test_a_known_file_that_gets_the_name_of_a_new_one_before_that_is_looked_at_is_not_read_again(
+    reader: Reader, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = b"".join(b"line %d\n" % n for n in range(2000))
+    write(logs / "a.log.1.gz", gzip.compress(lines))
+    assert reader.tick() == lines.splitlines()
+    write(logs / "a.log.2.gz", gzip.compress(b"another log\n"), 10**9 + 1)
+    local = _disks._Local.open
+
+    def opened(self: Any, path: str) -> Any:
+        if path == str(logs / "a.log.2.gz") and (logs / "a.log.1.gz").exists():
+            (logs / "a.log.2.gz").rename(logs / "a.log.3.gz")
+            (logs / "a.log.1.gz").rename(logs / "a.log.2.gz")
+        return local(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_disks._Local, "open", opened)
+        assert reader.tick() == []
+    assert reader.tick() == [b"another log"]
+    assert reader.tick() == []
