@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from py4j.java_gateway import JavaObject
+from py4j.protocol import Py4JError, Py4JJavaError
 from py4j.protocol import Py4JError as JavaError
-from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
 from pyspark.errors import PySparkException
 from pyspark.errors.exceptions.captured import CapturedException
@@ -153,6 +153,11 @@ def is_caused_by_data(error: BaseException) -> bool:
     """
     state = error.getSqlState() if isinstance(error, CapturedException) else None
     return bool(state) and str(state)[:2] in ("22", "38")
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether the JVM did not answer, as when it was killed; what it was asked about may be all right."""
+    return isinstance(error, Py4JError | ConnectionError) and not isinstance(error, Py4JJavaError)
 
 
 def is_of_worker(error: BaseException) -> bool:

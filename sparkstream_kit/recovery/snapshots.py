@@ -116,6 +116,8 @@ def load(
             # reads every column of every row, so that a damaged file is found now and not in the middle of a batch
             frame.write.format("noop").mode("overwrite").save()
         except Exception as error:
+            if jvm.is_gone(error):
+                raise
             log.warning("the snapshot %s cannot be read and is set aside: %s", path, jvm.reason(error))
             storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")
             continue

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from chispa import assert_df_equality
+from py4j.protocol import Py4JNetworkError
 from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.errors import HomeDamaged, StateRefused
@@ -144,3 +145,18 @@ def test_a_removed_or_retyped_column_is_refused_and_the_snapshot_stays(
     with pytest.raises(StateRefused, match=rf"no longer fits the job \({complaint}\): give the changed state"):
         snapshots.load(spark, directory, 20, spark.createDataFrame([], columns))
     assert snapshots.numbers(directory) == [20], "it is undamaged and stays"
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(111, "Connection refused"), Py4JNetworkError("is empty")])
+def test_a_snapshot_stays_when_the_jvm_that_reads_it_is_killed(
+    spark: SparkSession, directory: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(spark, directory, 20, 40)
+
+    def killed(*_: object) -> DataFrame:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(snapshots, "read", killed)
+        snapshots.load(spark, directory, 45, counts(spark, 0))
+    assert storage.names(directory) == ["20", "40"]
