@@ -247,7 +247,7 @@ class Engine:
                 raise
             raise BatchFailed(
                 f"what the stream {name!r} received cannot be stored ({jvm.reason(error)}), as a function before "
-                "FrameStream.of, or its schema, fails on it, and a skip sets only stored input aside: parse behind "
+                "FrameStream.of, or its schema, fails on it, and a skip sets only stored input aside: parse after "
                 "FrameStream.of, and start once with another name= and --give-up-received (docs/operate.md)"
             ) from error
 

@@ -123,8 +123,10 @@ class StateNode:
     def _load(self, newest: int) -> None:
         first = next(iter(self._graph.log.after(0)), self._graph.log.last)
         start = self._empty(self._graph.empty(self.source.compute), first.time)
-        n, frame = snapshots.load(self._graph.session, self._directory, newest, start, self._means)
         compacted, known = self._graph.log.compacted_to.n, self._graph.known_from()
+        n, frame = snapshots.load(
+            self._graph.session, self._directory, newest, start, self._means, replayable=not compacted
+        )
         if 0 < n < compacted:
             raise StateRefused(
                 f"the state {self._name!r} was last saved after batch {n}, but the log only goes back to batch "

@@ -46,7 +46,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
 
     Guarantee: exactly once.
 
-    Raises OutputRefused at the start if there is no column line, or one of a type that Parquet does not hold.
+    Raises OutputRefused at the start without a column line, and for a column of a type that Parquet does not hold.
 
     Cost: grows with the rejected rows of the batch, at most 10,000, and with the batches kept.
 

@@ -99,13 +99,21 @@ def prune(directory: str, epoch: int = 0) -> None:
 
 
 def load(
-    session: SparkSession, directory: str, newest: int, like: DataFrame, means: Mapping[str, str] = NOTHING
+    session: SparkSession,
+    directory: str,
+    newest: int,
+    like: DataFrame,
+    means: Mapping[str, str] = NOTHING,
+    *,
+    replayable: bool = True,
 ) -> tuple[int, DataFrame]:
     """The newest readable snapshot up to batch `newest`, preceded by its n; without one, 0 and the empty `like`.
 
     Columns added since are null. Columns that were removed, or have another type or meaning, raise StateRefused. A
-    snapshot that cannot be read is set aside (renamed), and the previous one is used.
+    snapshot that cannot be read is set aside (renamed), and the previous one is used. If none can be read and batches
+    before are no longer `replayable`, all stay as they are: the cause may pass, as when Spark is being stopped.
     """
+    unreadable = []
     for name in reversed(_names(directory)):
         n, path = _number(name), f"{directory}/{name}"
         if n > newest:
@@ -118,11 +126,21 @@ def load(
         except Exception as error:
             if jvm.is_gone(error):
                 raise
-            log.warning("the snapshot %s cannot be read and is set aside: %s", path, jvm.reason(error))
-            storage.publish(path, f"{directory}/damaged-{n}-{uuid.uuid4().hex}")
+            log.warning("the snapshot %s cannot be read: %s", path, jvm.reason(error))
+            unreadable.append((n, path))
             continue
+        _set_aside(directory, unreadable)
         return n, _fitted(frame, like, means, path)
+    if replayable:
+        _set_aside(directory, unreadable)
     return 0, like
+
+
+def _set_aside(directory: str, snapshots: list[tuple[int, str]]) -> None:
+    for n, path in snapshots:
+        aside = f"{directory}/damaged-{n}-{uuid.uuid4().hex}"
+        storage.publish(path, aside)
+        log.warning("%s is set aside as %s", path, aside)
 
 
 def _names(directory: str) -> list[str]:

@@ -160,3 +160,18 @@ def test_a_snapshot_stays_when_the_jvm_that_reads_it_is_killed(
         patch.setattr(snapshots, "read", killed)
         snapshots.load(spark, directory, 45, counts(spark, 0))
     assert storage.names(directory) == ["20", "40"]
+
+
+@pytest.mark.parametrize("replayable", [False, True])
+def test_snapshots_of_which_none_can_be_read_are_set_aside_only_if_all_batches_can_be_replayed(
+    spark: SparkSession, directory: str, replayable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(spark, directory, 20, 40)
+
+    def stopped(*_: object) -> DataFrame:
+        raise RuntimeError("Job 7 cancelled because SparkContext was shut down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "read", stopped)
+        n, frame = snapshots.load(spark, directory, 45, counts(spark, 0).limit(0), replayable=replayable)
+    assert (n, frame.isEmpty(), snapshots.numbers(directory)) == (0, True, [] if replayable else [20, 40])
