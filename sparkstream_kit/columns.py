@@ -75,13 +75,17 @@ def named(columns: Columns) -> list[Column]:
 
 
 def other_columns(frame: DataFrame, *names: str) -> list[str]:
-    """The columns of a frame except these, quoted.
+    """The columns of a frame except these, quoted. A name that none has stands for those that differ by case only.
 
     >>> import sparkstream_kit as ss
-    >>> other_columns(ss.testing.local_session().range(1).selectExpr("id", "id as `a.b`"), "id")
-    ['`a.b`']
+    >>> rows = ss.testing.local_session().range(1).selectExpr("id", "id as `a.b`")
+    >>> other_columns(rows, "id"), other_columns(rows, "ID")
+    (['`a.b`'], ['`a.b`'])
     """
-    return [quoted(name) for name in frame.columns if name not in names]
+    columns = frame.columns
+    excluded = {*names}
+    folded = {name.lower() for name in excluded.difference(columns)}
+    return [quoted(name) for name in columns if name not in excluded and name.lower() not in folded]
 
 
 def cast_like(rows: DataFrame, like: DataFrame, what: str) -> DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
@@ -119,6 +120,13 @@ def test_a_server_that_does_not_answer_is_named(spark: SparkSession) -> None:
         checks.check_directory("hdfs://127.0.0.1:9/logs")
     sentence = "cannot look at 'hdfs://127.0.0.1:9/logs' (localhost:9: Connection refused): correct the path, or start "
     assert str(refused.value) == f"{sentence}what serves it"
+
+
+def test_a_killed_java_process_is_no_refusal_of_what_it_was_asked(spark: SparkSession) -> None:
+    """Whoever restarts the job on failure has to restart it, and not after exit 2."""
+    gone = Py4JError("An error occurred while calling o1.exists")  # GatewayClient.send_command, when nobody answers
+    with pytest.raises(Py4JError), jvm.refusals("cannot open it ({})".format):
+        raise gone
 
 
 def other_python(folder: Path, says: str) -> SimpleNamespace:

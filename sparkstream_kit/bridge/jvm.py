@@ -137,12 +137,17 @@ def refusals(
     of: type[Exception] | tuple[type[Exception], ...] = Exception,
     kind: type[UsageError] = UsageError,
 ) -> Iterator[None]:
-    """Raise errors of the block as UsageError, with the `sentence` that is made of their reason; KitErrors pass."""
+    """Raise errors of the block as UsageError, with the `sentence` that is made of their reason.
+
+    KitErrors pass, and those of a JVM that is gone, which say nothing about what it was asked for.
+    """
     try:
         yield
     except KitError:
         raise
     except of as error:
+        if is_gone(error):
+            raise
         raise kind(sentence(reason(error))) from error
 
 
