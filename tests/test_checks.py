@@ -122,7 +122,7 @@ def test_a_server_that_does_not_answer_is_named(spark: SparkSession) -> None:
     assert str(refused.value) == f"{sentence}what serves it"
 
 
-def test_a_killed_java_process_is_no_refusal_of_what_it_was_asked(spark: SparkSession) -> None:
+def test_an_error_of_a_killed_java_process_stays_what_it_is(spark: SparkSession) -> None:
     """Whoever restarts the job on failure has to restart it, and not after exit 2."""
     gone = Py4JError("An error occurred while calling o1.exists")  # GatewayClient.send_command, when nobody answers
     with pytest.raises(Py4JError), jvm.refusals("cannot open it ({})".format):
