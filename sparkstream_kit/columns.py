@@ -75,7 +75,7 @@ def named(columns: Columns) -> list[Column]:
 
 
 def other_columns(frame: DataFrame, *names: str) -> list[str]:
-    """The columns of a frame except these, quoted. A name that none has stands for those that differ by case only.
+    """The columns of a frame except these, quoted. A name that no column has excludes those that match but for case.
 
     >>> import sparkstream_kit as ss
     >>> rows = ss.testing.local_session().range(1).selectExpr("id", "id as `a.b`")

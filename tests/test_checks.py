@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from py4j.java_gateway import GatewayParameters, JavaGateway
 from py4j.protocol import Py4JError
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
@@ -122,11 +124,38 @@ def test_a_server_that_does_not_answer_is_named(spark: SparkSession) -> None:
     assert str(refused.value) == f"{sentence}what serves it"
 
 
-def test_an_error_of_a_killed_java_process_stays_what_it_is(spark: SparkSession) -> None:
+NO_ANSWER = [
+    Py4JError("An error occurred while calling o1.exists"),  # GatewayClient.send_command, when a connection ends
+    ConnectionRefusedError(111, "Connection refused"),
+]
+
+
+@pytest.mark.parametrize("error", NO_ANSWER, ids=repr)
+def test_an_error_of_a_killed_java_process_stays_what_it_is(
+    spark: SparkSession, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever restarts the job on failure has to restart it, and not after exit 2."""
-    gone = Py4JError("An error occurred while calling o1.exists")  # GatewayClient.send_command, when nobody answers
-    with pytest.raises(Py4JError), jvm.refusals("cannot open it ({})".format):
-        raise gone
+    with monkeypatch.context() as patch, pytest.raises(type(error)), jvm.refusals("cannot open it ({})".format):
+        patch.setattr(jvm, "answers", lambda: False)
+        raise error
+
+
+@pytest.mark.parametrize("error", NO_ANSWER, ids=repr)
+def test_such_an_error_with_a_living_java_process_is_refused_as_others_are(
+    spark: SparkSession, error: Exception
+) -> None:
+    """A function of the user's may have called a server that is down, or Java a method that it does not have."""
+    with pytest.raises(UsageError, match="cannot open it"), jvm.refusals("cannot open it ({})".format):
+        raise error
+
+
+def test_a_java_process_that_is_gone_does_not_answer(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jvm.answers()
+    nobody = JavaGateway(gateway_parameters=GatewayParameters(port=9))
+    with monkeypatch.context() as patch:
+        patch.setattr(SparkContext, "_gateway", nobody)
+        assert not jvm.answers()
+    assert jvm.answers()
 
 
 def other_python(folder: Path, says: str) -> SimpleNamespace:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from py4j.java_gateway import JavaObject
-from py4j.protocol import Py4JError, Py4JJavaError
 from py4j.protocol import Py4JError as JavaError
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
 from pyspark.errors import PySparkException
 from pyspark.errors.exceptions.captured import CapturedException
@@ -161,8 +161,22 @@ def is_caused_by_data(error: BaseException) -> bool:
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether the JVM did not answer, as when it was killed; what it was asked about may be all right."""
-    return isinstance(error, Py4JError | ConnectionError) and not isinstance(error, Py4JJavaError)
+    """Whether it was raised because the JVM is gone, as when it was killed; what it was asked about may be all right.
+
+    py4j raises a ConnectionError if nobody listens, and a JavaError if a connection ends during a call. But Python
+    functions have ConnectionErrors of their own, and a method that does not exist is a JavaError: so the JVM is asked.
+    """
+    is_of_connection = isinstance(error, JavaError | ConnectionError) and not isinstance(error, Py4JJavaError)
+    return is_of_connection and not answers()
+
+
+def answers() -> bool:
+    """Whether the JVM answers a call (java.lang.System, SparkContext._gateway)."""
+    gateway = SparkContext._gateway
+    try:
+        return gateway is not None and gateway.jvm.java.lang.System.nanoTime() is not None
+    except (JavaError, ConnectionError):
+        return False
 
 
 def is_of_worker(error: BaseException) -> bool:

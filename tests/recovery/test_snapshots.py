@@ -7,6 +7,7 @@ from chispa import assert_df_equality
 from py4j.protocol import Py4JNetworkError
 from pyspark.sql import DataFrame, SparkSession
 
+from sparkstream_kit.bridge import jvm
 from sparkstream_kit.errors import HomeDamaged, StateRefused
 from sparkstream_kit.recovery import snapshots, storage
 
@@ -157,6 +158,7 @@ def test_a_snapshot_stays_when_the_jvm_that_reads_it_is_killed(
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(jvm, "answers", lambda: False)
         patch.setattr(snapshots, "read", killed)
         snapshots.load(spark, directory, 45, counts(spark, 0))
     assert storage.names(directory) == ["20", "40"]
