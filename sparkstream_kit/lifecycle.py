@@ -62,17 +62,16 @@ def run(
     (0, [['a'], ['b']])
     """
     check_callbacks()
-    asked = threading.Event()
-    with _signals(asked.set):  # before the start: a signal may come while the context starts
+    with _signals() as signals:  # before the start: a signal may come while the context starts
         note = None if marker is None else _create_marker(ssc, marker)
         with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
             ssc.start()
         log.info("running: %s", _describe(ssc))
 
         def enough() -> bool:
-            return asked.is_set() or flag() or (marker is not None and not hadoop.path_exists(marker))
+            return flag() or (marker is not None and not hadoop.path_exists(marker))
 
-        code = stop_when(ssc, enough, poll=poll)
+        code = _stop_when(ssc, enough, poll, signals)
     if marker is not None and code == 0:
         _forget_stop(marker, note)
     return code
@@ -160,17 +159,22 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
     >>> ss.stop_when(ssc, lambda: len(lines) == 2, poll="10ms"), lines
     (0, ['a', 'b'])
     """
-    asked, stopping = threading.Event(), threading.Event()
+    with _signals() as signals:
+        return _stop_when(ssc, flag, poll, signals)
+
+
+def _stop_when(ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, signals: _Signals) -> int:
+    stopping = threading.Event()
     engine = engine_of(ssc)
     loss = _why_lost(ssc, has_home=engine is not None)
-    with _signals(asked.set), _failed_batches_held() as failures:
+    with _failed_batches_held() as failures:
         if streaming.receiver_count(ssc):
             ssc.addStreamingListener(_Receivers(failures, stopping, loss))
         try:
             _wait(
                 ssc,
                 lambda: flag() or (engine is not None and engine.stop_requested()),
-                asked,
+                signals,
                 failures,
                 durations.seconds(poll),
                 loss,
@@ -179,7 +183,7 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
             stopping.set()
             if engine is not None:
                 engine.stopping.set()
-            _drain(ssc, failures, loss)
+            _drain(ssc, signals, failures, loss)
             if engine is not None:
                 engine.close()
                 engine.log_summary()
@@ -218,13 +222,13 @@ def _abandon(ssc: StreamingContext) -> None:
 def _wait(
     ssc: StreamingContext,
     flag: Callable[[], bool],
-    asked: threading.Event,
+    signals: _Signals,
     failures: list[BaseException],
     poll: float,
     loss: str | None,
 ) -> None:
     next_call = 0.0
-    while not asked.is_set():
+    while not signals.stop:
         if failures:
             raise _failed(failures[0], loss)
         if (engine := engine_of(ssc)) is not None:
@@ -240,7 +244,7 @@ def _wait(
             return
 
 
-def _drain(ssc: StreamingContext, failures: list[BaseException], loss: str | None) -> None:
+def _drain(ssc: StreamingContext, signals: _Signals, failures: list[BaseException], loss: str | None) -> None:
     """Stop gracefully, with a deadline: Spark's own graceful stop can wait forever."""
     limit = max(DRAIN_LIMIT, 3 * streaming.batch_interval_ms(ssc))
     deadline = time.monotonic() + limit / 1000
@@ -251,6 +255,8 @@ def _drain(ssc: StreamingContext, failures: list[BaseException], loss: str | Non
         if time.monotonic() > deadline:
             left = f"what is left is lost, because {loss}" if loss else "the next start processes what is left"
             raise BatchFailed(f"the drain did not end within {durations.text(limit)}: {left}")
+        if signals.interrupt:
+            raise KeyboardInterrupt
         stopper.join(0.1)
     ssc.awaitTerminationOrTimeout(0)  # raises errors from outside Python
 
@@ -332,30 +338,36 @@ def in_notebook() -> bool:
     return hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
 
 
+class _Signals:
+    """What signals have asked for: to stop and, in a notebook, not to wait for that any longer."""
+
+    stop = interrupt = False
+
+
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`, in Python and in the JVM; a second one ends the process.
+def _signals() -> Iterator[_Signals]:
+    """Let SIGTERM and SIGINT ask for a stop, in Python and in the JVM; a second one ends the process.
 
     In a notebook only SIGINT, in Python, which would cancel the running batch (SparkContext._do_init of PySpark); a
-    second one is a KeyboardInterrupt.
+    second one asks for an interrupt.
     """
+    asked = _Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
     if in_notebook():
-        with _interrupts(stop):
-            yield
+        with _interrupts(asked):
+            yield asked
         return
 
     def handler() -> Callable[..., None]:
-        asked = False
+        before = False
 
         def handle(*_: object) -> None:
-            nonlocal asked
-            if asked:
+            nonlocal before
+            if before:
                 _end_process("stopped at once by a second signal")
-            asked = True
-            stop()
+            before = asked.stop = True
 
         return handle
 
@@ -364,19 +376,25 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     previous = {s: signal.signal(s, in_python) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         with jvm.jvm_signals(("TERM", "INT"), handler()):
-            yield
+            yield asked
     finally:
         for s, old in previous.items():
             signal.signal(s, old)
 
 
 @contextlib.contextmanager
-def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first SIGINT call `stop`, and each one after it raise KeyboardInterrupt."""
+def _interrupts(asked: _Signals) -> Iterator[None]:
+    """Let the first SIGINT ask for a stop, the second for an interrupt, and a third raise KeyboardInterrupt anywhere.
+
+    Where that comes during a call, py4j 0.10.9.9 closes the connections of other threads, too, and their calls fail
+    (GatewayClient.send_command): the stop that runs in one of them would not end.
+    """
 
     def handle(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
+        if asked.stop:
+            asked.interrupt = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked.stop = True
 
     previous = signal.signal(signal.SIGINT, handle)
     try:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark import RDD
@@ -15,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import context, lifecycle
-from sparkstream_kit.bridge import jvm
+from sparkstream_kit.bridge import jvm, streaming
 from sparkstream_kit.context import end_previous, get_or_create
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.engine.graph import graph_of
@@ -341,28 +342,56 @@ def test_ctrl_c_in_a_notebook_stops_the_job_gracefully(cell: Cell) -> None:
     assert lifecycle.run(cell(), lambda: True) == 0, "the home is free"
 
 
-def test_a_second_ctrl_c_in_a_notebook_interrupts_the_drain(cell: Cell) -> None:
+@pytest.mark.parametrize("draining", [True, False])
+def test_a_second_ctrl_c_in_a_notebook_interrupts_the_drain(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, draining: bool
+) -> None:
     began, release = threading.Event(), threading.Event()
-    timer = threading.Timer(0, lambda: None)
 
     def hang(frame: DataFrame, batch: Batch) -> None:
         began.set()
         release.wait(60)
 
-    def interrupt_twice() -> bool:
-        nonlocal timer
+    def drain(*arguments: Any) -> None:
+        second.start()
+        stop_gracefully(*arguments)
+
+    def interrupt() -> bool:
         assert began.wait(60)
         signal.raise_signal(signal.SIGINT)
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        if not draining:
+            signal.raise_signal(signal.SIGINT)
         return False
 
-    ssc = cell(hang)
-    with pytest.raises(KeyboardInterrupt):
-        lifecycle.run(ssc, interrupt_twice, poll="1h")
-    timer.join()
+    second = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    stop_gracefully = streaming.stop_gracefully
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if draining:
+            patch.setattr(streaming, "stop_gracefully", drain)
+        lifecycle.run(cell(hang), interrupt, poll="1h")
     release.set()
+    monkeypatch.setattr(context, "ABANDONED_LIMIT", 10)
     assert lifecycle.run(cell(), lambda: True) == 0, "the home is free"
+
+
+def test_a_cell_stops_a_job_whose_stop_failed_after_an_interrupt(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssc, calls = cell(), []
+
+    def stop(*how: bool, **named: bool) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            return  # as if its call had failed
+
+        StreamingContext.stop(ssc, *how, **named)
+
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ssc, "stop", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lifecycle.run(ssc, interrupt, poll="10ms")
+    assert lifecycle.run(cell(), lambda: True, poll="10ms") == 0
+    assert calls[0] == calls[1] == (False, False)
 
 
 def test_run_batches_beside_a_running_context_is_refused(cell: Cell) -> None:

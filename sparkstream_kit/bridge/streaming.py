@@ -12,10 +12,13 @@ from typing import Any
 
 from pyspark.streaming import StreamingContext
 
-from .jvm import context, view
+from .jvm import THROWN, context, view
 
 _STOPPER = "_sparkstream_kit_stopper"
 """The attribute of an abandoned context that holds the thread that stops it."""
+
+_DRAIN = "_sparkstream_kit_drain"
+"""The attribute of a context that is stopped gracefully that holds the thread of the JVM which does that."""
 
 
 def batch_interval_ms(ssc: StreamingContext) -> int:
@@ -114,15 +117,28 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
     """Spark's graceful stop of a context, which may take this many ms for its batches.
 
     JobGenerator.stop reads spark.streaming.gracefulStopTimeout; its default, ten intervals, cuts off a longer queue,
-    and then even Spark does not know which batches have ended.
+    and then even Spark does not know which batches have ended. Returns early if the context is abandoned.
     """
     ssc._jssc.ssc().conf().setIfMissing("spark.streaming.gracefulStopTimeout", f"{limit}ms")
-    ssc.stop(stopSparkContext=False, stopGraceFully=True)
+    vars(ssc)[_DRAIN] = view().java.lang.Thread.currentThread()  # py4j has one for each thread of Python
+    if is_abandoned(ssc):
+        return
+    try:
+        ssc.stop(stopSparkContext=False, stopGraceFully=True)
+    except THROWN:
+        if not is_abandoned(ssc):
+            raise
 
 
 def abandon(ssc: StreamingContext, seconds: float) -> None:
-    """Stop a context without a drain; returns after this time at the latest, when it may not have stopped yet."""
+    """Stop a context without a drain; returns after this time at the latest, when it may not have stopped yet.
+
+    A drain that goes on is interrupted: it waits for batches, also for failed ones, which never come to an end, and
+    holds the lock of the context meanwhile (StreamingContext.stop, JobGenerator.stop).
+    """
     stopper = vars(ssc)[_STOPPER] = threading.Thread(target=ssc.stop, args=(False, False), daemon=True)
+    if _DRAIN in vars(ssc):
+        vars(ssc)[_DRAIN].interrupt()
     stopper.start()
     stopper.join(seconds)
 
@@ -136,7 +152,10 @@ def await_stop(ssc: StreamingContext, seconds: float) -> bool:
     """Wait for an abandoned context; returns whether it has stopped."""
     stopper: threading.Thread = vars(ssc)[_STOPPER]
     stopper.join(seconds)
-    return not stopper.is_alive()
+    if stopper.is_alive():
+        return False
+    ssc.stop(False, False)  # in case that its call failed, as it may after a KeyboardInterrupt in one of another thread
+    return True
 
 
 def newest_waiting_tick(ssc: StreamingContext) -> int:
