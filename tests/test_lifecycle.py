@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 from pyspark import RDD
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.streaming import StreamingContext
@@ -380,8 +381,7 @@ def test_a_cell_stops_a_job_whose_stop_failed_after_an_interrupt(cell: Cell, mon
     def stop(*how: bool, **named: bool) -> None:
         calls.append(how)
         if len(calls) == 1:
-            return  # as if its call had failed
-
+            raise Py4JNetworkError("Answer from Java side is empty")
         StreamingContext.stop(ssc, *how, **named)
 
     def interrupt() -> bool:

@@ -133,14 +133,27 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
 def abandon(ssc: StreamingContext, seconds: float) -> None:
     """Stop a context without a drain; returns after this time at the latest, when it may not have stopped yet.
 
+    A call may fail after a KeyboardInterrupt in one of another thread: then `await_stop` stops the context.
+    """
+
+    def stop() -> None:
+        with contextlib.suppress(*THROWN):
+            _stop_at_once(ssc)
+
+    stopper = vars(ssc)[_STOPPER] = threading.Thread(target=stop, daemon=True)
+    stopper.start()
+    stopper.join(seconds)
+
+
+def _stop_at_once(ssc: StreamingContext) -> None:
+    """Stop a context without a drain.
+
     A drain that goes on is interrupted: it waits for batches, also for failed ones, which never come to an end, and
     holds the lock of the context meanwhile (StreamingContext.stop, JobGenerator.stop).
     """
-    stopper = vars(ssc)[_STOPPER] = threading.Thread(target=ssc.stop, args=(False, False), daemon=True)
     if _DRAIN in vars(ssc):
         vars(ssc)[_DRAIN].interrupt()
-    stopper.start()
-    stopper.join(seconds)
+    ssc.stop(False, False)
 
 
 def is_abandoned(ssc: StreamingContext) -> bool:
@@ -149,12 +162,12 @@ def is_abandoned(ssc: StreamingContext) -> bool:
 
 
 def await_stop(ssc: StreamingContext, seconds: float) -> bool:
-    """Wait for an abandoned context; returns whether it has stopped."""
+    """Wait for an abandoned context, and stop it if that has failed; returns whether it has stopped."""
     stopper: threading.Thread = vars(ssc)[_STOPPER]
     stopper.join(seconds)
     if stopper.is_alive():
         return False
-    ssc.stop(False, False)  # in case that its call failed, as it may after a KeyboardInterrupt in one of another thread
+    _stop_at_once(ssc)
     return True
 
 
