@@ -25,6 +25,7 @@ from .aggregates import Aggregates
 from .columns import Columns, cast_like, check_added, column_names, named, other_columns
 from .contracts import Source, Write
 from .durations import Duration
+from .engine import chains
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
 from .engine.state import StateNode, as_saved, batch_literal, expiring, not_after
 from .engine.windows import AggregatedWindow, Window
@@ -191,6 +192,8 @@ class FrameStream:
         [[Row(value='a', at=1)], [Row(value='b', at=2)]]
         """
         call: Callable[..., DataFrame] = function
+        if chains.is_same(call):
+            return self._each(call)
         takes_time = _takes_time(call)
 
         def compute(ctx: BatchContext) -> DataFrame | None:
@@ -206,6 +209,10 @@ class FrameStream:
             return made
 
         return FrameStream(self.graph, compute, self)
+
+    def _each(self, step: Callable[[DataFrame], DataFrame]) -> FrameStream:
+        """Apply a step that is the same for every batch."""
+        return FrameStream(self.graph, chains.after(self.compute, step), self)
 
     def pipe(self, function: Callable[Concatenate[FrameStream, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function with the stream first: `stream.pipe(f, x)` is `f(stream, x)`, but reads from left to right.
@@ -232,7 +239,7 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).filter("value != 'a'"), [["a", "b"]])
         [[Row(value='b')]]
         """
-        return self.transform(lambda frame: frame.filter(condition))
+        return self._each(lambda frame: frame.filter(condition))
 
     def select(self, *columns: Column | str) -> FrameStream:
         """Select columns or expressions, as DStream's map does: `requests.select("path", F.col("bytes") / 1024)`.
@@ -245,7 +252,7 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).select("value", F.upper("value").alias("loud")), [["a"]])
         [[Row(value='a', loud='A')]]
         """
-        return self.transform(lambda frame: frame.select(*columns))
+        return self._each(lambda frame: frame.select(*columns))
 
     def flat_map(self, values: Column, name: str) -> FrameStream:
         """One row for each element of an array, as DStream's flatMap. Column: `name`, of the type of the elements.
@@ -258,7 +265,7 @@ class FrameStream:
         >>> run_batches(lambda lines: ss.FrameStream.of(lines).flat_map(F.split("value", " "), "word"), [["a b"]])
         [[Row(word='a'), Row(word='b')]]
         """
-        return self.transform(lambda frame: frame.select(F.explode(values).alias(name)))
+        return self._each(lambda frame: frame.select(F.explode(values).alias(name)))
 
     def map_python(self, function: Callable[[Row], Any], schema: StructType | str) -> FrameStream:
         """Apply a Python function to each row, for logic that cannot be written as a column expression.
@@ -365,7 +372,7 @@ class FrameStream:
         >>> run_batches(build, [["aa", "bb"]])
         [[Row(size=2, n=2, last='bb')]]
         """
-        return self.transform(lambda frame: agg.aggregate(frame, keys, aggregates))
+        return self._each(lambda frame: agg.aggregate(frame, keys, aggregates))
 
     def count_by_value(self) -> FrameStream:
         """Count equal rows in each batch. Columns: those of the stream, then count: bigint.
@@ -403,7 +410,7 @@ class FrameStream:
             rest = F.struct(*other_columns(frame, *names))
             return frame.groupBy(*named(names)).agg(F.collect_list(rest).alias("values"))
 
-        return self.transform(compute)
+        return self._each(compute)
 
     def cache(self) -> FrameStream:
         """Keep each batch in memory while its outputs run, for a stream that several of them use.
@@ -552,7 +559,7 @@ class FrameStream:
         [[Row(value='a', n=1)], [Row(value='a', n=2)], [Row(value='a', n=1)], []]
         """
         node = AggregatedWindow(self, *self._window(window, slide), keys=keys, aggregates=aggregates)
-        return self._windowed(node, node.result)
+        return self._windowed(node, chains.after(node.merged, lambda frame: agg.result(frame, keys, aggregates)))
 
     def reduce_by_window(self, aggregates: Aggregates, window: Duration, slide: Duration | None = None) -> FrameStream:
         """Aggregate all rows of the batches in (T - window, T] at every slide, into one row. Columns: the aggregates.
@@ -644,12 +651,15 @@ class FrameStream:
         def fitting() -> DataFrame | None:
             return None if initial is None else cast_like(initial, self.graph.empty(self.compute), "initial")
 
-        def empty(frame: DataFrame, time: int) -> DataFrame:
+        def partial(frame: DataFrame, time: int) -> DataFrame:
+            return agg.partial(self._timed(frame, time, span), keys, parts)
+
+        def empty(_: DataFrame, time: int) -> DataFrame:
             before = fitting()
-            return agg.partial(self._timed(frame if before is None else before, time, span), keys, parts)
+            return partial(self.graph.empty(self.compute) if before is None else before, time)
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-            fresh = agg.partial(self._timed(new, ctx.entry.time, span), keys, parts)
+            fresh = new if span is None else partial(new, ctx.entry.time)
             if span is not None:  # keys that were saved before anything could expire
                 seen = F.coalesce("__seen", batch_literal(ctx.before).cast("bigint"))
                 before = before.withColumn("__seen", seen)
@@ -662,15 +672,18 @@ class FrameStream:
             gone = F.lit(False) if span is None else _idle(ctx.entry.time - span)
             return agg.result(node.at(ctx).filter(gone), keys, aggregates)
 
+        # without times the partial aggregates of every batch are the same function of its rows
+        source = self if span else self._each(lambda frame: agg.partial(frame, keys, parts))
         means, loaded = agg.meanings(aggregates), as_saved if span is None else not_after("__seen")
-        node = StateNode(self, name or _by(keys), keys, empty, advance, retain, means, loaded)
+        node = StateNode(source, name or _by(keys), keys, empty, advance, retain, means, loaded)
         look_back = inf
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)
             look_back = span + step
             self.graph.slides.append(Slide(step, self.look_back + look_back))
 
-        rows = self._unless_skipped(lambda ctx: agg.result(node.retained(ctx), keys, aggregates))
+        retained = self._unless_skipped(node.retained)
+        rows = chains.after(retained, lambda frame: agg.result(frame, keys, aggregates))
         return StateStream(self, rows, expired, look_back)
 
     def update_state_by_key_python(

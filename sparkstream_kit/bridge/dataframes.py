@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyspark import RDD
+from pyspark.errors import utils
 from pyspark.serializers import UTF8Deserializer
 from pyspark.sql import DataFrame, SparkSession
 
-from .jvm import view
+from .jvm import context, scala_object, view
 
 
 def is_text(rdd: RDD[Any]) -> bool:
@@ -50,7 +51,7 @@ def uses_clock(frame: DataFrame) -> bool:
     TreePattern.CURRENT_LIKE, which current_user and current_database have, too); any text of a plan that shares
     expressions, as that of a parser does, could fill the memory.
     """
-    patterns = getattr(getattr(view().org.apache.spark.sql.catalyst.trees, "TreePattern$"), "MODULE$")
+    patterns = scala_object(view().org.apache.spark.sql.catalyst.trees, "TreePattern")
     return bool(frame._jdf.queryExecution().analyzed().containsPattern(patterns.CURRENT_LIKE()))
 
 
@@ -79,6 +80,22 @@ def silence_expected_warnings() -> None:
     log4j = view().org.apache.logging.log4j
     for logger in ("rdd.MapPartitionsRDD", "sql.catalyst.analysis.FunctionResolution"):
         log4j.core.config.Configurator.setLevel(f"org.apache.spark.{logger}", log4j.Level.ERROR)
+
+
+@contextlib.contextmanager
+def without_lines() -> Iterator[None]:
+    """Do not note which line of the program makes a Column or a DataFrame, which takes two calls for each.
+
+    Errors do not name the line then, unless the application set spark.python.sql.dataFrameDebugging.enabled
+    (pyspark.errors.utils.is_debugging_enabled, which keeps what it has found).
+    """
+    before = utils._enable_debugging_cache
+    if not context().getConf().contains("spark.python.sql.dataFrameDebugging.enabled"):
+        vars(utils)["_enable_debugging_cache"] = False
+    try:
+        yield
+    finally:
+        utils._enable_debugging_cache = before
 
 
 @contextlib.contextmanager

@@ -6,16 +6,17 @@ Private names are those of PySpark's SparkContext, Java and Spark classes those 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from py4j.java_gateway import JavaObject
+from py4j.java_gateway import JavaObject, JavaPackage
 from py4j.protocol import Py4JError as JavaError
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, __version__
@@ -51,9 +52,40 @@ def context() -> SparkContext:
     return sc
 
 
+class _Names:
+    """Packages and classes of the JVM by their names, each looked up once, since that takes a call."""
+
+    def __init__(self, package: Any):
+        self._package = package
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._package, name)
+        vars(self)[name] = _Names(found) if isinstance(found, JavaPackage) else found
+        return vars(self)[name]
+
+
+@functools.lru_cache(maxsize=1)
+def _names(jvm: Any) -> _Names:
+    return _Names(jvm)
+
+
 def view() -> Any:
     """The classes of the JVM, by their full names (SparkContext._jvm)."""
-    return context()._jvm
+    return _names(context()._jvm)
+
+
+@functools.lru_cache(maxsize=64)
+def scala_object(package: Any, name: str) -> Any:
+    """A Scala object of a package of `view`, by the MODULE$ of its class."""
+    return getattr(getattr(package, f"{name}$"), "MODULE$")
+
+
+def scala_seq(items: Sequence[Any]) -> Any:
+    """A Scala Seq (CollectionConverters.asScala)."""
+    made = view().java.util.ArrayList()
+    for item in items:
+        made.add(item)
+    return view().scala.jdk.javaapi.CollectionConverters.asScala(made).toSeq()
 
 
 def is_running() -> bool:
@@ -99,7 +131,7 @@ def jvm_process() -> int | None:
 
 def local_cores() -> int:
     """Cores of a local master, `local[*]` included (numDriverCores of SparkContext's companion object)."""
-    companion = getattr(getattr(view().org.apache.spark, "SparkContext$"), "MODULE$")
+    companion = scala_object(view().org.apache.spark, "SparkContext")
     return int(companion.numDriverCores(context().master))
 
 

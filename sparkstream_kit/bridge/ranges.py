@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 
-from .jvm import context, view
+from . import rows
+from .jvm import context, scala_object, scala_seq, view
 
 
 def lines(session: SparkSession, places: Sequence[tuple[str, int, int]]) -> DataFrame:
@@ -20,12 +21,16 @@ def lines(session: SparkSession, places: Sequence[tuple[str, int, int]]) -> Data
 
     Columns: value: string, without the line end, LF, CR or CRLF. The files may grow meanwhile. Hadoop's
     LineRecordReader skips up to the first line end in a range that does not begin at 0, and reads every line that
-    begins at or before its end; so a range is given from one line end to another (TextFileFormat).
+    begins at or before its end; so a range is given from one line end to another, and may be cut anywhere in between
+    (TextFileFormat). None may begin at 1, after an empty first line, which would be read once more.
 
     Cost: grows with the ranges, about a millisecond each, and the bytes.
     """
     schema = view().org.apache.spark.sql.types.StructType().add("value", "string")
-    exact = [_Part(path, max(0, start - 1), end - 1, end) for path, start, end in places]
+    assert all(start != 1 for _, start, _ in places)
+    size = _task_size(sum(end - start for _, start, end in places))
+    cut = [(path, at, min(at + size, end)) for path, start, end in places for at in range(start, end, size)]
+    exact = [_Part(path, max(0, start - 1), end - 1, end) for path, start, end in cut]
     return _scan(session, view().org.apache.spark.sql.execution.datasources.text.TextFileFormat(), schema, exact)
 
 
@@ -53,46 +58,46 @@ def _scan(session: SparkSession, kind: Any, schema: Any, parts: Sequence[_Part])
     jvm, gateway = view(), context()._gateway
     sql, spark = jvm.org.apache.spark.sql, session._jsparkSession
     sources = sql.execution.datasources
-    nothing, no_columns = _object(jvm.scala.collection.immutable, "Map").empty(), sql.types.StructType()
-    rows = nothing.updated("returning_batch", "false")  # FileFormat.OPTION_RETURNING_BATCH
+    nothing, no_columns = scala_object(jvm.scala.collection.immutable, "Map").empty(), sql.types.StructType()
+    as_rows = nothing.updated("returning_batch", "false")  # FileFormat.OPTION_RETURNING_BATCH
     reader = kind.buildReaderWithPartitionValues(
-        spark, schema, no_columns, schema, _seq([]), rows, spark.sessionState().newHadoopConf()
+        spark, schema, no_columns, schema, scala_seq([]), as_rows, spark.sessionState().newHadoopConf()
     )
-    no_row, paths = _object(sql.catalyst, "InternalRow").empty(), _object(jvm.org.apache.spark.paths, "SparkPath")
+    no_row, paths = (
+        scala_object(sql.catalyst, "InternalRow").empty(),
+        scala_object(jvm.org.apache.spark.paths, "SparkPath"),
+    )
     no_hosts = gateway.new_array(jvm.java.lang.String, 0)  # type: ignore[union-attr]
     partitions = []
-    for n, group in enumerate(_split(parts, context().defaultParallelism)):
+    for n, group in enumerate(_split(parts)):
         files = gateway.new_array(sources.PartitionedFile, len(group))  # type: ignore[union-attr]
         for i, (path, start, end, size) in enumerate(group):
             where = paths.fromPathString(path)
             files[i] = sources.PartitionedFile(no_row, where, start, end - start, no_hosts, 0, size, nothing)
         partitions.append(sources.FilePartition(n, files))
-    made_options = sql.catalyst.FileSourceOptions(_object(sql.catalyst.util, "CaseInsensitiveMap").apply(nothing))
-    rdd = sources.FileScanRDD(spark, reader, _seq(partitions), schema, _seq([]), nothing, made_options)
-    return DataFrame(spark.internalCreateDataFrame(rdd, schema, False), session)
+    made_options = sql.catalyst.FileSourceOptions(scala_object(sql.catalyst.util, "CaseInsensitiveMap").apply(nothing))
+    rdd = sources.FileScanRDD(spark, reader, scala_seq(partitions), schema, scala_seq([]), nothing, made_options)
+    return rows.frame(session, rdd, schema, sum(part.end - part.start for part in parts))
 
 
-def _split(parts: Sequence[_Part], groups: int) -> list[list[_Part]]:
-    """Groups of about the same number of bytes, in order."""
-    total = sum(part.end - part.start for part in parts)
-    made: list[list[_Part]] = []
+def _split(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """The parts of each task, in order; one without any if there are none."""
+    size = _task_size(sum(part.end - part.start for part in parts))
+    made: list[list[_Part]] = [[]]
     done = 0
     for part in parts:
-        if not made or done * groups >= total * len(made):
+        length = part.end - part.start
+        if done + length / 2 >= size * len(made):
             made.append([])
         made[-1].append(part)
-        done += part.end - part.start
+        done += length
     return made
 
 
-def _object(package: Any, name: str) -> Any:
-    """A Scala object, by the MODULE$ of its class."""
-    return getattr(getattr(package, f"{name}$"), "MODULE$")
+LEAST, MOST = 1 << 20, 128 << 20
+"""Bytes of a task: to start one, and to exchange its rows, takes longer than to read fewer. The most is Spark's own."""
 
 
-def _seq(items: Sequence[Any]) -> Any:
-    """A Scala Seq (CollectionConverters.asScala)."""
-    made = view().java.util.ArrayList()
-    for item in items:
-        made.add(item)
-    return view().scala.jdk.javaapi.CollectionConverters.asScala(made).toSeq()
+def _task_size(total: int) -> int:
+    """The bytes of a task if all cores share the work."""
+    return min(max(-(-total // context().defaultParallelism), LEAST), MOST)

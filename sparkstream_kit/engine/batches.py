@@ -29,7 +29,7 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from ..bridge import hadoop, jvm, streaming
+from ..bridge import dataframes, hadoop, jvm, streaming
 from ..contracts import Offset, OffsetRange, Source
 from ..dstreams import to_frame
 from ..errors import BatchFailed, Fenced, InputLost, KitError
@@ -368,15 +368,9 @@ class Engine:
         graph, waiting, same = self.graph, dict(steps), Counter[str]()
         deadline, pause = clock.monotonic() + self._retry_for, 0.5
         while True:
-            failures: dict[str, Exception] = {}
-            for name, step in list(waiting.items()):
-                try:
-                    step()
-                    del waiting[name]
-                except KitError:
-                    raise
-                except Exception as error:
-                    failures[name] = error
+            # a try after a failure notes which line of the program it comes from
+            with contextlib.nullcontext() if same else dataframes.without_lines():
+                failures = _failures(waiting)
             if not failures:
                 return
             reasons = {name: jvm.reason(failure) for name, failure in failures.items()}
@@ -423,6 +417,20 @@ class Engine:
         log_.compact(self.graph.replayable_from())
         for name, source in self.graph.sources.items():
             source.commit(log_.compacted_to.end_offsets.get(name))
+
+
+def _failures(waiting: dict[str, Callable[[], object]]) -> dict[str, Exception]:
+    """Run every step; those that succeed no longer wait."""
+    failures: dict[str, Exception] = {}
+    for name, step in list(waiting.items()):
+        try:
+            step()
+            del waiting[name]
+        except KitError:
+            raise
+        except Exception as error:
+            failures[name] = error
+    return failures
 
 
 def _advance(graph: Graph, state: State, entry: Entry) -> None:

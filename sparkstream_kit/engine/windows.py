@@ -17,6 +17,7 @@ from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates
 from ..columns import Columns, check_added, column_names, named, quoted
+from .chains import after
 from .graph import BatchContext, Slide, Stream, replayed
 from .state import batch_literal
 
@@ -102,21 +103,22 @@ class AggregatedWindow(Window):
         check_added([*column_names(self.keys), *self.aggregates], "__n", "__rows")
         # counts the rows of each key, so that a key without rows in the window is dropped
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
+        self._partials = after(self.source.compute, self._partial)
 
     @property
     def look_back(self) -> float:
         """How far back it may read the batches of its sources, in ms: a slide subtracts what left since the last."""
         return self.reach + self.slide
 
-    def result(self, ctx: BatchContext) -> DataFrame | None:
-        """The result of the window if the slide fires; otherwise None, after aggregating the batch."""
+    def merged(self, ctx: BatchContext) -> DataFrame | None:
+        """The partial aggregates of the window if the slide fires; otherwise None, after aggregating the batch."""
         inside = self.inside(ctx)
         self._read(replayed("a window", [batch for batch in inside if (0, batch.entry.n) not in self._parts]))
         numbers = frozenset(batch.entry.n for batch in inside)
         self._forget(min(numbers | self._merged_batches, default=ctx.entry.n))
         if not ctx.fires(self.slide):
             return None
-        return agg.result(self._merge(numbers, ctx.entry.n), self.keys, self.aggregates)
+        return self._merge(numbers, ctx.entry.n)
 
     def reset(self) -> None:
         """Drop all partial aggregates."""
@@ -127,12 +129,14 @@ class AggregatedWindow(Window):
     def _read(self, batches: Iterable[BatchContext]) -> None:
         """Aggregate batches, those of a block in one pass."""
         for block, group in itertools.groupby(batches, lambda batch: batch.entry.n // FANOUT):
-            frames = {batch.entry.n: batch.frame(self.source.compute) for batch in group}
+            inside = list(group)
+            compute = self._partials if len(inside) == 1 else self.source.compute
+            frames = {batch.entry.n: batch.frame(compute) for batch in inside}
             parts: dict[tuple[int, int], DataFrame | None] = {(0, n): None for n in frames}
             found = {n: frame for n, frame in frames.items() if frame is not None}
             if len(found) == 1:
                 [(n, frame)] = found.items()
-                parts[0, n] = self._store(n, self._partial(frame))
+                parts[0, n] = self._store(n, frame if compute is self._partials else self._partial(frame))
             elif found:
                 tagged = [frame.withColumn("__n", _number(n)) for n, frame in found.items()]
                 rows = agg.partial(_union(tagged), ["__n", *column_names(self.keys)], self._counted)

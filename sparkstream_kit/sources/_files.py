@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
@@ -24,6 +24,7 @@ from ..bridge import ranges as exact
 from ..checks import check_directory
 from ..contracts import Offset, Source
 from ..durations import Duration, milliseconds
+from ..engine.chains import Steps
 from ..engine.graph import graph_of
 from ..errors import InputLost, UsageError
 from ..frames import FrameStream
@@ -144,6 +145,7 @@ class _Lines:
         may_give_up: Callable[[str], bool],
     ):
         self._disk, self._tracker, self._encoding = disk, tracker, encoding
+        self._cleaned = Steps(functools.partial(_cleaned, encoding=encoding))
         self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
         self._opened: Journal | None = None
         self._found: tuple[Offset, Offset] | None = None  # the range of offsets of the last `prepare`
@@ -191,7 +193,8 @@ class _Lines:
         pieces = self._pieces(start, end)
         if not self._disk.in_place:
             ((n, ranges),) = pieces
-            return session.read.text(hadoop.escaped(self._find_landed(n, ranges)))
+            landed = self._find_landed(n, ranges)
+            return exact.lines(session, [(landed, 0, hadoop.file_status(landed).size)])
         places = []
         for n, ranges in pieces:
             path = self._path(ranges[0], look=not was_found) if self._is_in_place(ranges[0]) else None
@@ -200,8 +203,7 @@ class _Lines:
             else:
                 landed = self._find_landed(n, ranges)
                 places.append((landed, 0, hadoop.file_status(landed).size))
-        lines = exact.lines(session, [place for place in places if place[2]])
-        return lines.select(_cleaned(F.col("value"), self._encoding).alias("value"))
+        return self._cleaned(exact.lines(session, [place for place in places if place[2]]))
 
     def commit(self, end: Offset) -> None:
         """Remove what was landed up to the offset."""
@@ -410,10 +412,11 @@ class _NotNow(Exception):
         self.landed = landed
 
 
-def _cleaned(line: Column, encoding: str) -> Column:
-    """A line that Spark has read, as `_lines.clean` would have made it."""
+def _cleaned(lines: DataFrame, encoding: str) -> DataFrame:
+    """Lines that Spark has read, as `_lines.clean` would have made them."""
+    line = F.col("value")
     plain = F.make_valid_utf8(line) if encoding == "utf-8" else F.decode(line.cast("binary"), encoding)
-    return F.ltrim(plain, F.lit("\0"))
+    return lines.select(F.ltrim(plain, F.lit("\0")).alias("value"))
 
 
 def _warn_cut(range_: Range, dropped: int) -> None:

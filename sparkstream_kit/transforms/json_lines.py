@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from ..columns import other_columns
+from ..engine.chains import same_for_every_batch
 from ..frames import FrameStream
 from ._json_objects import is_object, member, read, reason, schema_of
 
@@ -18,6 +19,7 @@ Lines = TypeVar("Lines", DataFrame, FrameStream)
 _READ = "_json_read"
 
 
+@same_for_every_batch
 def parse(lines: DataFrame, schema: StructType | str) -> DataFrame:
     """Parse lines as JSON objects with a schema; other lines are dropped.
 
@@ -41,6 +43,7 @@ def parse(lines: DataFrame, schema: StructType | str) -> DataFrame:
     return _read(lines, kind).filter(is_object(F.col(_READ))).select(*kept, *members)
 
 
+@same_for_every_batch
 def rejected(lines: DataFrame, schema: StructType | str) -> DataFrame:
     """The lines that `parse` drops, with the reason.
 

@@ -48,3 +48,26 @@ def test_thousands_of_ranges_are_one_job_of_few_tasks(spark: SparkSession, tmp_p
     frame = ranges.lines(spark, places)
     assert [row.value for row in frame.collect()] == [str(n) for n in range(300)]
     assert frame.rdd.getNumPartitions() <= spark.sparkContext.defaultParallelism
+
+
+@pytest.mark.parametrize("most", [2, 7, 64, 1000])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_tasks_may_begin_at_any_byte(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, line_end: str
+) -> None:
+    lines = ["", "é", "a\u2028b", "", "\U0001f600" * 9, "x" * 200, "", ""]
+    file = tmp_path / "lines"
+    file.write_bytes("".join(f"{line}{line_end}" for line in lines).encode())
+    monkeypatch.setattr(ranges, "MOST", most)
+    assert rows(spark, [(str(file), 0, file.stat().st_size)]) == lines
+
+
+def test_few_bytes_are_one_task_and_no_bytes_too(spark: SparkSession, tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    file.write_text("a\nb\n" * 1000)
+    pieces = [(str(file), at, at + 4) for at in range(0, 4000, 4)]
+    for places in (pieces, []):
+        lines = ranges.lines(spark, places)
+        assert lines.rdd.getNumPartitions() == 1
+        assert "Exchange" not in lines.groupBy("value").count()._jdf.queryExecution().executedPlan().toString()
+        assert lines.groupBy().count().collect() == [(2 * len(places),)]

@@ -150,6 +150,15 @@ def uploaded_under_another_name(logs: HdfsLogs) -> Steps:
         yield [n]
 
 
+def an_empty_line_before_all_others(logs: HdfsLogs) -> Steps:
+    logs.append("access.log", "")
+    yield [""]
+    logs.append("access.log", 1)
+    yield [1]
+    logs.append("access.log", 2)
+    yield [2]
+
+
 CASES = [
     appended_renamed_and_created_again,
     renamed_out_of_the_glob,
@@ -157,6 +166,7 @@ CASES = [
     a_line_in_two_appends,
     compressed_and_in_another_directory,
     uploaded_under_another_name,
+    an_empty_line_before_all_others,
 ]
 
 

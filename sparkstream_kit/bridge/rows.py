@@ -1,0 +1,207 @@
+"""Frames made of rows in the JVM, and the code that Spark generated for a frame, run on other rows.
+
+Classes are in org.apache.spark.sql.execution, unless said otherwise, Spark 4.2.1.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+from pyspark.sql import DataFrame, SparkSession
+
+from .jvm import scala_object, scala_seq, view
+
+LOGICAL_RDD = "org.apache.spark.sql.execution.LogicalRDD"
+MAP_PARTITIONS = "org.apache.spark.rdd.MapPartitionsRDD"
+PARTITIONING = "org.apache.spark.sql.catalyst.plans.physical"
+NOT_BY_KEY = (f"{PARTITIONING}.UnknownPartitioning", f"{PARTITIONING}.SinglePartition$")
+ADAPTIVE = "org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec"
+EXCHANGE = "org.apache.spark.sql.execution.exchange.ShuffleExchangeExec"
+
+NOT_FROM_ROWS_ALONE = (
+    *("CURRENT_LIKE", "EXPRESSION_WITH_RANDOM_SEED", "PLAN_EXPRESSION", "VARIABLE_REFERENCE"),
+    *("SCALA_UDF", "PYTHON_UDF", "SQL_FUNCTION_EXPRESSION", "SQL_SCALAR_FUNCTION", "REPARTITION_OPERATION", "SORT"),
+)
+"""Patterns of a plan (catalyst.trees.TreePattern, since 4.1) with something else in it: chance, a clock, a variable,
+another plan, a function of the user's, or a job of its own."""
+
+
+def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None) -> DataFrame:
+    """An RDD[InternalRow] as a DataFrame; if its size in bytes is given, Spark may broadcast it in a join.
+
+    Spark knows if it has one partition, and exchanges nothing then for a group or a sort (LogicalRDD, whose constructor
+    also takes `fromCheckpoint` in 4.3).
+    """
+    jvm, spark = view(), session._jsparkSession
+    plan = spark.internalCreateDataFrame(rdd, schema, False).queryExecution().logical()
+    none = scala_object(jvm.scala, "Option").empty()
+    flags = [False] * (_parameters(LOGICAL_RDD) - 9)
+    partitioning = plan.outputPartitioning()
+    if rdd.getNumPartitions() == 1:
+        partitioning = scala_object(jvm.org.apache.spark.sql.catalyst.plans.physical, "SinglePartition")
+    stats = none if size is None else jvm.scala.Some(_statistics(session, size.bit_length()))
+    made = jvm.org.apache.spark.sql.execution.LogicalRDD(
+        plan.output(), rdd, partitioning, plan.outputOrdering(), False, none, spark, stats, none, *flags
+    )
+    return DataFrame(_dataset(session, made), session)
+
+
+def _dataset(session: SparkSession, plan: Any) -> Any:
+    """A Dataset of a logical plan, not planned yet (classic.Dataset.ofRows)."""
+    return scala_object(view().org.apache.spark.sql.classic, "Dataset").ofRows(session._jsparkSession, plan)
+
+
+@functools.lru_cache(maxsize=64)
+def _statistics(session: SparkSession, bits: int) -> Any:
+    """The statistics of 2**bits bytes: those of a filter, as py4j cannot pass on a BigInt (Dataset.queryExecution)."""
+    return session.range(1 << bits >> 3).filter("id >= 0")._jdf.queryExecution().analyzed().stats()
+
+
+class Rows(NamedTuple):
+    """The rows of a frame that nothing has to be computed for."""
+
+    rdd: Any
+    schema: Any
+    in_one_partition: bool
+
+
+def rows(frame: DataFrame) -> Rows | None:
+    """The rows of what `frame` returned, of a local checkpoint, or of a cached frame in one partition (LogicalRDD).
+
+    None for any other frame: one whose rows are placed by their keys, which would be forgotten, and a larger cached
+    one, of which Spark reads only the columns that are needed.
+    """
+    plan = frame._jdf.queryExecution().analyzed()
+    if frame.is_cached:  # the frame itself may have been planned before it was cached
+        rdd = _dataset(frame.sparkSession, plan).queryExecution().executedPlan().execute()
+        found = Rows(rdd, plan.schema(), rdd.getNumPartitions() == 1)
+        return found if found.in_one_partition else None
+    if plan.getClass().getName() != LOGICAL_RDD or plan.outputPartitioning().getClass().getName() not in NOT_BY_KEY:
+        return None
+    rdd = plan.rdd()
+    return Rows(rdd, plan.schema(), rdd.getNumPartitions() == 1)
+
+
+def has_alias(frame: DataFrame) -> bool:
+    """Whether columns can be named with an alias of the frame (Attribute.qualifier)."""
+    columns = frame._jdf.queryExecution().analyzed().output()
+    return any(not columns.apply(n).qualifier().isEmpty() for n in range(columns.size()))
+
+
+class Code(NamedTuple):
+    """What Spark generated for the steps from one frame to another.
+
+    Each stage is the exchange that it begins with, None for the first one, and its functions from partition to
+    partition: scala.Function3[TaskContext, Int, Iterator[InternalRow], Iterator[InternalRow]].
+    """
+
+    source: Any
+    stages: list[tuple[Any, list[Any]]]
+    result: Any
+    circumstances: tuple[int, int]
+
+
+def code(source: Rows, result: DataFrame, again: DataFrame, circumstances: tuple[int, int]) -> Code | None:
+    """The code of the steps that compute `result` from `source`; None unless it serves any other rows as well.
+
+    It does if the steps are functions of these rows alone (QueryPlan.deterministic, catalyst.optimizer's
+    SpecialDatetimeValues), and operators whose RDDs are MapPartitionsRDD of org.apache.spark.rdd, or exchanges between
+    them (exchange.ShuffleExchangeExec). `again` is what the same steps compute when they are built once more.
+    """
+    if result.semanticHash() != again.semanticHash():
+        return None  # the parser replaced timestamp'now'
+    analyzed = result._jdf.queryExecution().analyzed()
+    if not analyzed.deterministic() or analyzed.collectLeaves().size() != 1:
+        return None
+    patterns = _patterns(view())
+    if not patterns or any(map(analyzed.containsPattern, patterns)):
+        return None
+    special = scala_object(view().org.apache.spark.sql.catalyst.optimizer, "SpecialDatetimeValues")
+    if not special.apply(analyzed).fastEquals(analyzed):
+        return None  # a text such as 'now' or 'yesterday', cast to a time
+    # not that of the result itself, which would then not see if it is cached
+    plan = _dataset(result.sparkSession, analyzed).queryExecution().executedPlan()
+    if plan.getClass().getName() == ADAPTIVE:
+        return None  # which would run its stages
+    tops, exchanges = [plan], list[Any]()
+    while plan.children().size():
+        if plan.getClass().getName() == EXCHANGE:
+            exchanges.append(plan)
+            tops.append(plan.child())
+        plan = plan.children().head()
+    stages: list[tuple[Any, list[Any]]] = []
+    for top, exchange in zip(tops, [*exchanges, None], strict=True):
+        functions = _functions(top.execute(), source.rdd if exchange is None else exchange.execute())
+        if functions is None:
+            return None
+        stages.insert(0, (exchange, functions))
+    schema = result._jdf.schema()
+    if not (exchanges or source.in_one_partition or schema.length() <= source.schema.length()):
+        return None  # what follows may not need all columns, and rows may be many
+    return Code(source.schema, stages, schema, circumstances)
+
+
+def _functions(rdd: Any, source: Any) -> list[Any] | None:
+    """The functions that make an RDD from another one (MapPartitionsRDD.f)."""
+    functions: list[Any] = []
+    while not rdd.equals(source):
+        if rdd.getClass().getName() != MAP_PARTITIONS:
+            return None
+        field = rdd.getClass().getDeclaredField("f")
+        field.setAccessible(True)
+        functions.insert(0, field.get(rdd))
+        rdd = rdd.firstParent(_any())
+    return functions
+
+
+def run(code: Code, source: Rows, session: SparkSession) -> DataFrame | None:
+    """The result for other rows; None if they have other columns, or if the circumstances have changed.
+
+    RDDScanExec, TreeNode.withNewChildren.
+    """
+    if code.circumstances != circumstances(session) or not code.source.equals(source.schema):
+        return None
+    rdd, flags = source.rdd, [False] * (_parameters(MAP_PARTITIONS) - 4)
+    for exchange, functions in code.stages:
+        if exchange is not None:
+            rdd = exchange.withNewChildren(scala_seq([_scan(rdd, exchange.child())])).execute()
+        for function in functions:
+            rdd = view().org.apache.spark.rdd.MapPartitionsRDD(rdd, function, *flags, _any(), _any())
+    return frame(session, rdd, code.result)
+
+
+def _scan(rdd: Any, like: Any) -> Any:
+    """An RDD as a physical plan with the columns of another one (execution.RDDScanExec)."""
+    none = scala_object(view().scala, "Option").empty()
+    return view().org.apache.spark.sql.execution.RDDScanExec(
+        like.output(), rdd, "rows", like.outputPartitioning(), like.outputOrdering(), none
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _patterns(jvm: Any) -> list[Any]:
+    """What NOT_FROM_ROWS_ALONE names (TreePattern), or nothing in a version that does not have all of them."""
+    patterns = scala_object(jvm.org.apache.spark.sql.catalyst.trees, "TreePattern")
+    known = str(patterns.values().mkString(" ")).split()
+    return [getattr(patterns, name)() for name in NOT_FROM_ROWS_ALONE] if {*NOT_FROM_ROWS_ALONE} <= {*known} else []
+
+
+def circumstances(session: SparkSession) -> tuple[int, int]:
+    """What else steps may depend on: settings (SQLConf.getAllConfs), and the day, which is `date'today'` to the parser.
+
+    Days begin with a quarter of an hour, wherever.
+    """
+    return int(session._jsparkSession.sessionState().conf().getAllConfs().hashCode()), int(time.time() // 900)
+
+
+@functools.cache
+def _parameters(name: str) -> int:
+    """How many parameters the constructor of a class has in this version of Spark (java.lang.reflect.Constructor)."""
+    return int(view().java.lang.Class.forName(name).getDeclaredConstructors()[0].getParameterCount())
+
+
+def _any() -> Any:
+    """Of any class (ClassTag.Any)."""
+    return scala_object(view().scala.reflect, "ClassTag").Any()
