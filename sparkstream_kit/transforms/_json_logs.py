@@ -16,7 +16,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from . import _json_objects
-from ._log_fields import FIELDS, PARTS, PIECES, Reader, first_failing, known, trimmed
+from ._log_fields import FIELDS, PARTS, Reader, first_failing, known, trimmed
 
 
 class Server(NamedTuple):
@@ -97,7 +97,7 @@ def reader(format: str) -> Reader:
     columns = {column: _typed(column, server) for column in FIELDS}
     reason = F.when(~is_object, _json_objects.reason(line, "format"))
     reason = reason.otherwise(first_failing(checks, f"{size} is negative"))
-    return Reader(read.alias(PIECES), F.col(PIECES).alias(PARTS), valid, texts, columns, reason)
+    return Reader([{PARTS: read}], valid, [texts, columns], [{"reason": reason}])
 
 
 def _typed(column: str, server: Server) -> Column:

@@ -69,7 +69,7 @@ class Compiled(NamedTuple):
 
 # --- Apache ------------------------------------------------------------------------------------------------------
 
-_CLF = "%d/%b/%Y:%H:%M:%S %z"
+CLF = "%d/%b/%Y:%H:%M:%S %z"
 _APACHE: dict[str, Field | dict[str, Field]] = {
     "a": {"": Field("remote_addr", "address"), "c": Field("realip_remote_addr", "address")},
     "A": Field("server_addr", "word"),
@@ -166,7 +166,7 @@ def _apache_time(text: str, argument: str) -> Field:
         format = "sec"
     if format in ("", "begin", "end"):
         name = f"time_{argument}" if argument == "end" else "time_local"
-        return Field(name, "time", f"[{_CLF}]")
+        return Field(name, "time", f"[{CLF}]")
     return Field(f"time_{_slug(argument)}", "time", format)
 
 
@@ -189,7 +189,7 @@ _NGINX = {
     "remote_user": Field("remote_user", "user"),
     "request": Field("request", "request"),
     "status": Field("status", "status"),
-    "time_local": Field("time_local", "time", _CLF),
+    "time_local": Field("time_local", "time", CLF),
     "time_iso8601": Field("time_iso8601", "time", "%Y-%m-%dT%H:%M:%S%z"),
     "msec": Field("msec", "time", "seconds"),
 }
@@ -216,7 +216,7 @@ _STRFTIME = {
     "z": ("offset", "[+-][0-9]{2}:?[0-9]{2}"),
 }
 _SHORT = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S"}
-_COUNTERS = {
+COUNTERS = {
     "sec": "[0-9]{1,11}",
     "msec": "[0-9]{1,14}",
     "usec": "[0-9]{1,17}",
@@ -229,12 +229,12 @@ _FULL_TIME = {"day", "month", "year", "hour", "minute", "second", "offset"}
 def _time(directive: Directive) -> list[tuple[str, str]]:
     """The parts of a time and their patterns; a literal text has no name."""
     format = directive.field.time
-    if format in _COUNTERS:
-        return [(format, _COUNTERS[format])]
+    if format in COUNTERS:
+        return [(format, COUNTERS[format])]
     if format in _FRACTIONS:
         return [("", _FRACTIONS[format])]
-    if format.strip("[]") == _CLF:
-        return [("", "\\["), ("stamp", STAMP), ("", "\\]")] if format != _CLF else [("stamp", STAMP)]
+    if format.strip("[]") == CLF:
+        return [("", "\\["), ("stamp", STAMP), ("", "\\]")] if format != CLF else [("stamp", STAMP)]
     for short, long in _SHORT.items():
         format = format.replace(short, long)
     parts = []
@@ -251,7 +251,7 @@ def _time(directive: Directive) -> list[tuple[str, str]]:
 def _is_full(directive: Directive) -> bool:
     """Whether a time says which instant it is."""
     names = {name.removesuffix("_name") for name, _ in _time(directive)}
-    return bool(names & {"stamp", *_COUNTERS}) or names >= _FULL_TIME
+    return bool(names & {"stamp", *COUNTERS}) or names >= _FULL_TIME
 
 
 # --- format strings ----------------------------------------------------------------------------------------------
@@ -271,10 +271,10 @@ def compiled(format: str) -> Compiled:
 
     Raises UsageError for a directive that does not exist, or whose end nothing tells.
     """
-    beginning, directives = _split(format)
+    beginning, directives = split(format)
     if not directives:
         raise UsageError(f"got the format {format!r}, expected at least one directive, such as %h or $remote_addr")
-    given = _given(directives)
+    given = given_columns(directives)
     columns: list[str] = []
     kinds: dict[str, str] = {}
     pieces = [("its beginning", _literal(beginning, False, _may_be_empty(directives[0])))]
@@ -290,7 +290,7 @@ def compiled(format: str) -> Compiled:
         else:
             pattern = f"(?:{_pattern(directive)})"
         after = directive.after
-        if _is_before_time(directive):
+        if is_before_time(directive):
             # A user may contain blanks, but neither begin nor end with one, and is nothing between two blanks.
             pattern, after = f"(?:{pattern}(?<! ) ++|(?<=  ))", after.lstrip(" ")
         exact = following is not None and _may_be_empty(following)
@@ -298,7 +298,7 @@ def compiled(format: str) -> Compiled:
     return Compiled(columns, kinds, pieces)
 
 
-def _split(format: str) -> tuple[str, list[Directive]]:
+def split(format: str) -> tuple[str, list[Directive]]:
     """The literal text at the beginning, and the directives."""
     plain = re.sub(r'\\(["\\t])', lambda escape: "\t" if escape[1] == "t" else escape[1], format).strip(" ")
     is_nginx = re.search(r"\$\{?[A-Za-z]", plain) is not None
@@ -324,7 +324,7 @@ def _split(format: str) -> tuple[str, list[Directive]]:
     return texts[0], directives
 
 
-def _given(directives: list[Directive]) -> dict[int, str]:
+def given_columns(directives: list[Directive]) -> dict[int, str]:
     """The column that each directive gives, by its position. Of two equal fields the last one gives it."""
     times = [directive for directive in directives if directive.field.kind == "time"]
     full = [directive.field.name for directive in times if _is_full(directive)]
@@ -351,7 +351,7 @@ def _kind(field: Field) -> str:
     return "integer" if field.time in ("sec", "msec", "usec") else field.kind
 
 
-def _is_before_time(directive: Directive) -> bool:
+def is_before_time(directive: Directive) -> bool:
     """Whether it is a user before a time in brackets, which tell where the user ends."""
     rest = directive.after.lstrip(" ")
     is_bracketed = directive.following is not None and directive.following.time.startswith("[")
@@ -363,7 +363,7 @@ def _may_be_empty(directive: Directive) -> bool:
     """Whether it may be nothing at all between two blanks, so that the blank before it is one only."""
     name, kind = directive.field.name, directive.field.kind
     is_text = kind in ("text", "list", "query", "path", "user") or name in _ADDRESSES
-    return is_text and not directive.in_quotes and not _is_before_time(directive)
+    return is_text and not directive.in_quotes and not is_before_time(directive)
 
 
 def _literal(text: str, in_quotes: bool, ends_exactly: bool) -> str:
@@ -382,12 +382,12 @@ def _pattern(directive: Directive) -> str:
     kind, stop = directive.field.kind, _stop(directive)
     if kind == "time":
         return "".join(pattern for _, pattern in _time(directive))
-    if kind in _NUMBERS:
-        return f"{_NUMBERS[kind]}(?![0-9])"
-    if _is_before_time(directive):
+    if kind in NUMBERS:
+        return f"{NUMBERS[kind]}(?![0-9])"
+    if is_before_time(directive):
         return '""|(?!- ++[^" ][^"]* \\[)[^"]+'
-    if kind in _LISTS and stop == " " and not directive.in_quotes:
-        return _LISTS[kind]
+    if kind in LISTS and stop == " " and not directive.in_quotes:
+        return LISTS[kind]
     # Inside quotes, before any other character, and at the end of the line a field may contain blanks.
     text = f'[^"{re.escape(stop)}]*+' if stop else '(?:[^" ]++| ++(?!\\z))*+'
     return f'""|{text}' if kind == "user" else text  # Apache logs a user whose name is empty as ""
@@ -396,7 +396,7 @@ def _pattern(directive: Directive) -> str:
 def _stop(directive: Directive) -> str:
     """The character at which a field ends, empty at the end of the line."""
     kind, following = directive.field.kind, directive.following
-    if directive.after or following is None or kind in ("time", *_NUMBERS):
+    if directive.after or following is None or kind in ("time", *NUMBERS):
         stop = directive.after[:1]
     else:
         stop = {"path": "/", "query": "?", "time": "["}.get(following.kind, "")
@@ -413,8 +413,8 @@ def _stop(directive: Directive) -> str:
     return stop
 
 
-_NUMBERS = {"status": STATUS, "bytes": BYTES, "integer": "(?:-?[0-9]{1,18}|-)"}
-_LISTS = {
+NUMBERS = {"status": STATUS, "bytes": BYTES, "integer": "(?:-?[0-9]{1,18}|-)"}
+LISTS = {
     "address": CLIENT,
     "list": '[^ "]*+(?:(?:(?<=,) ++| : )[^ "]++)*+',  # the upstreams of a request in nginx: `a, b : c`
 }

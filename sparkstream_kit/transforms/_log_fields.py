@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-PIECES, PARTS = "_log_pieces", "_log_parts"
+PIECES, PARTS = "_log_pieces", "_log_parts"  # names that no frame has
 FIELDS = (
     *("client_ip", "identity", "user", "timestamp", "method", "path", "protocol", "status", "bytes"),
     *("referrer", "user_agent"),
@@ -16,15 +18,33 @@ FIELDS = (
 """The columns of every format, in order."""
 
 
+Step = dict[str, Column]
+"""Columns by their names, all computed from those of the step before."""
+
+
 class Reader(NamedTuple):
     """The expressions that read one format."""
 
-    pieces: Column  # from value: whatever the next step needs several times, named PIECES
-    parts: Column  # from PIECES, and value: the line cut up, named PARTS
-    valid: Column  # from PARTS: whether the line is in this format
-    texts: dict[str, Column]  # from PARTS: each field as logged, under names that no frame has
-    columns: dict[str, Column]  # from the texts: each field with its type
-    reason: Column  # from value, PIECES and PARTS: why the line is not valid
+    cut: list[Step]  # from value: the line cut up, and whatever else its verdict needs
+    valid: Column  # from these columns and value: whether the line is in this format
+    fields: list[Step]  # of a valid line, from these columns; the last step gives the columns of the format
+    reason: list[Step]  # of any other line, from the columns of `cut`; the last step gives the column reason
+
+    @property
+    def columns(self) -> Step:
+        """The fields, with their types."""
+        return self.fields[-1]
+
+
+def with_names(reader: Reader) -> Reader:
+    """The same with each column named, as that takes a call into the JVM for each of them."""
+    cut, valid, fields, reason = reader
+    named = (
+        [{name: column.alias(name) for name, column in step.items()} for step in steps]
+        for steps in (cut, fields, reason)
+    )
+    cut, fields, reason = named
+    return Reader(cut, valid, fields, reason)
 
 
 def once(cut: Column) -> Column:
@@ -57,6 +77,13 @@ _OFFSET = "[+-](?:[01][0-9]|2[0-3])[0-5][0-9]"
 ANY_STAMP = f"[0-9]{{2}}/[A-Z][a-z]{{2}}/[0-9]{{4}}(?::[0-9]{{2}}){{3}} {_OFFSET}"
 STAMP = f"{_DATE}:(?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60) {_OFFSET}"  # 60 is a leap second
 
+# What usual lines have, in the years 1000 to 2999; days that no month has end the match before the month does.
+_NO_DAY = "(?!00|3[2-9]|29/Feb|3[01]/Feb|31/(?:Apr|Jun|Sep|Nov))"
+_HOUR = "(?!2[4-9])[0-2]\\d"
+USUAL_LOCAL = f"{_NO_DAY}[0-3]\\d/(?:{'|'.join(MONTHS)})/[12]\\d\\d\\d:{_HOUR}:[0-5]\\d:[0-5]\\d"
+USUAL_OFFSET = f"[+-]{_HOUR}[0-5]\\d"
+USUAL_STATUS, USUAL_NUMBER = "[1-9]\\d\\d", "(?:\\d{1,18}+|-)"
+
 CLIENT = '[^ "]*+(?:(?<=,) ++[^ "]++)*+'  # a token that ends in a comma continues in the next
 IDENTITY = '[^ "]++'
 STATUS = "(?:[1-9][0-9]{2}|00[09]|-)"  # nginx logs 000 without a response, and 009 for HTTP/0.9 without one
@@ -72,7 +99,6 @@ BYTE_ORDER_MARK = "\ufeff"
 # A character that servers always escape marks what is masked: in a masked line a digit follows it.
 MARK = "\x1a"
 _ESCAPES = {MARK: "0", "\\\\": "1", '\\"': "2"}  # in this order; backslashes pair from the left
-MASKED_QUOTE = f"{MARK}3"
 
 
 def trimmed(line: Column, ends: str) -> Column:
@@ -92,24 +118,25 @@ def without_escapes(line: Column) -> Column:
     return line
 
 
-def unmasked(text: Column, is_masked: Column) -> Column:
+def unmasked(text: Column) -> Column:
     """The text as logged."""
-    original = replace(text, MASKED_QUOTE, '"')
     for escape, digit in reversed(_ESCAPES.items()):
-        original = replace(original, MARK + digit, escape)
-    return F.when(is_masked, original).otherwise(text)
+        text = replace(text, MARK + digit, escape)
+    return text
 
 
 # --- fields ------------------------------------------------------------------------------------------------------
 
-_NOTHING = ("", "-")
 _TOKEN = "\\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\\z"  # RFC 9110, 5.6.2
 _PROTOCOL = "\\A[A-Z]+/[0-9](?:\\.[0-9])?\\z"
 
 
+_USUAL_VERSIONS = ("1.1", "1.0", "2.0")
+
+
 def known(text: Column) -> Column:
     """Null if it was logged as `-` or empty."""
-    return F.when(~text.isin(*_NOTHING), text)
+    return F.when(~text.isin("", "-"), text)
 
 
 def known_user(text: Column) -> Column:
@@ -117,50 +144,67 @@ def known_user(text: Column) -> Column:
     return F.nullif(known(text), F.lit('""'))
 
 
+def _bytes(text: Column, start: int | Column, length: int | Column) -> Column:
+    """A substring by positions in bytes, which Spark need not look for as it does for characters; they are in ASCII."""
+    return F.substring(text.cast("binary"), start, length).cast("string")
+
+
 def request_line(request: Column) -> dict[str, Column]:
     """Method, path and protocol, all null if it is not a request. The usual ones are recognised without a pattern."""
     method, last = F.substring_index(request, " ", 1), F.substring_index(request, " ", -1)
-    after = F.char_length(method) + 2
-    is_token = method.isin("GET", "POST", "HEAD") | method.rlike(_TOKEN)
-    has_protocol = last.isin("HTTP/1.1", "HTTP/1.0", "HTTP/2.0") | last.rlike(_PROTOCOL)
-    has_protocol &= F.substring_index(request, " ", 2) != request
-    length = F.char_length(request) - F.char_length(last) - after
-    path = F.when(has_protocol, request.substr(after, length)).otherwise(F.substr(request, after))
-    is_request = is_token & (has_protocol | (request.substr(after, F.lit(1)) == "/"))
+    is_get, is_other = request.startswith("GET "), request.startswith("POST ") | request.startswith("HEAD ")
+    is_usual = functools.reduce(operator.or_, (request.endswith(f" HTTP/{version}") for version in _USUAL_VERSIONS))
+    start = F.when(is_get, 5).when(is_other, 6).otherwise(F.octet_length(method) + 2)
+    length = F.octet_length(request) - F.when(is_usual, 8).otherwise(F.octet_length(last)) - start
+    is_token = is_get | is_other | method.rlike(_TOKEN)
+    has_protocol = (is_usual | last.rlike(_PROTOCOL)) & (length >= 0)
+    is_request = is_token & (has_protocol | (_bytes(request, start, F.lit(1)) == "/"))
+    path = _bytes(request, start, F.when(has_protocol, length).otherwise(F.octet_length(request)))
     return {
         "method": F.when(is_request, method),
-        "path": F.when(is_request, known(path)),
+        "path": known(F.when(is_request, path)),
         "protocol": F.when(is_token & has_protocol, last),
     }
 
 
-_SPARK_STAMP = "dd/MMM/yyyy:HH:mm:ss Z"
+def _number(text: Column, position: int, length: int = 2) -> Column:
+    return _bytes(text, position, length).try_cast("int")
 
 
-def _two_digits(stamp: Column, position: int) -> Column:
-    return F.substring(stamp, position, 2).try_cast("int")
+def _offset_minutes(offset: Column) -> Column:
+    sign = F.when(offset.startswith("-"), -1).otherwise(1)
+    return F.when(offset == "+0000", 0).otherwise((_number(offset, 2) * 60 + _number(offset, 4)) * sign)
 
 
-def _offset_minutes(stamp: Column) -> Column:
-    minutes = _two_digits(stamp, 23) * 60 + _two_digits(stamp, 25)
-    return F.when(F.substring(stamp, 22, 1) == "-", -minutes).otherwise(minutes)
+def timestamp(local: Column, offset: Column) -> Column:
+    """The instant of dd/Mon/yyyy:hh:mm:ss at +hhmm; second 60 is the first of the next minute, as in POSIX.
+
+    Calculated, since Spark's parser takes longer, and knows neither second 60 nor offsets of 18 hours and more.
+    """
+    # Years begin in March here, so that the leap day is the last one. The shifts divide whole numbers, of this size
+    # without an error: Spark divides as double, which is compiled into much more.
+    months = "".join(f"{name} " for name in MONTHS[2:] + MONTHS[:2])
+    month = F.shiftright(F.position(_bytes(local, 4, 3), F.lit(months)), 2)
+    year = _number(local, 8, 4) - (month > 9).cast("int")
+    century = F.shiftright(year * 5243, 19)
+    leap_days = F.shiftright(year, 2) - century + F.shiftright(century, 2)
+    before_month = F.shiftright(month * 979 + 15, 5)
+    days = year * 365 + leap_days + before_month + _number(local, 1) - 719469  # since 1970
+    minutes = (days.cast("bigint") * 24 + _number(local, 13)) * 60 + _number(local, 16) - _offset_minutes(offset)
+    return F.timestamp_seconds(minutes * 60 + _number(local, 19))
 
 
-def timestamp(stamp: Column) -> Column:
-    """The instant of dd/Mon/yyyy:hh:mm:ss +hhmm; second 60 is the first of the next minute, as in POSIX."""
-    # Spark parses neither second 60 nor offsets of 18 hours and more.
-    seconds = _two_digits(stamp, 19)
-    whole = F.when(seconds == 60, F.concat(F.substring(stamp, 1, 18), F.lit("59"))).otherwise(F.substring(stamp, 1, 20))
-    as_utc = F.try_to_timestamp(F.concat(whole, F.lit(" +0000")), F.lit(_SPARK_STAMP))
-    leap = F.when(seconds == 60, 1).otherwise(0)
-    shifted = F.timestamp_seconds(F.unix_seconds(as_utc) - _offset_minutes(stamp) * 60 + leap)
-    return F.coalesce(F.try_to_timestamp(stamp, F.lit(_SPARK_STAMP)), shifted)
+def local_and_offset(stamp: Column) -> tuple[Column, Column]:
+    """The two parts of dd/Mon/yyyy:hh:mm:ss +hhmm."""
+    return F.substring(stamp, 1, 20), F.substring(stamp, 22, 5)
 
 
 def is_in_range(stamp: Column) -> Column:
     """Whether a well-formed timestamp is in the years 1 to 9999, the range of datetime, in UTC too."""
     first, last = stamp.startswith("01/Jan/0001"), stamp.startswith("31/Dec/9999")
-    minutes = _two_digits(stamp, 13) * 60 + _two_digits(stamp, 16) - _offset_minutes(stamp)
-    before_end = minutes * 60 + _two_digits(stamp, 19) < 24 * 60 * 60
-    fits = F.when(first, minutes >= 0).when(last, before_end).otherwise(F.lit(True))
+    minutes = _number(stamp, 13) * 60 + _number(stamp, 16) - _offset_minutes(F.substring(stamp, 22, 5))
+    seconds = minutes * 60 + F.when(first, 0).otherwise(_number(stamp, 19))
+    # Each of them is used once, and all only in these years, since Spark evaluates whatever a condition has twice.
+    sign, limit = F.when(first, -1).otherwise(1), F.when(first, 1).otherwise(24 * 60 * 60)
+    fits = ~(first | last) | (seconds * sign < limit)
     return F.when(F.substring(stamp, 8, 4).isin("0001", "9999"), fits).otherwise(F.lit(True))

@@ -9,6 +9,7 @@ of a regular expression over the line.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from pyspark import SparkContext
@@ -20,16 +21,18 @@ from . import _json_logs, _log_strings
 from ._log_directives import compiled, is_format_string
 from ._log_fields import (
     ANY_STAMP,
-    BYTE_ORDER_MARK,
     BYTES,
     CLIENT,
     IDENTITY,
     MARK,
-    MASKED_QUOTE,
     PARTS,
     PIECES,
     STAMP,
     STATUS,
+    USUAL_LOCAL,
+    USUAL_NUMBER,
+    USUAL_OFFSET,
+    USUAL_STATUS,
     Reader,
     first_failing,
     is_in_range,
@@ -40,8 +43,7 @@ from ._log_fields import (
     request_line,
     timestamp,
     trimmed,
-    unmasked,
-    without_escapes,
+    with_names,
 )
 
 Format = Literal["combined", "common", "vhost_combined", "main", "traefik_common", "caddy", "traefik"]
@@ -80,8 +82,8 @@ def reader(_: SparkContext, format: Format | str) -> Reader:
     """The expressions for a format, built once per context because they hold objects of its JVM."""
     string = format_string(format)
     if string is not None:
-        return _log_strings.reader(string)
-    return _json_logs.reader(format) if format in _json_logs.SERVERS else _combined()
+        return with_names(_log_strings.reader(string))
+    return with_names(_json_logs.reader(format) if format in _json_logs.SERVERS else _combined())
 
 
 # --- common and combined -----------------------------------------------------------------------------------------
@@ -118,90 +120,112 @@ _FROM_REQUEST = {
 }
 
 
-def _combined() -> Reader:
-    pieces = F.split("value", '"').alias(PIECES)
-    # Unless a quote is escaped or comes too early, or blanks are many, which is rare, the pieces are the parts.
-    first, *others = (F.get(PIECES, F.lit(i)) for i in range(7))
-    is_plain = first.endswith("] ") & ~first.startswith(MARK) & ~first.startswith(BYTE_ORDER_MARK)
-    for ending in ("\n", "\r", " "):
-        is_plain &= ~F.col("value").endswith(ending)
-    for text, outside in zip(others[::2], others[1::2], strict=True):
-        is_plain &= ~F.coalesce(text.endswith("\\") | outside.contains("  "), F.lit(False))
-    cut = F.when(is_plain, F.col(PIECES)).otherwise(F.split(_masked(F.col("value")), '"'))
+# What stands in front of the request of a usual line: three words, the time, single blanks. It is in ASCII up to the
+# client, which is one word.
+_USUAL_HEAD = f"\\A[!-~][^ ]*+(?<!,) [^ ]++ [^ ]++ \\[{USUAL_LOCAL} {USUAL_OFFSET}\\] \\z"
+_USUAL_NUMBERS = f"\\A {USUAL_STATUS} {USUAL_NUMBER}"
 
-    head, request, numbers, third, fourth, fifth, sixth = (F.get(PARTS, F.lit(i)) for i in range(7))
-    is_masked = head.startswith(MARK)
-    start = F.when(is_masked, 2).otherwise(1)
+
+def _is_usual() -> Column:
+    """Whether the pieces are those of a usual line, which is valid: no more than two short patterns are needed for it.
+
+    Lines of the common format have three pieces, those of combined seven. No quote inside of them is escaped.
+    """
+    head, request, numbers, referrer, between, user_agent, end = _seven(PIECES)
+    common = (F.size(PIECES) == 3) & numbers.rlike(f"{_USUAL_NUMBERS}\\z")
+    combined = (F.size(PIECES) == 7) & numbers.rlike(f"{_USUAL_NUMBERS} \\z") & (between == " ") & (end == "")
+    combined &= ~referrer.endswith("\\") & ~user_agent.endswith("\\")
+    return (combined | common) & ~request.endswith("\\") & head.rlike(_USUAL_HEAD)
+
+
+_USUAL, _WHOLE, _WORDS, _PLAIN = "_log_usual", "_log_whole", "_log_words", "_log_plain"
+
+
+def _combined() -> Reader:
+    is_usual, line = F.col(_USUAL), F.col("value")
+    # The pieces of a usual line are its parts. In any other the quotes inside of fields are hidden first, and then it
+    # has to prove that it is valid.
+    cut = F.when(is_usual, F.col(PIECES)).otherwise(F.split(_hidden(line), '"'))
+    steps = [{PIECES: F.split(line, '"')}, {_USUAL: _is_usual()}, {PARTS: once(cut)}]
+
+    head, request, numbers, third, fourth, fifth, sixth = _seven(PARTS)
     stamp = F.substring(head, -28, 26)
     # The line without its quoted texts. One more quote would make the number of parts even.
     outline = F.concat_ws('"', head, numbers, fourth, sixth)
-    line = _LINE.replace(_TEXT, '"')
-    usual = line.replace("(?!0000)", "(?!0000|0001|9999)")
-    shape = outline.rlike(usual) | (outline.rlike(line) & is_in_range(stamp))
-    valid = F.size(PARTS).isin(3, 5, 7) & shape
-    whole = F.array_join(PARTS, '"')
+    shape = outline.rlike(_LINE.replace(_TEXT, '"')) & is_in_range(stamp)
+    valid = is_usual | (F.size(PARTS).isin(3, 5, 7) & shape)
+    reason = [{_WHOLE: once(F.array_join(PARTS, '"'))}, {"reason": _reason(F.col(_WHOLE), stamp)}]
+
+    # A usual head is cut at its blanks, and needs no pattern.
+    words = F.split(F.regexp_replace(head, _HEAD, _BORDER.join(f"${n}" for n in range(1, 6))), _BORDER)
+    logged = [head, request, numbers, third, fourth, fifth, sixth, *(F.get(_WORDS, F.lit(i)) for i in range(5))]
+    plain = F.when(is_usual, F.col(PARTS)).otherwise(F.array(*map(_unhidden, logged)))
+    as_logged = [
+        {_USUAL: is_usual, PARTS: F.col(PARTS), _WORDS: F.when(~is_usual, words)},
+        {_PLAIN: plain},
+        # What follows becomes a method of its own: Java interprets those of more than 8,000 bytes.
+        {_PLAIN: once(F.col(_PLAIN))},
+    ]
+
+    head, request, numbers, third, fourth, fifth, _ = _seven(_PLAIN)
     texts = {
-        "who": unmasked(head.substr(start, F.char_length(head) - start - 29), is_masked),
-        "stamp": stamp,
-        "request": unmasked(request, is_masked),
-        "status": _word(numbers, 2),
-        "bytes": _word(numbers, 3),
+        _WORDS: F.when(F.size(_PLAIN) > 7, F.slice(_PLAIN, 8, 5)).otherwise(F.split(head, " ")),
+        "_log_request": request,
+        "_log_status": F.substring(numbers, 2, 3),  # `- ` and what follows it is not a number either
+        "_log_bytes": F.substring_index(F.substr(numbers, F.when(numbers.startswith(" - "), 4).otherwise(6)), " ", 1),
         # `"r" "a"` makes seven parts; `"r" -` makes five, the last of them ` -`; `- "a"` five, the last of them empty.
-        "referrer": unmasked(F.when(fourth != "", third), is_masked),
-        "user_agent": unmasked(F.when(fourth == "", third).otherwise(fifth), is_masked),
+        "_log_referrer": F.when(fourth != "", third),
+        "_log_user_agent": F.when(fourth == "", third).otherwise(fifth),
     }
-    texts = {f"_log_{name}": text for name, text in texts.items()}
-    who = F.col("_log_who")
+    client, identity, user, local, offset = (F.get(_WORDS, F.lit(i)) for i in range(5))
     columns = {
-        **_client_identity_user(who),
-        "timestamp": timestamp(F.col("_log_stamp")),
+        "client_ip": known(client),
+        "identity": known(identity),
+        "user": known_user(user),
+        "timestamp": timestamp(F.substr(local, F.lit(2)), F.substring(offset, 1, 5)),
         **request_line(F.col("_log_request")),
         "status": F.col("_log_status").try_cast("int"),
         "bytes": F.col("_log_bytes").try_cast("bigint"),
         "referrer": known(F.col("_log_referrer")),
         "user_agent": known(F.col("_log_user_agent")),
     }
-    checks = [(whole.rlike(pattern), reason) for reason, pattern in _UP_TO_TIMESTAMP.items()]
+    return Reader(steps, valid, [*as_logged, texts, columns], reason)
+
+
+def _seven(parts: str) -> Iterator[Column]:
+    return (F.get(parts, F.lit(i)) for i in range(7))
+
+
+def _reason(line: Column, stamp: Column) -> Column:
+    checks = [(line.rlike(pattern), reason) for reason, pattern in _UP_TO_TIMESTAMP.items()]
     checks.append((is_in_range(stamp), "timestamp is not a date that exists"))
-    checks += [(whole.rlike(pattern), reason) for reason, pattern in _FROM_REQUEST.items()]
-    reason = first_failing(checks, "user agent is not the end of the line")
-    return Reader(pieces, once(cut).alias(PARTS), valid, texts, columns, reason)
+    checks += [(line.rlike(pattern), reason) for reason, pattern in _FROM_REQUEST.items()]
+    return first_failing(checks, "user agent is not the end of the line")
 
 
+_BORDER = f"{MARK},"  # in no line, since a mark is followed by a digit
+_HIDDEN_QUOTE = f"{MARK}2"
 # Up to the request, but for the blanks before it; a quoted text; several blanks.
 _ONE_BLANK = '(?s)\\A([^\\]]*+(?:\\](?! ++")[^\\]]*+)*+\\]) *( )(?=")|("[^"]*+"?+)|( ) ++'
+# A quote that precedes the request's own, with what is between it and the one before.
+_EARLY_QUOTE = '\\G([^"\\]]*+(?:\\](?! ")[^"\\]]*+)*+)"'
+# What stands in front of the request: client, identity, user, and both words of the timestamp.
+_HEAD = "(?s)\\A([^ ]*+(?:(?<=,) ++[^ ]++)*+) ++([^ ]++) ++(.*?) *+(\\[[^ ]*+) ([^ ]*+) \\z"
 
 
-def _masked(line: Column) -> Column:
-    """A mark, then the line with escapes masked, and with any quotes masked that precede the request's own.
+def _hidden(line: Column) -> Column:
+    """The line with quotes hidden that are escaped, and those that precede the request's own; the others delimit.
 
     From the timestamp on, one blank stands for several outside quotes; none is left at the end. Each step uses the one
     before it once: Spark copies expressions, and compiles large ones into slow code even where they are never run.
     """
-    line = without_escapes(trimmed(line, " \r\n"))
+    line = replace(trimmed(line, " \r\n"), MARK, f"{MARK}0")
+    line = replace(line, "\\\\", f"{MARK}1")  # backslashes pair from the left
+    line = replace(line, '\\"', f"\\{_HIDDEN_QUOTE}")
+    line = replace(line, f"{MARK}1", "\\\\")
     line = F.regexp_replace(line, _ONE_BLANK, "$1$2$3$4")
-    before = F.substring_index(line, '] "', 1)
-    return F.concat(F.lit(MARK), replace(before, '"', MASKED_QUOTE), F.substr(line, F.char_length(before) + 1))
+    return F.regexp_replace(line, _EARLY_QUOTE, f"$1{_HIDDEN_QUOTE}")
 
 
-_CLIENT_RAW = "[^ ]*+(?:(?<=,) ++[^ ]++)*+"
-
-
-def _client_identity_user(who: Column) -> dict[str, Column]:
-    # The client is more than the first word only if there is a comma and a space.
-    is_general = who.contains(", ") | who.contains("  ") | who.endswith(" ")
-    two = F.substring_index(who, " ", 2)
-    cuts = (F.substring_index(who, " ", 1), F.substring_index(two, " ", -1), F.substr(who, F.char_length(two) + 2))
-    fields = {}
-    for group, (name, cut) in enumerate(zip(("client_ip", "identity", "user"), cuts, strict=True), start=1):
-        general = F.trim(F.regexp_extract(who, f"(?s)\\A({_CLIENT_RAW}) ++([^ ]++) ++(.*)\\z", group))
-        fields[name] = F.when(is_general, general).otherwise(cut)
-    return {
-        "client_ip": known(fields["client_ip"]),
-        "identity": known(fields["identity"]),
-        "user": known_user(fields["user"]),
-    }
-
-
-def _word(text: Column, number: int) -> Column:
-    return F.substring_index(F.substring_index(text, " ", number), " ", -1)
+def _unhidden(text: Column) -> Column:
+    return replace(replace(text, _HIDDEN_QUOTE, '"'), f"{MARK}0", MARK)

@@ -56,6 +56,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple, TypeVar, get_args
 
@@ -63,7 +64,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..columns import other_columns
+from ..engine.chains import same_for_every_batch
 from ..frames import FrameStream
+from ._log_fields import Step
 from ._log_formats import Format, check, reader
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
@@ -318,6 +321,7 @@ def check_format(format: Format | str) -> None:
 # --- in Spark ----------------------------------------------------------------------------------------------------
 
 
+@same_for_every_batch
 def parse(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     r"""Parse access-log lines into requests; other lines are dropped.
 
@@ -333,9 +337,8 @@ def parse(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     timestamp: timestamp; method, path, protocol: string; status: int; bytes: bigint; referrer, user_agent: string. They
     are the fields of `Request`, null if logged as `-` or empty. Null lines are ignored.
 
-    `format` is one of `formats()`, or a format string of Apache or nginx, as the docstring of the module describes. A
-    format string is matched by one regular expression, which takes about twice the time. Fields that it lacks are null;
-    those that have no column above follow, with names as in nginx:
+    `format` is one of `formats()`, or a format string of Apache or nginx, as the docstring of the module describes.
+    Fields that it lacks are null; those that have no column above follow, with names as in nginx:
 
     >>> line = ('192.0.2.1 - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 5 0.003 "10.0.0.1, 10.0.0.2"',)
     >>> format = '$remote_addr - $remote_user [$time_local] "$request" $status $bytes_sent $request_time "$http_foo"'
@@ -352,12 +355,13 @@ def parse(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     """
     rules = reader(lines.sparkSession.sparkContext, format)
     kept = other_columns(lines, "value", *rules.columns)
-    texts = [text.alias(name) for name, text in rules.texts.items()]
-    columns = [column.alias(name) for name, column in rules.columns.items()]
-    parts = lines.select(*kept, "value", rules.pieces).select(*kept, rules.parts)
-    return parts.filter(rules.valid).select(*kept, *texts).select(*kept, *columns)
+    requests = _added(lines, rules.cut).filter(rules.valid)
+    for step in rules.fields:
+        requests = requests.select(*kept, *step.values())
+    return requests
 
 
+@same_for_every_batch
 def rejected(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     r"""The lines that `parse` drops, with the reason: the first thing wrong, from left to right.
 
@@ -376,9 +380,14 @@ def rejected(lines: DataFrame, format: Format | str = "combined") -> DataFrame:
     """
     rules = reader(lines.sparkSession.sparkContext, format)
     kept = other_columns(lines, "value", "line", "reason")
-    parts = lines.select(*kept, "value", rules.pieces).select("*", rules.parts)
-    others = parts.filter(~rules.valid & F.col("value").isNotNull())
-    return others.select(*kept, F.col("value").alias("line"), rules.reason.alias("reason"))
+    others = _added(lines, rules.cut).filter(~rules.valid & F.col("value").isNotNull())
+    return _added(others, rules.reason).select(*kept, F.col("value").alias("line"), "reason")
+
+
+def _added(frame: DataFrame, steps: Iterable[Step]) -> DataFrame:
+    for step in steps:
+        frame = frame.select("*", *step.values())
+    return frame
 
 
 def split(lines: Lines, format: Format | str = "combined") -> tuple[Lines, Lines]:

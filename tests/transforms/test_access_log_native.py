@@ -251,14 +251,25 @@ def optimized(frame: DataFrame) -> str:
 
 def test_unused_columns_are_not_computed(spark: SparkSession) -> None:
     requests = access_log.parse(frame_of(spark, [LINE]))
-    others = ("gettimestamp", "timestamp_seconds", "_log_who", "_log_request", "_log_user_agent")
+    others = ("timestamp_seconds", "octet_length", "_log_request", "_log_user_agent")
     assert all(name in optimized(requests) for name in others)
     assert not any(name in optimized(requests.select("bytes")) for name in others)
 
 
 def test_a_line_is_cut_up_once_for_the_filter_and_all_columns(spark: SparkSession) -> None:
     plan = optimized(access_log.parse(frame_of(spark, [LINE])))
-    assert (plan.count("split(value#"), plan.count("RLIKE(concat_ws(")) == (1, 2)  # any line, one of the first year
+    assert (plan.count("split(value#"), plan.count("RLIKE(concat_ws(")) == (1, 1)
+
+
+@pytest.mark.parametrize("kept", [[], ["file", "batch"]])
+@pytest.mark.parametrize("format", access_log.formats())
+def test_no_method_is_so_long_that_java_does_not_compile_it(spark: SparkSession, format: str, kept: list[str]) -> None:
+    lines = frame_of(spark, [LINE]).withColumns({name: F.monotonically_increasing_id() for name in kept})
+    for frame in access_log.split(lines, format):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            frame.explain("codegen")
+        sizes = re.findall("maxMethodCodeSize:([0-9]+)", printed.getvalue())
+        assert sizes and max(map(int, sizes)) < 8000, "HugeMethodLimit of HotSpot, without -XX:-DontCompileHugeMethods"
 
 
 def test_expressions_are_built_once_per_context(spark: SparkSession) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from datetime import datetime, timedelta, timezone
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import Row, SparkSession
 
 from sparkstream_kit.errors import UsageError
-from sparkstream_kit.transforms import access_log
+from sparkstream_kit.transforms import _log_formats, _log_strings, access_log
 
 TIME = "[10/Oct/2000:13:55:36 -0700]"
 INSTANT = datetime(2000, 10, 10, 20, 55, 36, tzinfo=timezone.utc)
@@ -42,6 +43,54 @@ WHO = {"client_ip": "::1", "timestamp": INSTANT}
 COMMON = {**WHO, **REQUEST, "status": 200, "bytes": 5}
 CLF = f'::1 - - {TIME} "GET /a?b HTTP/1.1" 200 5'
 COMBINED = r"%h %l %u %t \"%r\" %>s %b \"%{Referer}i\" \"%{User-agent}i\""
+
+
+ODD = ["", *' "\\-,:[]09xé\r\x1a\ufeff', "  ", ", ", " : ", "] ", "\\\\", '\\\\"', "\x1a2"]
+
+
+@pytest.mark.parametrize(
+    ("format", "line"),
+    [
+        ("vhost_combined", f'a.example:443 ::1 - - {TIME} "GET / HTTP/1.1" 200 5 "-" "curl/8"'),
+        ("main", f'::1 - - {TIME} "GET / HTTP/1.1" 200 5 "-" "curl/8" "10.0.0.1, ::2"'),
+        ("traefik_common", f'::1 - - {TIME} "GET / HTTP/1.1" 200 5 "-" "curl/8" 17 "web@file" "http://a" 3ms'),
+        ("%h,%t,%>s,%b,%O", f"::1,{TIME},200,-,5"),
+        ('"%h","%u","%t","%r","%s","%b"', f'"::1","-","{TIME}","GET / HTTP/1.1","200","5"'),
+        ("$remote_addr [$msec] $upstream_addr $request_time", "::1 [971211336.123] 10.0.0.1:80 0.003"),
+        ('%{%s}t %a "%m %U%q %H" %>s "%u" %X', '971211336 ::1 "GET /a?b HTTP/1.1" 200 "ann" +'),
+        ("%h %l %u %t [%{note}n]", f"::1 - - {TIME} [a]"),
+        ("%u %t %h", f"- {TIME} [::1]"),
+        ("%h %{foo}C", "::1 a"),
+        ('%a %s%{foo}n "%r" %t', f'::1 200x "GET / HTTP/1.1" {TIME}'),
+        ('%{sec}t%h "%r"', '1700000000host "GET / HTTP/1.1"'),
+    ],
+)
+def test_usual_lines_are_read_as_any_line_is(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, format: str, line: str
+) -> None:
+    draw = random.Random(format)
+    lines = [line]
+    for _ in range(1500):
+        changed = line
+        for _ in range(draw.choice([1, 1, 1, 2, 3])):
+            at = draw.randrange(len(changed) + 1)
+            changed = changed[:at] + draw.choice(ODD) + changed[at + draw.choice([0, 0, 1, 1, 2, 9]) :]
+        lines.append(changed)
+    frame = spark.createDataFrame(list(enumerate(lines)), "n int, value string").coalesce(1).cache()
+
+    def read() -> list[list[Row]]:
+        _log_formats.reader.cache_clear()
+        return [result.collect() for result in access_log.split(frame, format)]
+
+    fast = read()
+    with monkeypatch.context() as patch:
+        patch.setattr(_log_strings, "usual", lambda format: None)
+        anyhow = read()
+    _log_formats.reader.cache_clear()
+    assert [row for row in fast[0] if row not in anyhow[0]] == []
+    assert fast == anyhow
+    assert len(fast[0]) > 20
+    assert len(fast[1]) > 100
 
 
 @pytest.mark.parametrize(
