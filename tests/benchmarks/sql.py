@@ -1,4 +1,4 @@
-"""Rows per second of the SQL outputs, and the driver's memory per batch: scripts/bench
+"""Rows per second of the SQL outputs, and the driver's memory per batch: scripts/bench sql
 
 Each figure is for whole batches, from the frame to the commit, into a table that earlier batches have filled; half of
 the keys of an upsert exist already, except in the first batch. Databases and modes take turns. Before anything is
@@ -35,7 +35,7 @@ from tests.servers.conftest import Postgres
 
 HEAP = "1g"
 WARM_UP = 1_000
-RESULTS = Path(__file__).with_name("results.md")
+RESULTS = Path(__file__).with_name("sql_results.md")
 
 NOT_MEASURED = """\
 A figure from a single batch, or under a load above the number of cores, is an indication and not a measurement.
@@ -125,7 +125,7 @@ def versions(spark: SparkSession, urls: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Measure, compare, and write results.md."""
+    """Measure, compare, and write sql_results.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = ["10000x5", "100000x5", "1000000x5"]
     parser.add_argument("sizes", nargs="*", default=usual, metavar="ROWSxBATCHES", help=f"default: {' '.join(usual)}")
@@ -151,7 +151,7 @@ def main() -> None:
     load = os.getloadavg()[2]
     lines = [
         "# Results\n",
-        f"`scripts/bench` on {datetime.now(timezone.utc):%Y-%m-%d}, {cores} cores (load of the last 15 minutes "
+        f"`scripts/bench sql` on {datetime.now(timezone.utc):%Y-%m-%d}, {cores} cores (load of the last 15 minutes "
         f"{load:.1f}), JVM heap of {HEAP}; {made_with}.\n",
         "## SQL outputs\n",
         "Medians over the batches (minimum to maximum). Memory in MiB: the driver's Python before the batch and at its "
