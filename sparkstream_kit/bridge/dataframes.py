@@ -87,10 +87,11 @@ def without_lines() -> Iterator[None]:
     """Do not note which line of the program makes a Column or a DataFrame, which takes two calls for each.
 
     Errors do not name the line then, unless the application set spark.python.sql.dataFrameDebugging.enabled
-    (pyspark.errors.utils.is_debugging_enabled, which keeps what it has found).
+    (pyspark.errors.utils.is_debugging_enabled, which keeps what it has found; SparkContext._conf, of which getConf
+    copies every entry).
     """
     before = utils._enable_debugging_cache
-    if not context().getConf().contains("spark.python.sql.dataFrameDebugging.enabled"):
+    if not context()._conf.contains("spark.python.sql.dataFrameDebugging.enabled"):
         vars(utils)["_enable_debugging_cache"] = False
     try:
         yield

@@ -63,10 +63,8 @@ def _scan(session: SparkSession, kind: Any, schema: Any, parts: Sequence[_Part])
     reader = kind.buildReaderWithPartitionValues(
         spark, schema, no_columns, schema, scala_seq([]), as_rows, spark.sessionState().newHadoopConf()
     )
-    no_row, paths = (
-        scala_object(sql.catalyst, "InternalRow").empty(),
-        scala_object(jvm.org.apache.spark.paths, "SparkPath"),
-    )
+    no_row = scala_object(sql.catalyst, "InternalRow").empty()
+    paths = scala_object(jvm.org.apache.spark.paths, "SparkPath")
     no_hosts = gateway.new_array(jvm.java.lang.String, 0)  # type: ignore[union-attr]
     partitions = []
     for n, group in enumerate(_split(parts)):
@@ -95,7 +93,8 @@ def _split(parts: Sequence[_Part]) -> list[list[_Part]]:
 
 
 LEAST, MOST = 1 << 20, 128 << 20
-"""Bytes of a task: to start one, and to exchange its rows, takes longer than to read fewer. The most is Spark's own."""
+"""Bytes of a task. For fewer, starting another task and exchanging its rows costs more than it saves; the most is the
+default of Spark's own readers (spark.sql.files.maxPartitionBytes)."""
 
 
 def _task_size(total: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from pyspark.streaming import StreamingContext
 
 from . import hadoop
-from .jvm import context, unsupported, view
+from .jvm import context, scala_object, unsupported, view
 from .streaming import batch_interval_ms, checkpoint_directory
 
 _FIRST_CHECKPOINT = {
@@ -171,8 +171,8 @@ def stop_receivers(ssc: StreamingContext, limit: int) -> None:
     if not state.get(tracker).equals(started):
         return
     scala, scheduler = view().scala.reflect, view().org.apache.spark.streaming.scheduler
-    everything = getattr(getattr(scheduler, "StopAllReceivers$"), "MODULE$")
-    answer = getattr(getattr(scala, "ClassTag$"), "MODULE$").Boolean()
+    everything = scala_object(scheduler, "StopAllReceivers")
+    answer = scala_object(scala, "ClassTag").Boolean()
     state.set(tracker, stopping)
     try:
         endpoint.get(tracker).askSync(everything, answer)

@@ -59,6 +59,8 @@ class Steps:
 
     def reused(self, frame: DataFrame) -> DataFrame | None:
         """What their code makes of a frame; None if there is none that serves any frame."""
+        if True in self._codes and self._codes[True] is None:
+            return None  # what does not serve rows in one partition serves none
         session = frame.sparkSession
         source = rows.rows(frame) if session.conf.get(SETTING, "true") != "false" else None
         if source is None:
@@ -66,7 +68,7 @@ class Steps:
         kind = source.in_one_partition
         code = self._codes.get(kind)
         made = rows.run(code, source, session) if code else None
-        if made is None and (code or kind not in self._codes):  # the first time, or the code is no longer right
+        if made is None and (code or kind not in self._codes):  # there is no code yet, or it no longer applies
             code = self._codes[kind] = self._code(frame, source)
             made = rows.run(code, source, session) if code else None
         return made
