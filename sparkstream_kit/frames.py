@@ -170,6 +170,8 @@ class FrameStream:
     ) -> FrameStream:
         """Apply a function from DataFrame to DataFrame to each batch. As DStream's, it is called for every batch.
 
+        The kit's own, such as `access_log.parse`, are called less often: their result depends on the rows alone.
+
         A function of two arguments gets the recorded time of the batch first, a datetime in UTC. Spark's
         `current_timestamp` and the like are refused at the start: they would change when a batch runs again.
 

@@ -38,13 +38,11 @@ class Reader(NamedTuple):
 
 def with_names(reader: Reader) -> Reader:
     """The same with each column named, as that takes a call into the JVM for each of them."""
-    cut, valid, fields, reason = reader
-    named = (
-        [{name: column.alias(name) for name, column in step.items()} for step in steps]
-        for steps in (cut, fields, reason)
-    )
-    cut, fields, reason = named
-    return Reader(cut, valid, fields, reason)
+
+    def named(steps: list[Step]) -> list[Step]:
+        return [{name: column.alias(name) for name, column in step.items()} for step in steps]
+
+    return Reader(named(reader.cut), reader.valid, named(reader.fields), named(reader.reason))
 
 
 def once(cut: Column) -> Column:
@@ -129,8 +127,6 @@ def unmasked(text: Column) -> Column:
 
 _TOKEN = "\\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\\z"  # RFC 9110, 5.6.2
 _PROTOCOL = "\\A[A-Z]+/[0-9](?:\\.[0-9])?\\z"
-
-
 _USUAL_VERSIONS = ("1.1", "1.0", "2.0")
 
 

@@ -1,7 +1,7 @@
 """Lines in the format of a format string, as Spark expressions.
 
 One regular expression cuts up any line. Usual lines, of single words and quoted texts, are cut at their quotes and
-blanks instead, which takes a third of the time.
+blanks instead, which takes a third of the time or less.
 """
 
 from __future__ import annotations

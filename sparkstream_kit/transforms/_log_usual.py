@@ -1,7 +1,7 @@
 """What most lines of a format string look like, and where they have its columns. Plain Python.
 
 A usual line has words and numbers between single blanks, and texts in quotes. So it is read by cutting it at its
-quotes and blanks, in a third of the time of the regular expression that `_log_directives` makes for any line.
+quotes and blanks, in a third of the time or less of the regular expression that `_log_directives` makes for any line.
 """
 
 from __future__ import annotations
