@@ -27,6 +27,7 @@ from .contracts import Source, Write
 from .durations import Duration
 from .engine import chains
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
+from .engine.merges import Merge, together
 from .engine.state import StateNode, as_saved, batch_literal, expiring, not_after
 from .engine.windows import AggregatedWindow, Window
 from .errors import InputLost, UsageError
@@ -649,6 +650,8 @@ class FrameStream:
         if span:
             check_added([*column_names(keys), *aggregates], "__seen", "__time")
 
+        merge = Merge(keys, lambda rows: agg.merge(rows, keys, parts))
+
         @functools.cache  # reads `initial` to check it
         def fitting() -> DataFrame | None:
             return None if initial is None else cast_like(initial, self.graph.empty(self.compute), "initial")
@@ -665,7 +668,7 @@ class FrameStream:
             if span is not None:  # keys that were saved before anything could expire
                 seen = F.coalesce("__seen", batch_literal(ctx.before).cast("bigint"))
                 before = before.withColumn("__seen", seen)
-            return agg.merge(before.union(fresh), keys, parts)
+            return merge([before, fresh])
 
         def retain(rows: DataFrame, time: int) -> DataFrame:
             return rows if span is None else rows.filter(~_idle(time - span))
@@ -729,7 +732,9 @@ class FrameStream:
             return fresh(frame).select(*named(names), "__state")
 
         def advance(before: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-            both = before.unionByName(fresh(new), allowMissingColumns=True).groupBy(*named(names))
+            rows = fresh(new)
+            nothing = F.lit(None).cast(rows.schema["__rows"].dataType).alias("__rows")
+            both = together([before.select(*named(names), nothing, "__state"), rows], names).groupBy(*named(names))
             rows = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
             return rows.select(*named(names), update("__rows", "__state").alias("__state")).filter(
                 "__state is not null"

@@ -31,6 +31,19 @@ def text_frame(session: SparkSession, rdd: RDD[str]) -> DataFrame:
     return DataFrame(session._jsparkSession.createDataset(rdd._jrdd.rdd(), strings).toDF(), session)
 
 
+def is_computed(frame: DataFrame) -> bool:
+    """Whether a job has computed all rows of a local checkpoint that was not eager (LogicalRDD, RDD.isCheckpointed).
+
+    One that reads it may have: the last step of a job checkpoints the RDDs that it read (RDD.doCheckpoint).
+    """
+    return bool(frame._jdf.queryExecution().logical().rdd().isCheckpointed())
+
+
+def compute(frame: DataFrame) -> None:
+    """Compute all rows of a local checkpoint that was not eager (LogicalRDD, RDD.count)."""
+    frame._jdf.queryExecution().logical().rdd().count()
+
+
 def free(frame: DataFrame) -> None:
     """Drop the blocks of a local checkpoint, which DataFrame.unpersist does not drop (LogicalRDD.rdd)."""
     leaf = frame._jdf.queryExecution().logical()

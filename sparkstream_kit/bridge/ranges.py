@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 
-from . import rows
+from . import placement, rows
 from .jvm import context, scala_object, scala_seq, view
 
 
@@ -28,7 +28,7 @@ def lines(session: SparkSession, places: Sequence[tuple[str, int, int]]) -> Data
     """
     schema = view().org.apache.spark.sql.types.StructType().add("value", "string")
     assert all(start != 1 for _, start, _ in places)
-    size = _task_size(sum(end - start for _, start, end in places))
+    size = placement.task_size(sum(end - start for _, start, end in places))
     cut = [(path, at, min(at + size, end)) for path, start, end in places for at in range(start, end, size)]
     exact = [_Part(path, max(0, start - 1), end - 1, end) for path, start, end in cut]
     return _scan(session, view().org.apache.spark.sql.execution.datasources.text.TextFileFormat(), schema, exact)
@@ -80,7 +80,7 @@ def _scan(session: SparkSession, kind: Any, schema: Any, parts: Sequence[_Part])
 
 def _split(parts: Sequence[_Part]) -> list[list[_Part]]:
     """The parts of each task, in order; one without any if there are none."""
-    size = _task_size(sum(part.end - part.start for part in parts))
+    size = placement.task_size(sum(part.end - part.start for part in parts))
     made: list[list[_Part]] = [[]]
     done = 0
     for part in parts:
@@ -90,13 +90,3 @@ def _split(parts: Sequence[_Part]) -> list[list[_Part]]:
         made[-1].append(part)
         done += length
     return made
-
-
-LEAST, MOST = 1 << 20, 128 << 20
-"""Bytes of a task. For fewer, starting another task and exchanging its rows costs more than it saves; the most is the
-default of Spark's own readers (spark.sql.files.maxPartitionBytes)."""
-
-
-def _task_size(total: int) -> int:
-    """The bytes of a task if all cores share the work."""
-    return min(max(-(-total // context().defaultParallelism), LEAST), MOST)

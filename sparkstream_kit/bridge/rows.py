@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
@@ -16,6 +17,7 @@ from .jvm import scala_object, scala_seq, view
 LOGICAL_RDD = "org.apache.spark.sql.execution.LogicalRDD"
 MAP_PARTITIONS = "org.apache.spark.rdd.MapPartitionsRDD"
 PARTITIONING = "org.apache.spark.sql.catalyst.plans.physical"
+BY_KEY = f"{PARTITIONING}.HashPartitioning"
 NOT_BY_KEY = (f"{PARTITIONING}.UnknownPartitioning", f"{PARTITIONING}.SinglePartition$")
 ADAPTIVE = "org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec"
 EXCHANGE = "org.apache.spark.sql.execution.exchange.ShuffleExchangeExec"
@@ -28,19 +30,22 @@ NOT_FROM_ROWS_ALONE = (
 another plan, a function of the user's, or a job of its own."""
 
 
-def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None) -> DataFrame:
+def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None, keys: Sequence[str] = ()) -> DataFrame:
     """An RDD[InternalRow] as a DataFrame; if its size in bytes is given, Spark may broadcast it in a join.
 
-    Spark knows if it has one partition, and exchanges nothing then for a group or a sort (LogicalRDD, whose constructor
-    also takes `fromCheckpoint` in 4.3).
+    Spark knows if it has one partition, and if its rows are placed by the hash of keys, and exchanges nothing then for
+    a group or a sort (LogicalRDD, whose constructor also takes `fromCheckpoint` in 4.3; HashPartitioning).
     """
     jvm, spark = view(), session._jsparkSession
     plan = spark.internalCreateDataFrame(rdd, schema, False).queryExecution().logical()
     none = scala_object(jvm.scala, "Option").empty()
     flags = [False] * (_parameters(LOGICAL_RDD) - 9)
-    partitioning = plan.outputPartitioning()
-    if rdd.getNumPartitions() == 1:
-        partitioning = scala_object(jvm.org.apache.spark.sql.catalyst.plans.physical, "SinglePartition")
+    partitioning, physical = plan.outputPartitioning(), jvm.org.apache.spark.sql.catalyst.plans.physical
+    if (partitions := rdd.getNumPartitions()) == 1:
+        partitioning = scala_object(physical, "SinglePartition")
+    elif keys:
+        columns = {column.name(): column for column in map(plan.output().apply, range(schema.length()))}
+        partitioning = physical.HashPartitioning(scala_seq([columns[key] for key in keys]), partitions)
     stats = none if size is None else jvm.scala.Some(_statistics(session, size.bit_length()))
     made = jvm.org.apache.spark.sql.execution.LogicalRDD(
         plan.output(), rdd, partitioning, plan.outputOrdering(), False, none, spark, stats, none, *flags
@@ -82,6 +87,25 @@ def rows(frame: DataFrame) -> Rows | None:
         return None
     rdd = plan.rdd()
     return Rows(rdd, plan.schema(), rdd.getNumPartitions() == 1)
+
+
+def placed(frame: DataFrame) -> Rows | None:
+    """The rows of a frame that all have those of a key in one partition; None if Spark cannot tell that they have.
+
+    To steps that treat each key by itself they are rows in one partition (SparkPlan.outputPartitioning, which a union
+    has since 4.1 if all its sides have it).
+    """
+    plan = frame._jdf.queryExecution().executedPlan()
+    if plan.getClass().getName() == ADAPTIVE:
+        return None
+    rdd, by = plan.execute(), plan.outputPartitioning()
+    by_key = by.getClass().getName() == BY_KEY and by.numPartitions() == rdd.getNumPartitions()
+    return Rows(rdd, plan.schema(), True) if by_key or rdd.getNumPartitions() == 1 else None
+
+
+def in_one_partition(rows: Rows) -> Rows:
+    """The same rows, all in one partition (JavaRDD.coalesce)."""
+    return rows._replace(rdd=rows.rdd.toJavaRDD().coalesce(1).rdd())
 
 
 def has_alias(frame: DataFrame) -> bool:
@@ -156,10 +180,10 @@ def _functions(rdd: Any, source: Any) -> list[Any] | None:
     return functions
 
 
-def run(code: Code, source: Rows, session: SparkSession) -> DataFrame | None:
+def run(code: Code, source: Rows, session: SparkSession, keys: Sequence[str] = ()) -> DataFrame | None:
     """The result for other rows; None if they have other columns, or if the circumstances have changed.
 
-    RDDScanExec, TreeNode.withNewChildren.
+    Rows that are placed by keys stay where they are. RDDScanExec, TreeNode.withNewChildren.
     """
     if code.circumstances != circumstances(session) or not code.source.equals(source.schema):
         return None
@@ -169,7 +193,7 @@ def run(code: Code, source: Rows, session: SparkSession) -> DataFrame | None:
             rdd = exchange.withNewChildren(scala_seq([_scan(rdd, exchange.child())])).execute()
         for function in functions:
             rdd = view().org.apache.spark.rdd.MapPartitionsRDD(rdd, function, *flags, _any(), _any())
-    return frame(session, rdd, code.result)
+    return frame(session, rdd, code.result, keys=keys)
 
 
 def _scan(rdd: Any, like: Any) -> Any:

@@ -8,13 +8,14 @@ is built for each batch. `bridge.rows` tells the one from the other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from ..bridge import rows
+from ..columns import Columns, column_names
 
 if TYPE_CHECKING:
     from .graph import BatchContext, Compute
@@ -41,6 +42,11 @@ def is_same(function: Callable[..., Any]) -> bool:
     return getattr(function, _MARK, None) is function
 
 
+def is_on(session: SparkSession) -> bool:
+    """Whether code is kept."""
+    return session.conf.get(SETTING, "true") != "false"
+
+
 class Steps:
     """Functions of a frame, one after the other."""
 
@@ -61,16 +67,23 @@ class Steps:
         """What their code makes of a frame; None if there is none that serves any frame."""
         if True in self._codes and self._codes[True] is None:
             return None  # what does not serve rows in one partition serves none
-        session = frame.sparkSession
-        source = rows.rows(frame) if session.conf.get(SETTING, "true") != "false" else None
-        if source is None:
-            return None
-        kind = source.in_one_partition
+        source = rows.rows(frame) if is_on(frame.sparkSession) else None
+        return None if source is None else self._run(frame, source)
+
+    def by_key(self, frame: DataFrame, keys: Columns) -> DataFrame:
+        """What they make of a frame with all rows of a key in one partition, if they treat each key by itself."""
+        off = True in self._codes and self._codes[True] is None
+        source = None if off or not is_on(frame.sparkSession) else rows.placed(frame)
+        made = None if source is None else self._run(frame, source, column_names(keys))
+        return self._built(frame) if made is None else made
+
+    def _run(self, frame: DataFrame, source: rows.Rows, keys: Sequence[str] = ()) -> DataFrame | None:
+        kind, session = source.in_one_partition, frame.sparkSession
         code = self._codes.get(kind)
-        made = rows.run(code, source, session) if code else None
+        made = rows.run(code, source, session, keys) if code else None
         if made is None and (code or kind not in self._codes):  # there is no code yet, or it no longer applies
-            code = self._codes[kind] = self._code(frame, source)
-            made = rows.run(code, source, session) if code else None
+            code = self._codes[kind] = self._code(frame, rows.in_one_partition(source) if keys else source)
+            made = rows.run(code, source, session, keys) if code else None
         return made
 
     def _code(self, frame: DataFrame, source: rows.Rows) -> rows.Code | None:

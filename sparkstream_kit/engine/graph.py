@@ -183,6 +183,7 @@ class Graph:
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)
         self._contexts: dict[int, BatchContext] = {}
+        self._stored: list[DataFrame] = []
         self._discarded: list[DataFrame] = []
 
     def bind(self, home: Home, log: OffsetLog) -> None:
@@ -307,6 +308,19 @@ class Graph:
         last = self.log.last
         return last.last_data > 0 and any(slide.is_due(last, time) for slide in self.slides)
 
+    def store(self, frame: DataFrame) -> DataFrame:
+        """The frame in the memory of the executors, computed once: by the first job that reads it, or by `settle`."""
+        stored = frame.localCheckpoint(eager=False)
+        self._stored.append(stored)
+        return stored
+
+    def settle(self) -> None:
+        """Compute what was stored and not read yet, so that what it is made of can be discarded."""
+        for frame in self._stored:
+            if not dataframes.is_computed(frame):
+                dataframes.compute(frame)
+        self._stored.clear()
+
     def discard(self, frame: DataFrame) -> None:
         """Free a local checkpoint when the batch is over; until then query plans may read it."""
         self._discarded.append(frame)
@@ -328,6 +342,7 @@ class Graph:
         for frame in self._discarded:
             dataframes.free(frame)
         self._contexts.clear()
+        self._stored.clear()
         self._discarded.clear()
 
     def drop_everything(self) -> None:

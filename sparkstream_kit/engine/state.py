@@ -12,11 +12,12 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..aggregates import Aggregate, Aggregates, Part
-from ..columns import Columns, column_names, named
+from ..columns import Columns, column_names
 from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
 from ..recovery.offset_log import Entry
 from .graph import BatchContext, Slide, Stream, add_named, replayed
+from .merges import together
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class StateNode:
             self._load(ctx.entry.n - 1)  # rows that expire with a batch are not in its snapshot
         entries = [entry for entry in self._graph.log.after(self._n) if entry.n <= ctx.entry.n]
         for entry in replayed(f"state {self._name!r}", entries):
+            if entry is not entries[0]:
+                self._graph.settle()  # a replay is computed batch by batch
             self._step(self._graph.context(entry))
         assert self._rows is not None
         return self._rows
@@ -146,10 +149,10 @@ class StateNode:
             )
         if n:  # not before `compacted`, which was refused above
             frame = self._loaded(frame, self._graph.log[n])
-        placed = frame.repartition(*named(self._keys)) if self._keys else frame.coalesce(1)
         if self._frame is not None:
             self._graph.discard(self._frame)
-        self._frame = self._rows = placed.localCheckpoint()
+        self._frame = self._rows = self._graph.store(together([frame], self._keys))
+        self._graph.settle()
         self._n = n or known
 
     def _step(self, ctx: BatchContext) -> None:
@@ -160,7 +163,7 @@ class StateNode:
         if new is None:
             self._rows = retained
         else:
-            self._frame = self._rows = self._advance(retained, new, ctx).localCheckpoint()
+            self._frame = self._rows = self._graph.store(self._advance(retained, new, ctx))
             self._graph.discard(before)  # not at once: another state that replays may have yet to read it
         self._n = ctx.entry.n
 

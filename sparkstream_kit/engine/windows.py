@@ -17,8 +17,9 @@ from .. import aggregates as agg
 from .. import durations
 from ..aggregates import Aggregates
 from ..columns import Columns, check_added, column_names, named, quoted
-from .chains import after
+from .chains import Steps, after
 from .graph import BatchContext, Slide, Stream, replayed
+from .merges import Merge, union
 from .state import batch_literal
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Window:
     def rows(self, ctx: BatchContext) -> DataFrame:
         """All rows of the window."""
         frames = [frame for batch in self.inside(ctx) if (frame := batch.frame(self.source.compute)) is not None]
-        return _union(frames or [self.graph.empty(self.source.compute)])
+        return union(frames or [self.graph.empty(self.source.compute)])
 
     def reset(self) -> None:
         """Nothing is in memory."""
@@ -104,6 +105,8 @@ class AggregatedWindow(Window):
         # counts the rows of each key, so that a key without rows in the window is dropped
         self._counted: Aggregates = {**self.aggregates, "__rows": agg.count()}
         self._partials = after(self.source.compute, self._partial)
+        self._merge_parts = Merge(self.keys, self._in_window)
+        self._negative = Steps(self._inverse)
 
     @property
     def look_back(self) -> float:
@@ -128,7 +131,10 @@ class AggregatedWindow(Window):
 
     def _read(self, batches: Iterable[BatchContext]) -> None:
         """Aggregate batches, those of a block in one pass."""
-        for block, group in itertools.groupby(batches, lambda batch: batch.entry.n // FANOUT):
+        blocks = itertools.groupby(batches, lambda batch: batch.entry.n // FANOUT)
+        for number, (block, group) in enumerate(blocks):
+            if number:
+                self.graph.settle()  # a replay is computed block by block
             inside = list(group)
             compute = self._partials if len(inside) == 1 else self.source.compute
             frames = {batch.entry.n: batch.frame(compute) for batch in inside}
@@ -139,7 +145,7 @@ class AggregatedWindow(Window):
                 parts[0, n] = self._store(n, frame if compute is self._partials else self._partial(frame))
             elif found:
                 tagged = [frame.withColumn("__n", _number(n)) for n, frame in found.items()]
-                rows = agg.partial(_union(tagged), ["__n", *column_names(self.keys)], self._counted)
+                rows = agg.partial(union(tagged), ["__n", *column_names(self.keys)], self._counted)
                 if not column_names(self.keys):  # a batch without rows has a part all the same, as if read alone
                     each = F.explode(F.array(*map(_number, found))).alias("__n")
                     rows = rows.union(self._partial(self._nothing).select(each, "*"))
@@ -165,13 +171,11 @@ class AggregatedWindow(Window):
             frames = list(self._blocks(inside))
         else:
             entered = self._batches(inside - self._merged_batches)
-            left = map(self._inverse, self._batches(self._merged_batches - inside))
+            left = map(self._negative, self._batches(self._merged_batches - inside))
             frames = [last, *entered, *left]
-        merged = agg.merge(_union(frames or [self._partial(self._nothing)]), self.keys, self._counted)
-        if column_names(self.keys):
-            merged = merged.filter("__rows > 0")
+        merged = self._merge_parts(frames or [self._partial(self._nothing)])
         if self._is_invertible and n:
-            merged = merged.localCheckpoint()
+            merged = self.graph.store(merged)
             if last is not None:
                 self.graph.discard(last)
             self._merged, self._merged_n, self._merged_batches = merged, n, inside
@@ -199,17 +203,21 @@ class AggregatedWindow(Window):
             children = (self._block(level - 1, k) for k in range(i * FANOUT, (i + 1) * FANOUT))
             parts = [child for child in children if child is not None]
             last = (i + 1) * FANOUT**level - 1
-            merged = agg.merge(_union(parts), self.keys, self._counted) if parts else None
-            self._parts[level, i] = None if merged is None else self._store(last, merged)
+            self._parts[level, i] = self._store(last, self._merge_parts(parts)) if parts else None
         return self._parts.get((level, i))
 
     def _store(self, last: int, frame: DataFrame) -> DataFrame:
-        stored = frame.localCheckpoint()
+        stored = self.graph.store(frame)
         self._stored.append((last, stored))
         return stored
 
     def _partial(self, frame: DataFrame) -> DataFrame:
         return agg.partial(frame, self.keys, self._counted)
+
+    def _in_window(self, parts: DataFrame) -> DataFrame:
+        """Those of the keys that have rows in the window."""
+        merged = agg.merge(parts, self.keys, self._counted)
+        return merged.filter("__rows > 0") if column_names(self.keys) else merged
 
     def _inverse(self, partial: DataFrame) -> DataFrame:
         names = [name for name, _ in agg.named_parts(self._counted)]
@@ -227,14 +235,6 @@ class AggregatedWindow(Window):
             part.additive and isinstance(types[name], (IntegralType, DecimalType))
             for name, part in agg.named_parts(self._counted)
         )
-
-
-def _union(frames: list[DataFrame]) -> DataFrame:
-    """The rows of all frames; in a tree, since each union goes through the plans of both sides again."""
-    while len(frames) > 1:
-        pairs = itertools.zip_longest(frames[::2], frames[1::2])
-        frames = [one if other is None else one.union(other) for one, other in pairs]
-    return frames[0]
 
 
 def _number(n: int) -> Column:

@@ -28,6 +28,7 @@ from ..aggregates import Aggregate
 from ..columns import Columns, check_added, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
+from ..engine.merges import Merge
 from ..engine.state import StateNode, batch_literal, not_after
 from ..errors import UsageError
 from ..frames import FrameStream
@@ -190,17 +191,17 @@ def _alerts(
             is_alert.alias("__alert"),
         )
 
+    def both(rows: DataFrame) -> DataFrame:
+        return rows.groupBy(*named(names)).agg(*(F.max(c).alias(c) for c in [*remembered, "__actual"]))
+
+    merge = Merge(names, both)
+
     def empty(new: DataFrame, _: int) -> DataFrame:
         return evaluated(fresh(new), 0).limit(0)
 
     def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         before = state.withColumn("__actual", F.lit(None).cast("double")).select(*named(names), *remembered, "__actual")
-        both = (
-            before.unionByName(fresh(new))
-            .groupBy(*named(names))
-            .agg(*(F.max(c).alias(c) for c in [*remembered, "__actual"]))
-        )
-        return evaluated(both, ctx.entry.time)
+        return evaluated(merge([before, fresh(new).select(*named(before.columns))]), ctx.entry.time)
 
     def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.withColumn("__alert", F.lit(False))

@@ -11,6 +11,7 @@ from ..aggregates import Aggregates
 from ..columns import Columns, column_names
 from ..durations import Duration
 from ..engine.graph import BatchContext
+from ..engine.merges import Merge
 from ..engine.state import StateNode
 from ..frames import FrameStream
 from ._watermarks import ClosedWindows, final_rows, late_rows, parts_at, watermark_of
@@ -76,9 +77,9 @@ def event_time_window(
     def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         marks = watermark(ctx)
         fresh = in_windows(new.filter(marks.is_on_time(F.col("__at"))))
-        rows = agg.merge(state.drop("__closed").union(fresh), by, aggregates)
-        return rows.withColumn("__closed", F.col("__start") + length <= marks.after)
+        return merge([state.drop("__closed"), fresh]).withColumn("__closed", F.col("__start") + length <= marks.after)
 
+    merge = Merge(by, lambda rows: agg.merge(rows, by, aggregates))
     means = agg.meanings(aggregates)
     node = StateNode(parts, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"), means)
     watermark = watermark_of(parts, wait, f"{name}-watermark")

@@ -11,6 +11,7 @@ from ..aggregates import Aggregates
 from ..columns import Columns, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
+from ..engine.merges import together
 from ..engine.state import StateNode
 from ..frames import FrameStream
 from ._watermarks import ClosedWindows, final_rows, late_rows, parts_at, watermark_of
@@ -79,8 +80,7 @@ def sessions(
         at, begin = F.col("__at"), F.col("__begin")
         began = F.when(F.col("__emitted"), begin)
         fresh = new.filter(marks.is_on_time(at)).withColumn("__origin", F.lit(None).cast("bigint"))
-        fresh = fresh.repartition(*named(names)) if names else fresh.repartition(1)
-        rows = state.withColumn("__origin", began).select(*named(fresh.columns)).union(fresh)
+        rows = together([state.withColumn("__origin", began).select(*named(fresh.columns)), fresh], names)
 
         in_order = Window.partitionBy(*named(names)).orderBy("__at").rowsBetween(Window.unboundedPreceding, 0)
         pause = at - F.lag("__at").over(Window.partitionBy(*named(names)).orderBy("__at"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from sparkstream_kit.bridge import ranges
+from sparkstream_kit.bridge import placement, ranges
 
 DATA = Path(__file__).parents[1] / "data" / "hostile_400.log"
 
@@ -58,7 +58,7 @@ def test_tasks_may_begin_at_any_byte(
     lines = ["", "é", "a\u2028b", "", "\U0001f600" * 9, "x" * 200, "", ""]
     file = tmp_path / "lines"
     file.write_bytes("".join(f"{line}{line_end}" for line in lines).encode())
-    monkeypatch.setattr(ranges, "MOST", most)
+    monkeypatch.setattr(placement, "MOST", most)
     assert rows(spark, [(str(file), 0, file.stat().st_size)]) == lines
 
 

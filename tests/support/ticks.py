@@ -53,6 +53,8 @@ def job(build: Build, home: Path | str, seen: Seen | None = None, **options: Any
     The rows of its streams are added to `seen`; a batch that runs again must have the same rows.
     """
     ssc = new_context(local_session(), 1000)
+    # as Spark's job thread has it: a job checkpoints all marked RDDs that it reads (JobScheduler.JobHandler)
+    ssc.sparkContext.setLocalProperty("spark.checkpoint.checkpointAllMarkedAncestors", "true")
     try:
         for name, stream in build(ssc).items():
 
