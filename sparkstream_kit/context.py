@@ -256,7 +256,8 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
     live = SparkConf()  # only now: spark-submit's settings are in the JVM
     for name, value in conf.getAll():
         live.setIfMissing(name, value)
-    if (live.get("spark.master") or "local").startswith("local"):
+    master = live.get("spark.master") or "local"
+    if master == "local" or master.startswith("local["):  # not local-cluster, whose executors are processes
         settings.apply(live, settings.LOCAL)
     settings.apply(live, *presets, settings.REDACTION)
     return SparkSession.builder.config(conf=live).getOrCreate()

@@ -12,7 +12,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 
 from .jvm import context
-from .rows import BY_KEY, LOGICAL_RDD
+from .rows import LOGICAL_RDD, is_by
 
 LOGICAL_RELATION = "org.apache.spark.sql.execution.datasources.LogicalRelation"
 
@@ -50,11 +50,8 @@ def partitions(frame: DataFrame, keys: Sequence[str]) -> int | None:
     leaf = _leaf(frame)
     if leaf.getClass().getName() != LOGICAL_RDD:
         return None
-    by, count = leaf.outputPartitioning(), int(leaf.rdd().getNumPartitions())
-    if count == 1:
-        return 1
-    is_by_key = by.getClass().getName() == BY_KEY and _names(by.expressions()) == list(keys)
-    return count if is_by_key else None
+    count = int(leaf.rdd().getNumPartitions())
+    return count if count == 1 or is_by(leaf.outputPartitioning(), keys) else None
 
 
 def tasks(frames: Sequence[DataFrame]) -> int | None:
@@ -102,8 +99,3 @@ def _bytes(frame: DataFrame) -> int | None:
     except Py4JJavaError:  # not reported yet
         return None
     return int(stored.memoryUsed() + stored.diskUsed())
-
-
-def _names(columns: Any) -> list[str]:
-    """The names of columns (Attribute.name)."""
-    return [str(columns.apply(n).name()) for n in range(columns.size())]

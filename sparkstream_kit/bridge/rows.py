@@ -18,6 +18,7 @@ LOGICAL_RDD = "org.apache.spark.sql.execution.LogicalRDD"
 MAP_PARTITIONS = "org.apache.spark.rdd.MapPartitionsRDD"
 PARTITIONING = "org.apache.spark.sql.catalyst.plans.physical"
 BY_KEY = f"{PARTITIONING}.HashPartitioning"
+COLUMN = "org.apache.spark.sql.catalyst.expressions.AttributeReference"
 NOT_BY_KEY = (f"{PARTITIONING}.UnknownPartitioning", f"{PARTITIONING}.SinglePartition$")
 ADAPTIVE = "org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec"
 EXCHANGE = "org.apache.spark.sql.execution.exchange.ShuffleExchangeExec"
@@ -34,12 +35,11 @@ def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None,
     """An RDD[InternalRow] as a DataFrame; if its size in bytes is given, Spark may broadcast it in a join.
 
     Spark knows if it has one partition, and if its rows are placed by the hash of keys, and exchanges nothing then for
-    a group or a sort (LogicalRDD, whose constructor also takes `fromCheckpoint` in 4.3; HashPartitioning).
+    a group or a sort (SinglePartition, HashPartitioning).
     """
     jvm, spark = view(), session._jsparkSession
     plan = spark.internalCreateDataFrame(rdd, schema, False).queryExecution().logical()
     none = scala_object(jvm.scala, "Option").empty()
-    flags = [False] * (_parameters(LOGICAL_RDD) - 9)
     partitioning, physical = plan.outputPartitioning(), jvm.org.apache.spark.sql.catalyst.plans.physical
     if (partitions := rdd.getNumPartitions()) == 1:
         partitioning = scala_object(physical, "SinglePartition")
@@ -47,10 +47,40 @@ def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None,
         columns = {column.name(): column for column in map(plan.output().apply, range(schema.length()))}
         partitioning = physical.HashPartitioning(scala_seq([columns[key] for key in keys]), partitions)
     stats = none if size is None else jvm.scala.Some(_statistics(session, size.bit_length()))
-    made = jvm.org.apache.spark.sql.execution.LogicalRDD(
-        plan.output(), rdd, partitioning, plan.outputOrdering(), False, none, spark, stats, none, *flags
+    return _logical(session, plan.output(), rdd, partitioning, plan.outputOrdering(), stats)
+
+
+def _logical(session: SparkSession, output: Any, rdd: Any, partitioning: Any, ordering: Any, stats: Any) -> DataFrame:
+    """A frame of an RDD (LogicalRDD, whose constructor also takes `fromCheckpoint` in 4.3)."""
+    none, flags = scala_object(view().scala, "Option").empty(), [False] * (_parameters(LOGICAL_RDD) - 9)
+    made = view().org.apache.spark.sql.execution.LogicalRDD(
+        output, rdd, partitioning, ordering, False, none, session._jsparkSession, stats, none, *flags
     )
     return DataFrame(_dataset(session, made), session)
+
+
+def stored(frame: DataFrame) -> DataFrame:
+    """A local checkpoint of a frame, computed by the first job that reads it (Dataset.localCheckpoint).
+
+    What `frame` returned is not planned for it; it is an RDD already (RDD.localCheckpoint).
+    """
+    plan, session = frame._jdf.queryExecution().analyzed(), frame.sparkSession
+    if plan.getClass().getName() != LOGICAL_RDD:
+        return frame.localCheckpoint(eager=False)
+    flags = [False] * (_parameters(MAP_PARTITIONS) - 4)
+    copied = view().org.apache.spark.rdd.MapPartitionsRDD(plan.rdd(), _copy(session), *flags, _any(), _any())
+    copied.localCheckpoint()
+    none = scala_object(view().scala, "Option").empty()
+    return _logical(session, plan.output(), copied, plan.outputPartitioning(), plan.outputOrdering(), none)
+
+
+@functools.lru_cache(maxsize=1)
+def _copy(session: SparkSession) -> Any:
+    """The function with which a local checkpoint copies the rows of a partition, as operators use one row for all."""
+    rdd = session.range(0).localCheckpoint(eager=False)._jdf.queryExecution().logical().rdd()
+    functions = _functions(rdd, rdd.firstParent(_any()))
+    assert functions is not None
+    return functions[0]
 
 
 def _dataset(session: SparkSession, plan: Any) -> Any:
@@ -89,8 +119,8 @@ def rows(frame: DataFrame) -> Rows | None:
     return Rows(rdd, plan.schema(), rdd.getNumPartitions() == 1)
 
 
-def placed(frame: DataFrame) -> Rows | None:
-    """The rows of a frame that all have those of a key in one partition; None if Spark cannot tell that they have.
+def placed(frame: DataFrame, keys: Sequence[str]) -> Rows | None:
+    """The rows of a frame, those of a key in one partition; None if Spark cannot tell that they are placed so.
 
     To steps that treat each key by itself they are rows in one partition (SparkPlan.outputPartitioning, which a union
     has since 4.1 if all its sides have it).
@@ -99,8 +129,16 @@ def placed(frame: DataFrame) -> Rows | None:
     if plan.getClass().getName() == ADAPTIVE:
         return None
     rdd, by = plan.execute(), plan.outputPartitioning()
-    by_key = by.getClass().getName() == BY_KEY and by.numPartitions() == rdd.getNumPartitions()
-    return Rows(rdd, plan.schema(), True) if by_key or rdd.getNumPartitions() == 1 else None
+    count = rdd.getNumPartitions()
+    return Rows(rdd, plan.schema(), True) if count == 1 or (is_by(by, keys) and by.numPartitions() == count) else None
+
+
+def is_by(partitioning: Any, keys: Sequence[str]) -> bool:
+    """Whether rows are placed by the hash of just these keys (HashPartitioning, AttributeReference.name)."""
+    if partitioning.getClass().getName() != BY_KEY:
+        return False
+    columns = map(partitioning.expressions().apply, range(partitioning.expressions().size()))
+    return [c.name() if c.getClass().getName() == COLUMN else None for c in columns] == [*keys]
 
 
 def in_one_partition(rows: Rows) -> Rows:

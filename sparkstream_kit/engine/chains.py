@@ -72,9 +72,9 @@ class Steps:
 
     def by_key(self, frame: DataFrame, keys: Columns) -> DataFrame:
         """What they make of a frame with all rows of a key in one partition, if they treat each key by itself."""
-        off = True in self._codes and self._codes[True] is None
-        source = None if off or not is_on(frame.sparkSession) else rows.placed(frame)
-        made = None if source is None else self._run(frame, source, column_names(keys))
+        off, names = True in self._codes and self._codes[True] is None, column_names(keys)
+        source = None if off or not is_on(frame.sparkSession) else rows.placed(frame, names)
+        made = None if source is None else self._run(frame, source, names)
         return self._built(frame) if made is None else made
 
     def _run(self, frame: DataFrame, source: rows.Rows, keys: Sequence[str] = ()) -> DataFrame | None:

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
-from ..bridge import dataframes, jvm, streaming
+from ..bridge import dataframes, jvm, rows, streaming
 from ..columns import check_unique
 from ..contracts import Batch, Source, Write
 from ..errors import StateRefused, UsageError
@@ -310,7 +310,7 @@ class Graph:
 
     def store(self, frame: DataFrame) -> DataFrame:
         """The frame in the memory of the executors, computed once: by the first job that reads it, or by `settle`."""
-        stored = frame.localCheckpoint(eager=False)
+        stored = rows.stored(frame)
         self._stored.append(stored)
         return stored
 
