@@ -259,7 +259,7 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
     master = live.get("spark.master") or "local"
     if master == "local" or master.startswith("local["):  # not local-cluster, whose executors are processes
         settings.apply(live, settings.LOCAL)
-    settings.apply(live, *presets, settings.REDACTION)
+    settings.apply(live, *presets, settings.REDACTION, settings.HDFS)
     return SparkSession.builder.config(conf=live).getOrCreate()
 
 

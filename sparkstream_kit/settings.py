@@ -78,6 +78,28 @@ YARN_HIGH_AVAILABILITY: Preset = (
     Property("spark.task.maxFailures", "8", "a flaky disk or network costs a retry, not the job"),
 )
 
+YARN_START: Preset = (
+    Property(
+        "spark.scheduler.minRegisteredResourcesRatio",
+        "0",
+        "the job is built and checked while its executors start; the first batch waits for the first of them",
+    ),
+)
+
+HDFS: Preset = (
+    Property(
+        "spark.hadoop.dfs.client.block.write.locateFollowingBlock.initial.delay.ms",
+        "10",
+        "closing a small file waits until the NameNode knows its block, 400 ms by default, which is long for a batch",
+    ),
+    Property(
+        "spark.hadoop.dfs.client.block.write.locateFollowingBlock.retries",
+        "12",
+        "the delay doubles with each retry, so that a slow NameNode is waited for longer than by default",
+    ),
+)
+"""Set in every session that the kit creates."""
+
 BACKPRESSURE: Preset = (
     Property(
         "spark.streaming.backpressure.enabled", "true", "receivers slow down when batches take longer than the interval"
@@ -128,6 +150,8 @@ PRESETS = {
     "local": LOCAL,
     "write_ahead_log": WRITE_AHEAD_LOG,
     "yarn_high_availability": YARN_HIGH_AVAILABILITY,
+    "yarn_start": YARN_START,
+    "hdfs": HDFS,
     "backpressure": BACKPRESSURE,
     "redaction": REDACTION,
     "encryption": ENCRYPTION,

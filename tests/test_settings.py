@@ -51,7 +51,13 @@ def test_every_property_appears_once_in_its_preset_and_has_a_reason(preset: sett
     [
         ("local.conf", [settings.LOCAL]),
         ("encryption.conf", [settings.ENCRYPTION]),
-        ("yarn.conf", [settings.YARN_HIGH_AVAILABILITY, settings.WRITE_AHEAD_LOG, settings.BACKPRESSURE]),
+        (
+            "yarn.conf",
+            [
+                *(settings.YARN_HIGH_AVAILABILITY, settings.YARN_START, settings.HDFS),
+                *(settings.WRITE_AHEAD_LOG, settings.BACKPRESSURE),
+            ],
+        ),
     ],
 )
 def test_the_files_for_spark_submit_equal_the_presets(file: str, presets: list[settings.Preset]) -> None:

@@ -16,14 +16,14 @@ from .rows import LOGICAL_RDD, is_by
 
 LOGICAL_RELATION = "org.apache.spark.sql.execution.datasources.LogicalRelation"
 
-LEAST, MOST = 1 << 20, 128 << 20
+LEAST, MOST = 4 << 20, 128 << 20
 """Bytes of a task. For fewer, starting another task and exchanging its rows costs more than it saves; the most is the
 default of Spark's own readers (spark.sql.files.maxPartitionBytes)."""
 
 
-def task_size(total: int, least: int = LEAST) -> int:
+def task_size(total: int) -> int:
     """The bytes of a task if all cores share the work."""
-    return min(max(-(-total // context().defaultParallelism), least), MOST)
+    return min(max(-(-total // context().defaultParallelism), LEAST), MOST)
 
 
 SHUFFLES = "spark.sql.shuffle.partitions"
@@ -65,7 +65,7 @@ def tasks(frames: Sequence[DataFrame]) -> int | None:
     if first < EMPTY:
         return max(map(_partitions, frames[1:]), default=1)
     total = first + sum(size or 0 for size in others)
-    return max(1, -(-total // task_size(total, 4 * LEAST)))
+    return max(1, -(-total // task_size(total)))
 
 
 EMPTY = 1 << 10

@@ -76,7 +76,7 @@ def stored(frame: DataFrame) -> DataFrame:
 
 @functools.lru_cache(maxsize=1)
 def _copy(session: SparkSession) -> Any:
-    """The function with which a local checkpoint copies the rows of a partition, as operators use one row for all."""
+    """The function with which Dataset.localCheckpoint copies the rows of a partition: operators use one row for all."""
     rdd = session.range(0).localCheckpoint(eager=False)._jdf.queryExecution().logical().rdd()
     functions = _functions(rdd, rdd.firstParent(_any()))
     assert functions is not None

@@ -258,10 +258,24 @@ class Graph:
         self.home.note_outputs([name for name, output in self.outputs.items() if output.lasting])
 
     def check(self) -> None:
-        """Run every step on empty frames, so that a wrong column raises UsageError before the first batch."""
+        """Run every step on empty frames, so that a wrong column raises UsageError before the first batch.
+
+        An error names the line of the program that made an expression: noting these takes half of the time, so the
+        steps run with them only after they failed without.
+        """
         if self.log.last.n == 0:
             for check in self.first_start_checks:
                 check()
+        try:
+            with dataframes.without_lines():
+                self._check_steps()
+        except UsageError:
+            self._dry_run = BatchContext(DRY_RUN, 0)
+            self._check_steps()
+        for state in self.states.values():
+            state.restore()
+
+    def _check_steps(self) -> None:
         for name, output in self.outputs.items():
             with _usage_errors(f"the output {name!r}"):
                 frame = self._dry_run.frame(output.compute)
@@ -273,8 +287,6 @@ class Graph:
         for source in cut:  # the plan of a result ends at a state or window
             with _usage_errors("a state or window"):
                 _refuse_clock(self._dry_run.frame(source.compute))
-        for state in self.states.values():
-            state.restore()
 
     def empty(self, compute: Compute) -> DataFrame:
         """No rows, with the columns and types of a node: for no data a node may have some, such as a count of 0."""

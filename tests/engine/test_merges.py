@@ -29,7 +29,7 @@ TICKS = range(1, 15)
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task for each kB or so of rows in memory, however few cores there are."""
-    monkeypatch.setattr(placement, "LEAST", 1 << 8)
+    monkeypatch.setattr(placement, "LEAST", 1 << 10)
     monkeypatch.setattr(placement, "MOST", 1 << 10)
 
 
