@@ -29,7 +29,7 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from ..bridge import dataframes, hadoop, jvm, placement, streaming
+from ..bridge import dataframes, hadoop, jvm, streaming
 from ..contracts import Offset, OffsetRange, Source
 from ..dstreams import to_frame
 from ..errors import BatchFailed, Fenced, InputLost, KitError
@@ -88,8 +88,6 @@ class Engine:
         self._planning_tick = 0
         """The newest tick that was waiting when a batch ended: it plans for all the earlier ones."""
         self._idle_since = clock.monotonic()
-        self._cores = 0 if placement.follows_cores(graph.session) else None
-        """The most that the executors have had, which is the number of tasks of a shuffle; None if that was set."""
 
     def activate(self, ssc: StreamingContext) -> None:
         """Register as this process's engine for `ssc`, and start renewing the lease."""
@@ -329,8 +327,7 @@ class Engine:
         log_, written = graph.log, Counter[str]()
         if entry.n in log_.skipped:
             skipped.set_aside(graph, entry)
-        if self._cores is not None:
-            self._cores = placement.widen_shuffles(graph.session, self._cores)
+        graph.fit_shuffles()
         batch = graph.batch(entry)
 
         def write(name: str, output: Output) -> None:

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 from pyspark.streaming import DStream, StreamingContext
 
-from ..bridge import dataframes, jvm, rows, streaming
+from ..bridge import dataframes, jvm, placement, rows, streaming
 from ..columns import check_unique
 from ..contracts import Batch, Source, Write
 from ..errors import StateRefused, UsageError
@@ -183,6 +183,8 @@ class Graph:
         self._log: OffsetLog | None = None
         self._dry_run = BatchContext(DRY_RUN, 0)
         self._contexts: dict[int, BatchContext] = {}
+        self._cores = 0 if placement.follows_cores(self.session) else None
+        """The most that the executors have had, which is the number of tasks of a shuffle; None if that was set."""
         self._stored: list[DataFrame] = []
         self._discarded: list[DataFrame] = []
 
@@ -319,6 +321,11 @@ class Graph:
         """Whether a batch is due at this time even without new data: a window slides, or a key may expire."""
         last = self.log.last
         return last.last_data > 0 and any(slide.is_due(last, time) for slide in self.slides)
+
+    def fit_shuffles(self) -> None:
+        """Let what Spark shuffles have a task for each core, unless the number of tasks was set."""
+        if self._cores is not None:
+            self._cores = placement.widen_shuffles(self.session, self._cores)
 
     def store(self, frame: DataFrame) -> DataFrame:
         """The frame in the memory of the executors, computed once: by the first job that reads it, or by `settle`."""

@@ -34,6 +34,8 @@ class Job:
             batch=lambda entry: entry.ranges["numbers"],
             context=lambda entry: ctx,
             drop_contexts=lambda: None,
+            fit_shuffles=lambda: None,
+            settle=lambda: None,
             is_due=lambda time: False,
             replayable_from=lambda: 0,
         )

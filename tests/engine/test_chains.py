@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit import aggregates as agg
-from sparkstream_kit.bridge import ranges
+from sparkstream_kit.bridge import placement, ranges
 from sparkstream_kit.contracts import Source
 from sparkstream_kit.engine.chains import SETTING, is_same, same_for_every_batch
 from sparkstream_kit.frames import FrameStream
@@ -114,7 +114,7 @@ def test_rows_are_those_of_steps_that_are_built_for_every_batch(
     folder = tmp_path_factory.mktemp("chains")
     with pytest.MonkeyPatch.context() as patch:
         # the bytes of a task: some batches have one, others several
-        patch.setattr(ranges, "MOST", data.draw(st.sampled_from([60, 300, 1 << 20]), label="bytes"))
+        patch.setattr(placement, "MOST", data.draw(st.sampled_from([60, 300, 1 << 20]), label="bytes"))
         expected = built_each_time(spark, folder / "built", batches, *steps)
         assert results(folder / "reused", batches, *steps) == expected
     assert len(expected) == len(batches)
@@ -167,7 +167,7 @@ def test_a_function_that_wraps_a_step_of_the_kit_is_the_users() -> None:
 def test_batches_of_one_task_and_of_several_have_code_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "MOST", 300)
+    monkeypatch.setattr(placement, "MOST", 300)
     batches = [requests(*range(n)) for n in (1, 9, 2, 8, 1)]
 
     def total(requests: FrameStream) -> FrameStream:
@@ -179,7 +179,7 @@ def test_batches_of_one_task_and_of_several_have_code_of_their_own(
 
 
 def test_adaptive_execution_runs_as_ever(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "MOST", 300)
+    monkeypatch.setattr(placement, "MOST", 300)
     batches = [requests(*range(n)) for n in (9, 8, 1, 9)]
     steps = [
         lambda lines: lines.transform(access_log.parse),
@@ -202,7 +202,7 @@ def test_a_cached_stream_is_computed_once(tmp_path: Path, monkeypatch: pytest.Mo
         )
 
     for most in (1 << 20, 3):
-        monkeypatch.setattr(ranges, "MOST", most)
+        monkeypatch.setattr(placement, "MOST", most)
         seen = results(tmp_path / str(most), [["a", "b", "c"], ["d"], [], ["e", "f"]], drawn_twice)
         assert [len(rows) for rows in seen.values()] == [4, 2, 0, 4]
         assert all(sorted(rows) == sorted(2 * list(set(rows))) for rows in seen.values())
