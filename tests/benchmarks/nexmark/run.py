@@ -258,7 +258,8 @@ def main(arguments: list[str]) -> int:
         return child(*arguments[1:])
     parser = argparse.ArgumentParser(prog="scripts/bench nexmark", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only check that all rows are equal; writes nothing")
-    parser.add_argument("size", nargs="?", type=parse_size, default=USUAL, metavar="EVENTSxBATCHES")
+    usual = f"default: {USUAL.events}x{USUAL.batches}"
+    parser.add_argument("size", nargs="?", type=parse_size, default=USUAL, metavar="EVENTSxBATCHES", help=usual)
     options = parser.parse_args(arguments)
     size = QUICK if options.quick else options.size
     folder = Path(tempfile.mkdtemp(prefix="nexmark-"))

@@ -8,15 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from tests.benchmarks.measure import OutputsDiffer
-from tests.benchmarks.nexmark import events, queries
+from tests.benchmarks.nexmark import events, expected, queries
 from tests.benchmarks.nexmark.events import Size
-
-duckdb = pytest.importorskip("duckdb")
-from tests.benchmarks.nexmark import expected  # noqa: E402 # needs duckdb
-from tests.benchmarks.nexmark.run import QUICK  # noqa: E402
+from tests.benchmarks.nexmark.run import QUICK
 
 ROOT = Path(__file__).parents[3]
 SIZE = Size(10_000, 4, 500)
