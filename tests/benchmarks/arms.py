@@ -86,23 +86,23 @@ def one_job(work: Workload, folder: Path) -> Iterator[Step]:
 
 
 @contextmanager
-def ticking(make: Callable[[], StreamingContext]) -> Iterator[Step]:
-    """Start the context that `make` returns; each step is one tick."""
+def ticking(make: Callable[[], StreamingContext], start: int = START, interval: int = INTERVAL) -> Iterator[Step]:
+    """Start the context that `make` returns; each step is one tick of this many seconds."""
     with streaming.manual_clock():
         ssc = make()
-    progress, errors, now = _Progress(), list[BaseException](), START
+    progress, errors, now = _Progress(), list[BaseException](), start
     try:
         ssc.addStreamingListener(progress)
-        streaming.advance_clock(ssc, 1000 * START)
+        streaming.advance_clock(ssc, 1000 * start)
         with callback_errors(errors.append):
             ssc.start()
             threading.Thread(target=progress.wait_for_errors, args=(ssc,), daemon=True).start()
 
             def step(_: Path) -> float:
                 nonlocal now
-                now += INTERVAL
+                now += interval
                 started = time.perf_counter()
-                streaming.advance_clock(ssc, 1000 * INTERVAL)
+                streaming.advance_clock(ssc, 1000 * interval)
                 failure = progress.wait(1000 * now)
                 if failure is not None:
                     raise (errors or [failure])[0]
