@@ -14,7 +14,7 @@ from pyspark.errors import utils
 from pyspark.serializers import UTF8Deserializer
 from pyspark.sql import DataFrame, SparkSession
 
-from .jvm import context, scala_object, view
+from .jvm import context, is_running, scala_object, view
 
 
 def is_text(rdd: RDD[Any]) -> bool:
@@ -104,7 +104,7 @@ def without_lines() -> Iterator[None]:
     copies every entry).
     """
     before = utils._enable_debugging_cache
-    if not context()._conf.contains("spark.python.sql.dataFrameDebugging.enabled"):
+    if is_running() and not context()._conf.contains("spark.python.sql.dataFrameDebugging.enabled"):
         vars(utils)["_enable_debugging_cache"] = False
     try:
         yield

@@ -86,13 +86,13 @@ def _partitions(frame: DataFrame) -> int:
 def _bytes(frame: DataFrame) -> int | None:
     """The bytes of a local checkpoint, if the executors have reported them by now, or of files.
 
-    LogicalRDD, status.AppStatusStore.rdd; sql.execution.datasources.LogicalRelation.
+    LogicalRDD, RDD.isCheckpointed, status.AppStatusStore.rdd; sql.execution.datasources.LogicalRelation.
     """
     leaf = _leaf(frame)
     kind = leaf.getClass().getName()
     if kind == LOGICAL_RELATION:
         return int(leaf.stats().sizeInBytes())
-    if kind != LOGICAL_RDD or not leaf.rdd().getStorageLevel().useMemory():
+    if kind != LOGICAL_RDD or not leaf.rdd().isCheckpointed():
         return None
     try:
         stored = context()._jsc.sc().statusStore().rdd(leaf.rdd().id())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 
-from .jvm import scala_object, scala_seq, view
+from .jvm import context, scala_object, scala_seq, view
 
 LOGICAL_RDD = "org.apache.spark.sql.execution.LogicalRDD"
 MAP_PARTITIONS = "org.apache.spark.rdd.MapPartitionsRDD"
@@ -117,6 +117,24 @@ def rows(frame: DataFrame) -> Rows | None:
         return None
     rdd = plan.rdd()
     return Rows(rdd, plan.schema(), rdd.getNumPartitions() == 1)
+
+
+def united(frames: Sequence[DataFrame]) -> Rows | None:
+    """The rows of all frames, in one partition; None unless they are there, alike, and those of each in one partition.
+
+    Any of their columns may be null (JavaSparkContext.union, StructType.asNullable).
+    """
+    found = [rows(frame) for frame in frames]
+    if any(source is None or not source.in_one_partition for source in found):
+        return None
+    schemas = [source.schema.asNullable() for source in found if source is not None]
+    if not all(schema.equals(schemas[0]) for schema in schemas[1:]):
+        return None
+    rdds = [source.rdd.toJavaRDD() for source in found if source is not None]
+    several = context()._gateway.new_array(view().org.apache.spark.api.java.JavaRDD, len(rdds))  # type: ignore[union-attr]
+    for n, rdd in enumerate(rdds):
+        several[n] = rdd
+    return Rows(context()._jsc.union(several).coalesce(1).rdd(), schemas[0], True)
 
 
 def placed(frame: DataFrame, keys: Sequence[str]) -> Rows | None:

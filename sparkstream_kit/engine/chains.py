@@ -54,6 +54,11 @@ class Steps:
         self._steps = steps
         self._codes: dict[bool, rows.Code | None] = {}  # for frames in one partition, and for others
 
+    @property
+    def _is_off(self) -> bool:
+        """Whether there is no code that serves rows in one partition: then there is none for any."""
+        return True in self._codes and self._codes[True] is None
+
     def then(self, step: Step) -> Steps:
         """The same with a step more."""
         return Steps(*self._steps, step)
@@ -65,15 +70,22 @@ class Steps:
 
     def reused(self, frame: DataFrame) -> DataFrame | None:
         """What their code makes of a frame; None if there is none that serves any frame."""
-        if True in self._codes and self._codes[True] is None:
-            return None  # what does not serve rows in one partition serves none
+        if self._is_off:
+            return None
         source = rows.rows(frame) if is_on(frame.sparkSession) else None
         return None if source is None else self._run(frame, source)
 
+    def of_few(self, frames: Sequence[DataFrame]) -> DataFrame | None:
+        """What their code makes of the rows of several frames; None if these are not there, each in one partition."""
+        if self._is_off or not is_on(frames[0].sparkSession):
+            return None
+        source = rows.united(frames)
+        return None if source is None else self._run(rows.frame(frames[0].sparkSession, *source[:2]), source)
+
     def by_key(self, frame: DataFrame, keys: Columns) -> DataFrame:
         """What they make of a frame with all rows of a key in one partition, if they treat each key by itself."""
-        off, names = True in self._codes and self._codes[True] is None, column_names(keys)
-        source = None if off or not is_on(frame.sparkSession) else rows.placed(frame, names)
+        names = column_names(keys)
+        source = None if self._is_off or not is_on(frame.sparkSession) else rows.placed(frame, names)
         made = None if source is None else self._run(frame, source, names)
         return self._built(frame) if made is None else made
 

@@ -20,7 +20,9 @@ class Merge:
 
     def __call__(self, frames: Sequence[DataFrame]) -> DataFrame:
         """What the step makes of the rows of all frames."""
-        return self._steps.by_key(together(frames, self._keys), self._keys)
+        count, stay = _partitions(frames, self._keys)
+        made = self._steps.of_few(frames) if count == 1 else None
+        return self._steps.by_key(_moved(frames, self._keys, count, stay), self._keys) if made is None else made
 
 
 def together(frames: Sequence[DataFrame], keys: Columns) -> DataFrame:
@@ -29,17 +31,24 @@ def together(frames: Sequence[DataFrame], keys: Columns) -> DataFrame:
     If rows of the first frame are placed so already, as those of a state are, they stay where they are, unless they
     have become far too many, or too few, for their partitions.
     """
-    by = named(keys)
-    if not by:
-        return union(frames).coalesce(1)
-    first, *others = frames
-    placed, fitting = placement.partitions(first, column_names(keys)), placement.tasks(frames)
-    fits = placed and (fitting is None or (2 * fitting < 3 * placed and 4 * fitting > placed))
-    count = placed if placed and fits else fitting or 1
+    return _moved(frames, keys, *_partitions(frames, keys))
+
+
+def _moved(frames: Sequence[DataFrame], keys: Columns, count: int, stay: bool) -> DataFrame:
     if count == 1:
         return union(frames).coalesce(1)
-    moved = [frame.repartition(count, *by) for frame in (others if fits else frames)]
-    return union([first, *moved] if fits else moved)
+    first, *others = frames
+    moved = [frame.repartition(count, *named(keys)) for frame in (others if stay else frames)]
+    return union([first, *moved] if stay else moved)
+
+
+def _partitions(frames: Sequence[DataFrame], keys: Columns) -> tuple[int, bool]:
+    """How many partitions their rows need, and whether those of the first frame are in as many, placed by the keys."""
+    if not column_names(keys):
+        return 1, False
+    placed, fitting = placement.partitions(frames[0], column_names(keys)), placement.tasks(frames)
+    stay = placed is not None and (fitting is None or (2 * fitting < 3 * placed and 4 * fitting > placed))
+    return (placed if placed is not None and stay else fitting or 1), stay
 
 
 def union(frames: Sequence[DataFrame]) -> DataFrame:
