@@ -32,7 +32,7 @@ def test_what_is_collected_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_DIRS": str(tmp_path / "local")}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
-    batches = sorted((tmp_path / "out").glob("batch=*"), key=lambda path: int(path.name.partition("=")[2]))
+    batches = sorted((tmp_path / "out" / "seen").glob("batch=*"), key=lambda path: int(path.name.partition("=")[2]))
     assert len(batches) > 2
     rows = pyarrow.parquet.read_table(batches[-1], partitioning=None).to_pylist()
     assert Counter({row["value"]: row["n"] for row in rows}) == Counter(lines)

@@ -8,7 +8,7 @@ import sparkstream_kit as ss
 
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
-    output("seen", source(ssc).update_state_by_key("value", {"n": ss.aggregates.count()}))
+    output(source(ssc).update_state_by_key("value", {"n": ss.aggregates.count()}), "seen")
 
 
 if __name__ == "__main__":
