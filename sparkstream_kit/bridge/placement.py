@@ -62,14 +62,14 @@ def tasks(frames: Sequence[DataFrame]) -> int | None:
     first, *others = map(_bytes, frames)
     if first is None:
         return None
-    if first < EMPTY:
+    if first <= EMPTY * _partitions(frames[0]):
         return max(map(_partitions, frames[1:]), default=1)
     total = first + sum(size or 0 for size in others)
     return max(1, -(-total // task_size(total)))
 
 
-EMPTY = 1 << 10
-"""Bytes that even a local checkpoint without rows may have."""
+EMPTY = 24
+"""Bytes that a partition of a local checkpoint has without rows."""
 
 
 def _leaf(frame: DataFrame) -> Any:
