@@ -79,6 +79,7 @@ def _copy(session: SparkSession) -> Any:
     """The function with which Dataset.localCheckpoint copies the rows of a partition: operators use one row for all."""
     rdd = session.range(0).localCheckpoint(eager=False)._jdf.queryExecution().logical().rdd()
     functions = _functions(rdd, rdd.firstParent(_any()))
+    rdd.unpersist(False)
     assert functions is not None
     return functions[0]
 
