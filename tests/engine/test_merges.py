@@ -81,6 +81,8 @@ def test_rows_are_merged_whatever_their_number_and_after_restarts(
 def test_a_state_has_as_many_partitions_as_fit_its_size_and_each_key_is_in_one_of_them(
     tmp_path: Path, small_tasks: None, spark: SparkSession
 ) -> None:
+    if spark.version < "4.1":
+        pytest.skip("Spark 4.0 does not know how the rows of a union are placed, and exchanges all of them")
     rows = [[(str(n), 1) for n in range(2**i)] for i in (3, 5, 8, 8, 8, 8)] + [[("0", 1)]] * 30
     partitions = []
 
