@@ -56,7 +56,7 @@ class Steps:
 
     @property
     def _is_off(self) -> bool:
-        """Whether there is no code that serves rows in one partition: then there is none for any."""
+        """Whether no code can be kept: steps that have none for rows in one partition have none for others either."""
         return True in self._codes and self._codes[True] is None
 
     def then(self, step: Step) -> Steps:
@@ -80,7 +80,7 @@ class Steps:
         if self._is_off or not is_on(frames[0].sparkSession):
             return None
         source = rows.united(frames)
-        return None if source is None else self._run(rows.frame(frames[0].sparkSession, *source[:2]), source)
+        return None if source is None else self._run(frames[0], source)
 
     def by_key(self, frame: DataFrame, keys: Columns) -> DataFrame:
         """What they make of a frame with all rows of a key in one partition, if they treat each key by itself."""
@@ -93,7 +93,7 @@ class Steps:
         kind, session = source.in_one_partition, frame.sparkSession
         code = self._codes.get(kind)
         made = rows.run(code, source, session, keys) if code else None
-        if made is None and (code or kind not in self._codes):  # there is no code yet, or it no longer applies
+        if made is None and (code or kind not in self._codes):  # none yet, or it is out of date
             code = self._codes[kind] = self._code(frame, rows.in_one_partition(source) if keys else source)
             made = rows.run(code, source, session, keys) if code else None
         return made

@@ -1,4 +1,4 @@
-"""Rows of one kind from several frames, merged by key, of which most stay where they are."""
+"""Frames merged by key, as a batch into a state: rows that are placed by their key already do not move."""
 
 from __future__ import annotations
 

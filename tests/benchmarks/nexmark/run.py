@@ -234,7 +234,7 @@ What the kit cannot say, or only in another way:
 - A result cannot wait for a time that is in the row, such as the end of an auction. q4, q6 and q9 are the winning bids
   so far, as in the SQL of nexmark/nexmark, not those of auctions that have closed.
 - An update stream returns all its rows in each batch, and not the changes.
-- There is no aggregate for exact distinct counts. q15 and q16 count the rows of two states, by bidder and by auction.
+- No aggregate counts distinct values exactly. q15 and q16 count the rows of two states, by bidder and by auction.
 - The catalog has no aggregates for counts with a condition, for all values, and for the highest rows with their ties:
   queries.py adds them, in a few lines each. q19 has its ten bids from `collect_set`: of two equal bids it keeps one.
 - q10 writes a folder for each batch, and in it those of days and minutes; nothing marks a minute as complete.
