@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"bridge"},
     {"checks", "dstreams"},
     {"recovery"},
-    {"aggregates"},
+    {"aggregates", "workers"},
     {"engine"},
     {"frames"},
     {"sources", "transforms", "outputs"},
@@ -50,6 +50,7 @@ EXTRAS = {
     "sparkstream_kit.outputs._sql_staging": "sqlalchemy psycopg",
     "sparkstream_kit.outputs._sql_types": "sqlalchemy",
     "sparkstream_kit.pytest_plugin": "pytest",
+    "sparkstream_kit.workers": "pyarrow",
 }
 
 # PySpark's handles of JVM objects: only the bridge may touch them.
