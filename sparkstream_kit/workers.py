@@ -41,6 +41,7 @@ from pyspark.sql.types import (
     TimestampType,
     _make_type_verifier,
 )
+from pyspark.util import fail_on_stopiteration
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,11 +84,12 @@ def map_rows(frame: DataFrame, function: Callable[[Row], Any], schema: StructTyp
     def mapped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        read, written = reader(columns), writer(kind)
+        read, written, called = reader(columns), writer(kind), fail_on_stopiteration(function)
         for batch in batches:
-            yield pa.RecordBatch.from_arrays(written(map(function, read(batch.columns))), kind.names)
+            yield pa.RecordBatch.from_arrays(written(map(called, read(batch.columns))), kind.names)
 
-    return frame.mapInArrow(mapped, kind)
+    numbered = frame.toDF(*map(str, range(len(columns))))  # Spark refers to the columns by name, which may have dots
+    return numbered.mapInArrow(mapped, kind)
 
 
 def state_update(
@@ -102,14 +104,17 @@ def state_update(
             counts = rows.value_lengths().fill_null(0).to_pylist()
             new = reader(row)(rows.flatten().flatten())
             known, before = states.is_valid().to_pylist(), reader(kind)(states.flatten())
-            kept: list[Any] = []
             places: list[int | None] = []
-            for count, is_known, state in zip(counts, known, before, strict=True):
-                result = function(list(itertools.islice(new, count)), state if is_known else None)
-                places.append(None if result is None else len(kept))
-                if result is not None:
-                    kept.append(result)
-            found = pa.StructArray.from_arrays(writer(kind)(kept), kind.names)
+
+            def results() -> Iterator[Any]:
+                called, kept = fail_on_stopiteration(function), itertools.count()
+                for count, is_known, state in zip(counts, known, before, strict=True):
+                    result = called(list(itertools.islice(new, count)), state if is_known else None)
+                    places.append(None if result is None else next(kept))
+                    if result is not None:
+                        yield result
+
+            found = pa.StructArray.from_arrays(writer(kind)(results()), kind.names)
             return found.take(pa.array(places, pa.int64()))  # no state where there is no place
 
         update = F.arrow_udf(lambda rows, states: updated(rows, states), kind)  # which must have no annotations
@@ -123,8 +128,8 @@ def state_update(
 
         update = F.udf(lambda rows, state: checked(rows, state), kind)
     # declared nondeterministic, or the optimizer may call it once for the filter and once more for the columns
-    called: Callable[[str, str], Column] = update.asNondeterministic()
-    return called
+    column: Callable[[str, str], Column] = update.asNondeterministic()
+    return column
 
 
 def parsed(schema: StructType | str) -> Any:
@@ -136,8 +141,6 @@ def uses_arrow(session: SparkSession, *schemas: DataType) -> bool:
     """Whether Spark lets Python functions use Arrow, which must be installed, and all columns are of `PLAIN` types."""
     for schema in schemas:
         if not isinstance(schema, StructType) or not len(schema) or not all(map(_is_plain, schema)):
-            return False
-        if len({name.lower() for name in schema.names}) < len(schema):  # mapInArrow would find them ambiguous
             return False
     if session.conf.get("spark.sql.execution.pythonUDF.arrow.enabled") != "true":
         return False
@@ -196,26 +199,27 @@ def writer(schema: StructType) -> Callable[[Iterable[Any]], list[pa.Array]]:
     verify, kinds = _make_type_verifier(schema), [field.dataType for field in schema]
 
     def columns(results: Iterable[Any]) -> list[pa.Array]:
-        found = list(results)
-        rows = [row if isinstance(row, (tuple, list)) else _in_order(row, schema.names) for row in found]
+        rows = [row if type(row) is tuple else in_order(row) for row in results]
         if all(len(row) == len(schema) for row in rows):
             several = list(zip(*rows, strict=True)) or [()] * len(schema)
             if all(map(_fits, several, schema)):
                 with contextlib.suppress(ValueError, OverflowError):  # a number that is too large
                     return list(map(array, several, kinds))
-        for result in found:
-            verify(result)
-            if result is None:
-                raise TypeError("the function returned None, expected a row: filter the rows before or after it")
+        for row in rows:
+            verify(row)
         return list(map(array, several, kinds))
 
+    def in_order(result: Any) -> tuple[Any, ...]:
+        """The values of a result, copied at once: the function may use a list or dict again for the next row."""
+        if isinstance(result, (tuple, list)):
+            return tuple(result)
+        found = result if isinstance(result, dict) else getattr(result, "__dict__", None)
+        if found is None:
+            verify(result)
+            raise TypeError(f"the function returned {result}, expected a row: filter the rows before or after it")
+        return tuple(map(found.get, schema.names))
+
     return columns
-
-
-def _in_order(result: Any, names: Sequence[str]) -> tuple[Any, ...]:
-    """The values of a dict or an object; none if it is neither."""
-    found = result if isinstance(result, dict) else getattr(result, "__dict__", None)
-    return () if found is None else tuple(map(found.get, names))
 
 
 def _fits(column: Sequence[Any], field: StructField) -> bool:

@@ -169,6 +169,35 @@ def test_what_has_no_text_is_refused_by_name(spark: SparkSession) -> None:
         workers.map_rows(spark.range(1), lambda _: (1.5,), "a string").collect()
 
 
+@pytest.mark.parametrize("used_again", [[None], {}])
+def test_a_function_may_return_one_object_again_and_again(spark: SparkSession, used_again: Any) -> None:
+    def same(row: Row) -> Any:
+        used_again[0 if isinstance(used_again, list) else "a"] = row.id
+        return used_again
+
+    found = both(spark, lambda: workers.map_rows(spark.range(0, 3, 1, 1), same, "a bigint").collect())
+    assert found == ([Row(a=0), Row(a=1), Row(a=2)],) * 2
+
+
+def stop(*_: object) -> Any:
+    return next(iter(()))
+
+
+def test_a_function_that_runs_out_of_something_ends_no_rows(spark: SparkSession) -> None:
+    found = both(spark, lambda: workers.map_rows(spark.range(3), stop, "a string").collect())
+    assert "StopIteration" in found[0]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_function_of_a_state_that_runs_out_of_something_ends_no_rows(spark: SparkSession, on: bool) -> None:
+    def build(values: Any) -> ss.FrameStream:
+        return ss.FrameStream.of(values, "k int, v int").update_state_by_key_python("k", stop, "n int")
+
+    with arrow(spark, on), pytest.raises(PythonException, match="StopIteration"):
+        run_batches(build, [[(1, 2)]])
+
+
 def test_no_result_is_refused(spark: SparkSession) -> None:
     with (
         arrow(spark, True),
@@ -179,7 +208,7 @@ def test_no_result_is_refused(spark: SparkSession) -> None:
 
 def test_rows_are_rows(spark: SparkSession) -> None:
     """Attributes, names that tuples use, names that are not identifiers, and names that appear twice."""
-    frame = spark.sql("select 1 as a, 2 as count, 3 as `x y`, 4 as a, 5 as __seen")
+    frame = spark.sql("select 1 as a, 2 as count, 3 as `x.``y`, 4 as a, 5 as __seen")
 
     def check(row: Row) -> tuple[str, bool, Any]:
         import pickle
@@ -187,7 +216,7 @@ def test_rows_are_rows(spark: SparkSession) -> None:
         copy = pickle.loads(pickle.dumps(row))
         same = copy == row == Row(*"abcde")(*row) and isinstance(row, Row) and hash(copy) == hash(row)
         return (
-            f"{row.a} {row['count']} {getattr(row, 'x y')} {row[3]} {row.asDict()} {'x y' in row} {copy}",
+            f"{row.a} {row['count']} {getattr(row, 'x.`y')} {row[3]} {row.asDict()} {'x.`y' in row} {copy}",
             same,
             row.count(2),
         )
