@@ -277,8 +277,8 @@ class FrameStream:
         workers, to which every row is sent and back; the other steps stay in the JVM. Rows go through Arrow, two to
         three times as fast, where Spark lets its own functions use it (spark.sql.execution.pythonUDF.arrow.enabled, the
         default since Spark 4.2, with PyArrow and pandas on driver and executors) and all columns are strings, integers,
-        floats, booleans, dates or timestamps. The rows are the same, but for numbers with a point in a column of
-        strings, which are refused.
+        floats, booleans, dates or timestamps. The rows are the same, except that a value for a column of strings
+        must be a str, int, bool or None.
 
         Cost: grows with the rows of the batch, each of which goes to Python and back.
 

@@ -48,22 +48,25 @@ if TYPE_CHECKING:
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call] # executors may lack it
 
-PLAIN: dict[type[DataType], tuple[type, ...]] = {
-    StringType: (str,),
-    BooleanType: (bool,),
-    ByteType: (int,),
-    ShortType: (int,),
-    IntegerType: (int,),
-    LongType: (int,),
-    FloatType: (float,),
-    DoubleType: (float,),
-    DateType: (datetime.date,),
-    TimestampType: (datetime.datetime,),
-    TimestampNTZType: (datetime.datetime,),
+PLAIN: dict[type[DataType], type] = {
+    StringType: str,
+    BooleanType: bool,
+    ByteType: int,
+    ShortType: int,
+    IntegerType: int,
+    LongType: int,
+    FloatType: float,
+    DoubleType: float,
+    DateType: datetime.date,
+    TimestampType: datetime.datetime,
+    TimestampNTZType: datetime.datetime,
 }
 """The types of columns that go through Arrow here, and those of their values."""
 
+USUAL = {kind: {of_values, type(None)} for kind, of_values in PLAIN.items()}
+
 ARROW: dict[type[DataType], str] = {
+    StringType: "string",
     BooleanType: "bool_",
     ByteType: "int8",
     ShortType: "int16",
@@ -73,6 +76,10 @@ ARROW: dict[type[DataType], str] = {
     DoubleType: "float64",
 }
 """The functions of PyArrow for the types whose values are the same there."""
+
+
+AT_ONCE = 1000
+"""Rows that are there as Python objects at the same time."""
 
 
 def map_rows(frame: DataFrame, function: Callable[[Row], Any], schema: StructType | str) -> DataFrame:
@@ -86,7 +93,9 @@ def map_rows(frame: DataFrame, function: Callable[[Row], Any], schema: StructTyp
 
         read, written, called = reader(columns), writer(kind), fail_on_stopiteration(function)
         for batch in batches:
-            yield pa.RecordBatch.from_arrays(written(map(called, read(batch.columns))), kind.names)
+            for start in range(0, len(batch), AT_ONCE):
+                rows = read(batch.slice(start, AT_ONCE).columns)
+                yield pa.RecordBatch.from_arrays(written(map(called, rows)), kind.names)
 
     numbered = frame.toDF(*map(str, range(len(columns))))  # Spark refers to the columns by name, which may have dots
     return numbered.mapInArrow(mapped, kind)
@@ -126,7 +135,7 @@ def state_update(
             verify(result)  # Spark would make null of a value of another type
             return result
 
-        update = F.udf(lambda rows, state: checked(rows, state), kind)
+        update = F.udf(lambda rows, state: checked(rows, state), kind, useArrow=False)  # Spark's Arrow casts values
     # declared nondeterministic, or the optimizer may call it once for the filter and once more for the columns
     column: Callable[[str, str], Column] = update.asNondeterministic()
     return column
@@ -137,11 +146,13 @@ def parsed(schema: StructType | str) -> Any:
     return schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
 
 
-def uses_arrow(session: SparkSession, *schemas: DataType) -> bool:
-    """Whether Spark lets Python functions use Arrow, which must be installed, and all columns are of `PLAIN` types."""
-    for schema in schemas:
+def uses_arrow(session: SparkSession, read: DataType, written: DataType) -> bool:
+    """Whether Spark lets Python functions use Arrow, which must be installed, and it is the same for these rows."""
+    for schema in (read, written):
         if not isinstance(schema, StructType) or not len(schema) or not all(map(_is_plain, schema)):
             return False
+        if len({*schema.names}) < len(schema) or (schema is written and not all(field.nullable for field in schema)):
+            return False  # Spark refuses Arrow with such names, or that says nothing of nulls
     if session.conf.get("spark.sql.execution.pythonUDF.arrow.enabled") != "true":
         return False
     try:
@@ -160,7 +171,7 @@ def _is_plain(field: StructField) -> bool:
 def row_class(names: Sequence[str]) -> type[Row]:
     """A Row of these columns whose attributes are read directly: Row itself searches for their names each time."""
     found: dict[str, Any] = {"__slots__": (), "__fields__": list(names)}
-    for place, name in reversed(list(enumerate(names))):  # of two columns with one name, Row finds the first
+    for place, name in enumerate(names):
         if not hasattr(Row, name) and not name.startswith("__"):
             found[name] = property(itemgetter(place))
     return type("Row", (Row,), found)
@@ -197,17 +208,28 @@ def _decoded(text: bytes) -> str:
 def writer(schema: StructType) -> Callable[[Iterable[Any]], list[pa.Array]]:
     """A function that turns results into the columns of a batch; raises what createDataFrame raises."""
     verify, kinds = _make_type_verifier(schema), [field.dataType for field in schema]
+    # what an hour is that a clock shows twice depends, in Spark, on the time that was converted before
+    in_turn = any(isinstance(kind, TimestampType) for kind in kinds)
 
     def columns(results: Iterable[Any]) -> list[pa.Array]:
+        if in_turn:
+            return checked(map(in_order, results))
         rows = [row if type(row) is tuple else in_order(row) for row in results]
         if all(len(row) == len(schema) for row in rows):
             several = list(zip(*rows, strict=True)) or [()] * len(schema)
-            if all(map(_fits, several, schema)):
-                with contextlib.suppress(ValueError, OverflowError):  # a number that is too large
-                    return list(map(array, several, kinds))
-        for row in rows:
-            verify(row)
-        return list(map(array, several, kinds))
+            if all(set(map(type, column)) <= USUAL[type(kind)] for column, kind in zip(several, kinds, strict=True)):
+                with contextlib.suppress(ValueError, OverflowError):  # a number that is too large, half a character
+                    return [array(_internal(column, kind), kind) for column, kind in zip(several, kinds, strict=True)]
+        return checked(rows)
+
+    def checked(rows: Iterable[tuple[Any, ...]]) -> list[pa.Array]:
+        """One row after the other, as Spark does it."""
+        internal = [schema.toInternal(row) for row in rows if verify(row) is None]
+        several = list(zip(*internal, strict=True)) or [()] * len(schema)
+        return [
+            array(list(map(_text, column)) if isinstance(kind, StringType) else column, kind)
+            for column, kind in zip(several, kinds, strict=True)
+        ]
 
     def in_order(result: Any) -> tuple[Any, ...]:
         """The values of a result, copied at once: the function may use a list or dict again for the next row."""
@@ -222,36 +244,27 @@ def writer(schema: StructType) -> Callable[[Iterable[Any]], list[pa.Array]]:
     return columns
 
 
-def _fits(column: Sequence[Any], field: StructField) -> bool:
-    kinds = set(map(type, column))
-    return kinds.issubset(PLAIN[type(field.dataType)]) or (
-        field.nullable and kinds.issubset({*PLAIN[type(field.dataType)], type(None)})
-    )
+def _internal(column: Sequence[Any], kind: DataType) -> Sequence[Any]:
+    return list(map(kind.toInternal, column)) if kind.needConversion() else column
 
 
 def array(column: Sequence[Any], kind: DataType) -> pa.Array:
-    """Values that the verifier accepts, as Arrow has them."""
+    """Values of Spark's internal types, such as the days of a date, as Arrow has them."""
     import pyarrow as pa
 
     if isinstance(kind, DateType):
-        return pa.array(map(kind.toInternal, column), pa.int32()).cast(pa.date32())
+        return pa.array(column, pa.int32()).cast(pa.date32())
     if isinstance(kind, (TimestampType, TimestampNTZType)):
-        zone = "UTC" if isinstance(kind, TimestampType) else None
-        return pa.array(map(kind.toInternal, column), pa.int64()).cast(pa.timestamp("us", zone))
-    if not isinstance(kind, StringType):
-        return pa.array(column, getattr(pa, ARROW[type(kind)])())
-    try:
-        return pa.array(column, pa.string())
-    except (UnicodeEncodeError, TypeError):
-        return pa.array(map(_text, column), pa.string())
+        return pa.array(column, pa.int64()).cast(pa.timestamp("us", "UTC" if isinstance(kind, TimestampType) else None))
+    return pa.array(column, getattr(pa, ARROW[type(kind)])())
 
 
 def _text(value: Any) -> str | None:
     """What the JVM makes of a value in a column of strings."""
     if value is None:
         return None
-    if isinstance(value, (bool, int)):
+    if type(value) in (bool, int):
         return str(value).lower()
-    if isinstance(value, str):
+    if type(value) is str:
         return re.sub("[\ud800-\udfff]", "\ufffd", value)  # half of a character, which UTF-8 does not have
     raise TypeError(f"the function returned {value!r} for a column of strings, expected str, int, bool or None")

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import enum
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import cloudpickle
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, Row, SparkSession
-from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType, TimestampType
 
 import sparkstream_kit as ss
 from sparkstream_kit import workers
@@ -159,14 +160,58 @@ def test_one_odd_result_does_not_change_the_others(spark: SparkSession) -> None:
     assert found[0] == found[1] == [Row(a=0, b="0"), Row(a=1, b=None), Row(a=2, b="2")]
 
 
+@pytest.mark.parametrize(
+    "value", [1.5, b"x", bytearray(b"x"), [1], Text("x"), Level.LOW, np.str_("x"), Decimal(1)], ids=repr
+)
+def test_what_is_not_text_is_refused_by_name(spark: SparkSession, value: object) -> None:
+    refused = pytest.raises(
+        PythonException, match=f"returned {re.escape(repr(value))} for a column of strings, expected str"
+    )
+    with arrow(spark, True), refused:
+        workers.map_rows(spark.range(1), lambda _: (value,), "a string").collect()
+    with arrow(spark, True), refused:
+        workers.map_rows(spark.range(2), lambda row: ("\ud800" if row.id else value,), "a string").coalesce(1).collect()
+
+
+@pytest.mark.parametrize("schema", ["a int, a int", "a int, A int", "`a.b` int, `x y` int"])
+def test_results_may_have_any_names(spark: SparkSession, schema: str) -> None:
+    found = both(spark, lambda: workers.map_rows(spark.range(1), lambda _: (1, 2), schema).collect())
+    assert [tuple(row) for row in found[0]] == [(1, 2)]
+    assert repr(found[0]) == repr(found[1])
+
+
+def test_an_hour_that_a_clock_shows_twice_is_written_the_same() -> None:
+    """Spark converts it after the time that was converted before it, so the order of conversions is part of it."""
+    schema = StructType([StructField("t", TimestampType()), StructField("u", TimestampType())])
+    twice, summer, winter = (datetime.datetime(2026, *at) for at in ((10, 25, 2, 30), (7, 25), (12, 25)))
+    program = (
+        "import pickle, sys, time\n"
+        "schema, writer, rows = pickle.loads(sys.stdin.buffer.read())\n"
+        "def micros(column): return column.cast('int64').to_pylist()\n"
+        "time.mktime((2026, 12, 1, 0, 0, 0, 0, 0, -1))\n"
+        "expected = [schema.toInternal(row) for row in rows]\n"
+        "time.mktime((2026, 12, 1, 0, 0, 0, 0, 0, -1))\n"
+        "found = list(zip(*map(micros, writer(schema)(rows))))\n"
+        "assert found == expected and len({t for t, _ in found}) == 2, (found, expected)\n"
+    )
+    rows = [(twice, summer), (twice, winter), (twice, summer), (twice, winter)]
+    functions = cloudpickle.dumps((schema, workers.writer, rows))  # type: ignore[no-untyped-call]
+    berlin = {**os.environ, "TZ": "Europe/Berlin"}
+    subprocess.run([sys.executable, "-c", program], input=functions, env=berlin, check=True)
+
+
+def test_many_rows_are_all_there_in_their_order(spark: SparkSession) -> None:
+    count = 3 * workers.AT_ONCE + 1
+    found = both(
+        spark, lambda: workers.map_rows(spark.range(0, count, 1, 1), lambda row: (row.id,), "n bigint").collect()
+    )
+    assert [row.n for row in found[0]] == list(range(count))
+    assert found[0] == found[1]
+
+
 def test_half_a_character_is_replaced(spark: SparkSession) -> None:
     found = both(spark, lambda: workers.map_rows(spark.range(1), lambda _: ("a\ud800b",), "a string").collect())
     assert found == ([Row(a="a\ufffdb")], [Row(a="a\ufffdb")])
-
-
-def test_what_has_no_text_is_refused_by_name(spark: SparkSession) -> None:
-    with arrow(spark, True), pytest.raises(PythonException, match="returned 1.5 for a column of strings, expected str"):
-        workers.map_rows(spark.range(1), lambda _: (1.5,), "a string").collect()
 
 
 @pytest.mark.parametrize("used_again", [[None], {}])
@@ -208,7 +253,7 @@ def test_no_result_is_refused(spark: SparkSession) -> None:
 
 def test_rows_are_rows(spark: SparkSession) -> None:
     """Attributes, names that tuples use, names that are not identifiers, and names that appear twice."""
-    frame = spark.sql("select 1 as a, 2 as count, 3 as `x.``y`, 4 as a, 5 as __seen")
+    frame = spark.sql("select 1 as a, 2 as count, 3 as `x.``y`, 4 as b, 5 as __seen")
 
     def check(row: Row) -> tuple[str, bool, Any]:
         import pickle
@@ -233,15 +278,14 @@ def growing(rows: list[Row], state: Row | None) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_a_state_in_python_is_the_same(spark: SparkSession, on: bool) -> None:
+@pytest.mark.parametrize("kind", ["words string, calls int", "words string not null, calls int"])
+def test_a_state_in_python_is_the_same(spark: SparkSession, on: bool, kind: str) -> None:
     batches = [
         [(k, None if k == n else f"{n}{k % 3}") for k in range(n, 40, n + 1)] + [(None, f"none{n}")] for n in range(6)
     ]
 
     def build(pairs: Any) -> ss.FrameStream:
-        return ss.FrameStream.of(pairs, "k int, word string").update_state_by_key_python(
-            "k", growing, "words string, calls int"
-        )
+        return ss.FrameStream.of(pairs, "k int, word string").update_state_by_key_python("k", growing, kind)
 
     with arrow(spark, on):
         found = run_batches(build, batches)
