@@ -168,13 +168,23 @@ def test_an_error_on_a_worker_is_reported_in_one_line(spark: SparkSession, noteb
 
 def test_nothing_runs_past_a_failed_output_not_even_the_next_one(spark: SparkSession, notebook: None) -> None:
     ran: list[str] = []
+    watched = threading.Event()
+
+    def fail_when_watched(rdd: RDD[int]) -> None:
+        watched.wait(60)  # before that, nobody stops what runs next
+        fail(rdd)
+
+    def is_over() -> bool:
+        watched.set()
+        return bool(ran)
+
     ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
     stream = ssc.queueStream([spark.sparkContext.parallelize([1])])
-    stream.foreachRDD(fail)
+    stream.foreachRDD(fail_when_watched)
     stream.foreachRDD(lambda rdd: ran.append("second"))
     ssc.start()
     with pytest.raises(BatchFailed):
-        lifecycle.stop_when(ssc, lambda: bool(ran))
+        lifecycle.stop_when(ssc, is_over)
     assert ran == []
 
 
