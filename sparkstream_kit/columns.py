@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import AtomicType, DataType
+from pyspark.sql.types import AtomicType, DataType, StructType
 
 from .errors import UsageError
 
@@ -23,6 +24,15 @@ def column_names(columns: Columns) -> list[str]:
     if isinstance(columns, str):
         return [name.strip() for name in columns.split(",") if name.strip()]
     return list(columns)
+
+
+def schema_of(schema: StructType | str) -> StructType:
+    """The schema itself, or that of a DDL string.
+
+    >>> schema_of("a int").names
+    ['a']
+    """
+    return cast(StructType, StructType.fromDDL(schema)) if isinstance(schema, str) else schema
 
 
 def quoted(name: str) -> str:

@@ -16,13 +16,13 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from pyspark import RDD
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StructType
+from pyspark.sql.types import ArrayType, DataType, StructType
 from pyspark.streaming import DStream, StreamingContext
 
 from . import aggregates as agg
 from . import durations, workers
 from .aggregates import Aggregates
-from .columns import Columns, cast_like, check_added, column_names, named, other_columns
+from .columns import Columns, cast_like, check_added, column_names, named, other_columns, schema_of
 from .contracts import Source, Write
 from .durations import Duration
 from .engine import chains
@@ -51,9 +51,7 @@ def _takes_time(function: Callable[..., DataFrame]) -> bool:
 
 def _empty_frame(session: SparkSession, schema: StructType | str) -> DataFrame:
     """An empty DataFrame that the JVM creates itself: createDataFrame would start Python workers."""
-    fields = schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
-    assert isinstance(fields, StructType)
-    return session.range(0).select(*(F.lit(None).cast(f.dataType).alias(f.name) for f in fields))
+    return session.range(0).select(*(F.lit(None).cast(f.dataType).alias(f.name) for f in schema_of(schema)))
 
 
 class FrameStream:
@@ -720,7 +718,11 @@ class FrameStream:
         [[Row(k=1, word='bb')], [Row(k=1, word='ccc')]]
         """
         names = column_names(keys)
-        kind = workers.parsed(state)
+        kind = schema_of(state)
+
+        @functools.cache  # its parts are pickled once
+        def update(row: DataType) -> Callable[[str, str], Column]:
+            return workers.state_update(self.graph.session, function, row, kind)
 
         def fresh(frame: DataFrame) -> DataFrame:
             rest = F.struct(*other_columns(frame, *names))
@@ -737,10 +739,8 @@ class FrameStream:
             nothing = F.lit(None).cast(several).alias("__rows")
             both = together([before.select(*named(names), nothing, "__state"), rows], names).groupBy(*named(names))
             each = both.agg(*(F.first(column, ignorenulls=True).alias(column) for column in ("__rows", "__state")))
-            update = workers.state_update(rows.sparkSession, function, several.elementType, kind)
-            return each.select(*named(names), update("__rows", "__state").alias("__state")).filter(
-                "__state is not null"
-            )
+            updated = update(several.elementType)("__rows", "__state").alias("__state")
+            return each.select(*named(names), updated).filter("__state is not null")
 
         node = StateNode(self, name or _by(keys), keys, empty, advance)
         rows = self._unless_skipped(lambda ctx: node.at(ctx).select(*named(names), "__state.*"))

@@ -43,6 +43,8 @@ from pyspark.sql.types import (
 )
 from pyspark.util import fail_on_stopiteration
 
+from .columns import schema_of
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -64,6 +66,7 @@ PLAIN: dict[type[DataType], type] = {
 """The types of columns that go through Arrow here, and those of their values."""
 
 USUAL = {kind: {of_values, type(None)} for kind, of_values in PLAIN.items()}
+"""The types of values that need no further check."""
 
 ARROW: dict[type[DataType], str] = {
     StringType: "string",
@@ -77,14 +80,13 @@ ARROW: dict[type[DataType], str] = {
 }
 """The functions of PyArrow for the types whose values are the same there."""
 
-
 AT_ONCE = 1000
 """Rows that are there as Python objects at the same time."""
 
 
 def map_rows(frame: DataFrame, function: Callable[[Row], Any], schema: StructType | str) -> DataFrame:
     """The results of the function for each row, as rows of `schema`."""
-    columns, kind = frame.schema, parsed(schema)
+    columns, kind = frame.schema, schema_of(schema)
     if not uses_arrow(frame.sparkSession, columns, kind):
         return frame.sparkSession.createDataFrame(frame.rdd.map(function), kind)
 
@@ -124,7 +126,7 @@ def state_update(
                         yield result
 
             found = pa.StructArray.from_arrays(writer(kind)(results()), kind.names)
-            return found.take(pa.array(places, pa.int64()))  # no state where there is no place
+            return found.take(pa.array(places, pa.int64()))  # null for a key that is dropped
 
         update = F.arrow_udf(lambda rows, states: updated(rows, states), kind)  # which must have no annotations
     else:
@@ -141,18 +143,13 @@ def state_update(
     return column
 
 
-def parsed(schema: StructType | str) -> Any:
-    """A schema that may be in Spark's DDL."""
-    return schema if isinstance(schema, StructType) else StructType.fromDDL(schema)
-
-
 def uses_arrow(session: SparkSession, read: DataType, written: DataType) -> bool:
     """Whether Spark lets Python functions use Arrow, which must be installed, and it is the same for these rows."""
     for schema in (read, written):
         if not isinstance(schema, StructType) or not len(schema) or not all(map(_is_plain, schema)):
             return False
         if len({*schema.names}) < len(schema) or (schema is written and not all(field.nullable for field in schema)):
-            return False  # Spark refuses Arrow with such names, or that says nothing of nulls
+            return False  # Spark's Arrow functions do not support these
     if session.conf.get("spark.sql.execution.pythonUDF.arrow.enabled") != "true":
         return False
     try:

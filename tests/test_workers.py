@@ -21,6 +21,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import cloudpickle
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType, TimestampType
 
 import sparkstream_kit as ss
@@ -64,6 +65,34 @@ def of_all_types(spark: SparkSession) -> DataFrame:
             timestamp_ntz'2026-03-29 02:30:00.999999' + make_interval(0, 0, 0, n) as local
         from values {numbers} as numbers(n)
         """).coalesce(1)
+
+
+def plan(frame: DataFrame) -> str:
+    return str(frame._jdf.queryExecution().executedPlan())  # type: ignore[operator]
+
+
+def test_arrow_is_used_where_it_is_on_and_known_to_be_the_same(spark: SparkSession) -> None:
+    def uses(frame: DataFrame, schema: StructType | str) -> bool:
+        return "MapInArrow" in plan(workers.map_rows(frame, lambda row: row, schema))
+
+    frame = of_all_types(spark)
+    with arrow(spark, False):
+        assert not uses(frame, frame.schema)
+    with arrow(spark, True):
+        assert uses(frame, frame.schema)
+        assert not uses(frame, "a binary")
+        assert not uses(frame, "a int not null")
+        assert not uses(frame, "a int, a int")
+        assert not uses(frame.selectExpr("cast(large as decimal(38, 0))"), "a int")
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_state_uses_arrow_where_it_is_on(spark: SparkSession, on: bool) -> None:
+    row, state = (StructType([StructField(name, IntegerType())]) for name in "an")
+    frame = spark.sql("select array(struct(1 as a)) as rows, cast(null as struct<n: int>) as state")
+    with arrow(spark, on):
+        update = workers.state_update(spark, lambda rows, state: (len(rows),), row, state)
+        assert ("ArrowEvalPython" in plan(frame.select(update("rows", "state")))) == (on and hasattr(F, "arrow_udf"))
 
 
 def test_functions_get_the_same_values(spark: SparkSession) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from ..columns import schema_of
 from . import _json_objects
 from ._log_fields import FIELDS, PARTS, Reader, first_failing, known, trimmed
 
@@ -77,7 +78,7 @@ def reader(format: str) -> Reader:
     """The expressions for the JSON of a server."""
     server = SERVERS[format]
     line = trimmed(F.col("value"), "\r\n")
-    read = _json_objects.read(line, _json_objects.schema_of(server.schema))
+    read = _json_objects.read(line, schema_of(server.schema))
 
     def member(column: str) -> Column:
         return F.coalesce(*(_json_objects.member(F.col(PARTS), *path.split(".")) for path in server.members[column]))

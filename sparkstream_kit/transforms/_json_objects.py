@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from typing import cast
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -11,11 +10,6 @@ from pyspark.sql.types import ArrayType, IntegerType, StringType, StructType
 
 _NAME = uuid.uuid4().hex
 _LINE, _END = f"line_{_NAME}", f"end_{_NAME}"
-
-
-def schema_of(schema: StructType | str) -> StructType:
-    """The schema itself, or that of a DDL string."""
-    return cast(StructType, StructType.fromDDL(schema)) if isinstance(schema, str) else schema
 
 
 def read(line: Column, schema: StructType) -> Column:

@@ -9,10 +9,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from ..columns import other_columns
+from ..columns import other_columns, schema_of
 from ..engine.chains import same_for_every_batch
 from ..frames import FrameStream
-from ._json_objects import is_object, member, read, reason, schema_of
+from ._json_objects import is_object, member, read, reason
 
 Lines = TypeVar("Lines", DataFrame, FrameStream)
 

@@ -30,7 +30,7 @@ from sparkstream_kit.context import live_session
 from sparkstream_kit.testing import log_lines
 
 from . import arms, delivered
-from .measure import progress
+from .measure import collect_garbage, memory, progress
 from .on_frames import busiest
 from .on_kit import HITS, deliver, requests
 from .workloads import INTERVAL, WINDOW
@@ -61,16 +61,15 @@ def held(folder: Path) -> Held:
     """What this process, its JVM and the job's home hold now: MiB, or how many."""
     gc.collect()  # Python's references keep objects of the JVM alive
     spark: Any = SparkSession.builder.getOrCreate()
-    jvm = spark._jvm
-    jvm.System.gc()
-    management = jvm.java.lang.management.ManagementFactory
-    memory = management.getMemoryMXBean()
+    collect_garbage()
+    management = spark._jvm.java.lang.management.ManagementFactory
+    used = management.getMemoryMXBean()
     java = int(management.getRuntimeMXBean().getName().split("@")[0])
     return {
-        "heap MiB": memory.getHeapMemoryUsage().getUsed() >> 20,
-        "metaspace and code MiB": memory.getNonHeapMemoryUsage().getUsed() >> 20,
-        "JVM MiB": resident(java) >> 20,
-        "Python MiB": resident(os.getpid()) >> 20,
+        "heap MiB": used.getHeapMemoryUsage().getUsed() >> 20,
+        "metaspace and code MiB": used.getNonHeapMemoryUsage().getUsed() >> 20,
+        "JVM MiB": memory("VmRSS", java) >> 20,
+        "Python MiB": memory("VmRSS") >> 20,
         "Python blocks": sys.getallocatedblocks(),
         "JVM threads": management.getThreadMXBean().getThreadCount(),
         "Python threads": len(os.listdir("/proc/self/task")),
@@ -81,11 +80,6 @@ def held(folder: Path) -> Held:
         "files of the home": sum(len(files) for _, _, files in os.walk(folder / "home")),
         "files of Spark": sum(len(files) for _, _, files in os.walk(spark.conf.get("spark.local.dir"))),
     }
-
-
-def resident(process: int) -> int:
-    (line,) = (one for one in Path(f"/proc/{process}/status").read_text().splitlines() if one.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
 
 
 def run(batches: int, every: int, folder: Path) -> list[Held]:
@@ -142,7 +136,7 @@ def growing(found: list[Held]) -> list[str]:
 
 def report(found: list[Held], spark: SparkSession) -> str:
     last, grown = found[-1]["batches"], growing(found)
-    shown = [found[round(n * (len(found) - 1) / min(10, len(found) - 1))] for n in range(min(11, len(found)))]
+    step = max(1, len(found) // 10)
     lines = [
         f"# {last:,} batches\n",
         f"`scripts/bench day {last}` on {datetime.now(timezone.utc):%Y-%m-%d}, PySpark {spark.version}, local[2], a "
@@ -152,7 +146,7 @@ def report(found: list[Held], spark: SparkSession) -> str:
         f"More throughout the last quarter than ever in the second one, by 2 %: {', '.join(grown) or 'nothing'}.\n",
         f"| {' | '.join(found[0])} |",
         f"|{'---:|' * len(found[0])}",
-        *(f"| {' | '.join(f'{value:,}' for value in one.values())} |" for one in shown),
+        *(f"| {' | '.join(f'{value:,}' for value in one.values())} |" for one in found[step - 1 :: step]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -162,6 +156,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("batches", nargs="?", type=int, default=BATCHES, help=f"default: {BATCHES:,}")
     batches = parser.parse_args().batches
+    if batches < 8:
+        parser.error(f"got {batches} batches, expected at least 8: growth is seen between quarters")
     folder = Path(tempfile.mkdtemp(prefix="day-"))
     (folder / "spark").mkdir()
     conf = (

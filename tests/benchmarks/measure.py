@@ -132,6 +132,12 @@ def collect_garbage() -> None:
     jvm.System.gc()
 
 
+def memory(name: str, process: int | str = "self") -> int:
+    """Bytes that Linux says of a process: VmRSS now, or VmHWM at its peak; proc(5)."""
+    (line,) = (line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
 def cpu_seconds() -> float | None:
     """CPU time so far of this process and all below it: the JVM and the Python workers. None without /proc."""
     if not Path("/proc/self/stat").exists():

@@ -31,6 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 from sparkstream_kit.context import live_session
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.outputs._sql import parse_url, sql_table
+from tests.benchmarks.measure import memory
 from tests.servers.conftest import Postgres
 
 HEAP = "1g"
@@ -78,18 +79,13 @@ def measured(spark: SparkSession, url: str, mode: str, count: int, n: int) -> Me
     ]
     for pool in heap:
         pool.resetPeakUsage()
-    before = _resident("VmRSS")
+    before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     started = time.perf_counter()
     written = table.write(frame, Batch(n, datetime.fromtimestamp(n, timezone.utc), "bench", {"ids": (n - 1, n)}))
     seconds = time.perf_counter() - started
     assert written == count
-    return Measured(seconds, before, _resident("VmHWM"), sum(pool.getPeakUsage().getUsed() for pool in heap))
-
-
-def _resident(name: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
+    return Measured(seconds, before, memory("VmHWM"), sum(pool.getPeakUsage().getUsed() for pool in heap))
 
 
 def check(url: str, mode: str, count: int, batches: int) -> None:
