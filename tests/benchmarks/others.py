@@ -24,6 +24,7 @@ QUERY = r"""
 import json, sys, duckdb
 pattern = '^(\\S+) (\\S+) (\\S+) \\[([^]]+)\\] "(\\S+) (\\S+) ([^"]+)" (\\d{3}) (\\d+|-) "([^"]*)" "([^"]*)"$'
 names = "client identity user time method path protocol status bytes referrer agent".split()
+duckdb.execute("set enable_progress_bar = false")  # it is printed among the rows once a query takes long
 print(json.dumps(duckdb.execute('''
     select cast(fields.status as int), fields.path, count(*)
     from (

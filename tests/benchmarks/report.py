@@ -199,7 +199,7 @@ def plot(run: Run, folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     colours = {name: f"C{n}" for n, name in enumerate(WHAT)}
     style: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 4}
@@ -223,13 +223,13 @@ def plot(run: Run, folder: Path) -> None:
         axis.title.set_fontsize(9)
     for axis in list(axes.flat)[len(works) :]:
         axis.axis("off")
-    _save(figure, axes.flat[0], folder / "lines.png")
+    _save(figure, axes.flat, folder / "lines.png")
 
     figure, axis = pyplot.subplots(figsize=(8, 4))
     known = [(name, cpu) for name, cpu, _ in reversed(_cpu(run)) if cpu is not None]
     bars = axis.barh([name for name, _ in known], [cpu for _, cpu in known], color="C7")
     axis.bar_label(bars, fmt="%.1f", padding=3)
-    axis.set(xlabel="CPU seconds per million lines, W3")
+    axis.set(xlabel="CPU seconds per million lines, W3", xmargin=0.1)
     figure.tight_layout()
     figure.savefig(folder / "cpu.png", dpi=100)
 
@@ -245,11 +245,17 @@ def plot(run: Run, folder: Path) -> None:
             points = sorted((n, 1000 * median(arms[name])) for n, arms in growth.items() if name in arms)
             if points:
                 axis.plot(*zip(*points, strict=True), color=colours[name], marker="o", label=WHAT[name])
-    _save(figure, max(axes, key=lambda axis: len(axis.lines)), folder / "growth.png")
+        axis.set_xticks(list(growth), [f"{n:,}" for n in growth], minor=False)
+        axis.minorticks_off()
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    _save(figure, axes, folder / "growth.png")
 
 
-def _save(figure: Any, labelled: Any, file: Path) -> None:
+def _save(figure: Any, axes: Iterable[Any], file: Path) -> None:
     """With one legend for all its plots, below them."""
-    figure.legend(*labelled.get_legend_handles_labels(), loc="lower center", ncol=4, fontsize=8)
+    labelled = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    lines = {label: labelled[label] for label in WHAT.values() if label in labelled}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(file, dpi=100)

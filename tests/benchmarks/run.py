@@ -64,18 +64,18 @@ def measured(plan: Plan, spark: SparkSession, inputs: Inputs) -> Iterator[report
 
 
 def complete(plan: Plan, spark: SparkSession, inputs: Inputs) -> bool:
-    """Measure, then write the report; returns whether all parts could be measured."""
+    """Measure, then write the report, also after Ctrl-C; returns whether all parts could be measured."""
     run, failed = None, False
     try:
         for run in measured(plan, spark, inputs):  # noqa: B007 # the last one is the most complete
             pass
     except measure.OutputsDiffer:
         raise
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         if run is None:
             raise
         traceback.print_exc()
-        print("this part failed, see above: the report ends before it", file=sys.stderr)
+        print("this part failed or was stopped, see above: the report ends before it", file=sys.stderr)
         failed = True
     assert run is not None
     report.plot(run, report.FOLDER)
