@@ -245,7 +245,7 @@ def plot(run: Run, folder: Path) -> None:
             points = sorted((n, 1000 * median(arms[name])) for n, arms in growth.items() if name in arms)
             if points:
                 axis.plot(*zip(*points, strict=True), color=colours[name], marker="o", label=WHAT[name])
-        axis.set_xticks(list(growth), [f"{n:,}" for n in growth], minor=False)
+        axis.set_xticks(list(growth), [f"{n:,}" for n in growth])
         axis.minorticks_off()
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))

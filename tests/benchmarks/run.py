@@ -64,7 +64,7 @@ def measured(plan: Plan, spark: SparkSession, inputs: Inputs) -> Iterator[report
 
 
 def complete(plan: Plan, spark: SparkSession, inputs: Inputs) -> bool:
-    """Measure, then write the report, also after Ctrl-C; returns whether all parts could be measured."""
+    """Measure, and write the report; False if it lacks parts, after a failure or Ctrl-C, and is only printed."""
     run, failed = None, False
     try:
         for run in measured(plan, spark, inputs):  # noqa: B007 # the last one is the most complete
@@ -75,12 +75,15 @@ def complete(plan: Plan, spark: SparkSession, inputs: Inputs) -> bool:
         if run is None:
             raise
         traceback.print_exc()
-        print("this part failed or was stopped, see above: the report ends before it", file=sys.stderr)
         failed = True
     assert run is not None
-    report.plot(run, report.FOLDER)
-    report.RESULTS.write_text(report.markdown(run).rstrip() + "\n")
-    print(report.RESULTS.read_text())
+    text = report.markdown(run).rstrip()
+    print(text)
+    if failed:
+        print("this part failed or was stopped, see above: the report ends before it, and is not kept", file=sys.stderr)
+    else:
+        report.plot(run, report.FOLDER)
+        report.RESULTS.write_text(f"{text}\n")
     return not failed
 
 

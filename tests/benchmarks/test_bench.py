@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,31 @@ def test_the_report_has_medians_and_ratios_to_the_kit() -> None:
         "| A3 this kit | 150 (100 to 200) | 1.00 | 600 (600 to 600) | 1.00 | 100 | 50.00 | 50.0 |",
     ]
     assert "here and now" in lines
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a program is missing")])
+def test_a_run_that_ends_early_prints_its_report_and_keeps_the_one_before(
+    error: type[BaseException] | BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measured_until(*_: object) -> Iterator[report.Run]:
+        yield report.Run("here and now")
+        raise error
+
+    before = tmp_path / "results.md"
+    before.write_text("a whole report\n")
+    monkeypatch.setattr(run, "measured", measured_until)
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", before)
+    nothing: Any = None
+    assert not run.complete(nothing, nothing, nothing)
+    printed = capsys.readouterr()
+    assert "here and now" in printed.out.splitlines()
+    assert "the report ends before it, and is not kept" in printed.err
+    assert list(tmp_path.iterdir()) == [before]
+    assert before.read_text() == "a whole report\n"
 
 
 def test_the_result_of_a_batch_is_the_one_that_has_its_last_line() -> None:
