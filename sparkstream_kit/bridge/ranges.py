@@ -7,6 +7,7 @@ Classes are in org.apache.spark.sql, Spark 4.2.1.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ def lines(session: SparkSession, places: Sequence[tuple[str, int, int]]) -> Data
     size = placement.task_size(sum(end - start for _, start, end in places))
     cut = [(path, at, min(at + size, end)) for path, start, end in places for at in range(start, end, size)]
     exact = [_Part(path, max(0, start - 1), end - 1, end) for path, start, end in cut]
-    return _scan(session, view().org.apache.spark.sql.execution.datasources.text.TextFileFormat(), schema, exact)
+    return _scan(session, "text.TextFileFormat", schema, exact)
 
 
 def parquet(session: SparkSession, files: Sequence[tuple[str, int]], like: DataFrame) -> DataFrame:
@@ -39,8 +40,8 @@ def parquet(session: SparkSession, files: Sequence[tuple[str, int]], like: DataF
 
     Cost: grows with the files, about a millisecond each, and the rows; all columns are read.
     """
-    kind = view().org.apache.spark.sql.execution.datasources.parquet.ParquetFileFormat()
-    return _scan(session, kind, like._jdf.schema(), [_Part(path, 0, size, size) for path, size in files])
+    parts = [_Part(path, 0, size, size) for path, size in files]
+    return _scan(session, "parquet.ParquetFileFormat", like._jdf.schema(), parts)
 
 
 class _Part(NamedTuple):
@@ -50,19 +51,16 @@ class _Part(NamedTuple):
     size: int
 
 
-def _scan(session: SparkSession, kind: Any, schema: Any, parts: Sequence[_Part]) -> DataFrame:
+def _scan(session: SparkSession, kind: str, schema: Any, parts: Sequence[_Part]) -> DataFrame:
     """What a FileFormat reads from parts of files, in about as many tasks as there are cores.
 
-    FileFormat.buildReaderWithPartitionValues, PartitionedFile, FileScanRDD.
+    PartitionedFile, FileScanRDD.
     """
     jvm, gateway = view(), context()._gateway
     sql, spark = jvm.org.apache.spark.sql, session._jsparkSession
     sources = sql.execution.datasources
-    nothing, no_columns = scala_object(jvm.scala.collection.immutable, "Map").empty(), sql.types.StructType()
-    as_rows = nothing.updated("returning_batch", "false")  # FileFormat.OPTION_RETURNING_BATCH
-    reader = kind.buildReaderWithPartitionValues(
-        spark, schema, no_columns, schema, scala_seq([]), as_rows, spark.sessionState().newHadoopConf()
-    )
+    nothing = scala_object(jvm.scala.collection.immutable, "Map").empty()
+    reader = _reader(session, kind, schema, spark.sessionState().newHadoopConf().getPropsWithPrefix(""))
     no_row = scala_object(sql.catalyst, "InternalRow").empty()
     paths = scala_object(jvm.org.apache.spark.paths, "SparkPath")
     no_hosts = gateway.new_array(jvm.java.lang.String, 0)  # type: ignore[union-attr]
@@ -76,6 +74,20 @@ def _scan(session: SparkSession, kind: Any, schema: Any, parts: Sequence[_Part])
     made_options = sql.catalyst.FileSourceOptions(scala_object(sql.catalyst.util, "CaseInsensitiveMap").apply(nothing))
     rdd = sources.FileScanRDD(spark, reader, scala_seq(partitions), schema, scala_seq([]), nothing, made_options)
     return rows.frame(session, rdd, schema, sum(part.end - part.start for part in parts))
+
+
+@functools.lru_cache(maxsize=16)
+def _reader(session: SparkSession, kind: str, schema: Any, settings: Any) -> Any:
+    """The function that reads parts of files (FileFormat.buildReaderWithPartitionValues).
+
+    It broadcasts all settings, so one is kept while these are equal; making one takes longer than all else of a scan.
+    """
+    sql, spark = view().org.apache.spark.sql, session._jsparkSession
+    nothing, no_columns = scala_object(view().scala.collection.immutable, "Map").empty(), sql.types.StructType()
+    as_rows = nothing.updated("returning_batch", "false")  # FileFormat.OPTION_RETURNING_BATCH
+    return functools.reduce(getattr, kind.split("."), sql.execution.datasources)().buildReaderWithPartitionValues(
+        spark, schema, no_columns, schema, scala_seq([]), as_rows, spark.sessionState().newHadoopConf()
+    )
 
 
 def _split(parts: Sequence[_Part]) -> list[list[_Part]]:

@@ -35,19 +35,21 @@ def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None,
     """An RDD[InternalRow] as a DataFrame; if its size in bytes is given, Spark may broadcast it in a join.
 
     Spark knows if it has one partition, and if its rows are placed by the hash of keys, and exchanges nothing then for
-    a group or a sort (SinglePartition, HashPartitioning).
+    a group or a sort (SinglePartition, HashPartitioning, DataTypeUtils.toAttributes).
     """
-    jvm, spark = view(), session._jsparkSession
-    plan = spark.internalCreateDataFrame(rdd, schema, False).queryExecution().logical()
-    none = scala_object(jvm.scala, "Option").empty()
-    partitioning, physical = plan.outputPartitioning(), jvm.org.apache.spark.sql.catalyst.plans.physical
+    jvm = view()
+    catalyst, scala = jvm.org.apache.spark.sql.catalyst, jvm.scala
+    output = scala_object(catalyst.types, "DataTypeUtils").toAttributes(schema)
     if (partitions := rdd.getNumPartitions()) == 1:
-        partitioning = scala_object(physical, "SinglePartition")
+        partitioning = scala_object(catalyst.plans.physical, "SinglePartition")
     elif keys:
-        columns = {column.name(): column for column in map(plan.output().apply, range(schema.length()))}
-        partitioning = physical.HashPartitioning(scala_seq([columns[key] for key in keys]), partitions)
-    stats = none if size is None else jvm.scala.Some(_statistics(session, size.bit_length()))
-    return _logical(session, plan.output(), rdd, partitioning, plan.outputOrdering(), stats)
+        columns = {column.name(): column for column in map(output.apply, range(schema.length()))}
+        partitioning = catalyst.plans.physical.HashPartitioning(scala_seq([columns[key] for key in keys]), partitions)
+    else:
+        partitioning = catalyst.plans.physical.UnknownPartitioning(0)
+    none = scala_object(scala, "Option").empty()
+    stats = none if size is None else scala.Some(_statistics(session, size.bit_length()))
+    return _logical(session, output, rdd, partitioning, scala_seq([]), stats)
 
 
 def _logical(session: SparkSession, output: Any, rdd: Any, partitioning: Any, ordering: Any, stats: Any) -> DataFrame:

@@ -71,3 +71,18 @@ def test_few_bytes_are_one_task_and_no_bytes_too(spark: SparkSession, tmp_path: 
         assert lines.rdd.getNumPartitions() == 1
         assert "Exchange" not in lines.groupBy("value").count()._jdf.queryExecution().executedPlan().toString()
         assert lines.groupBy().count().collect() == [(2 * len(places),)]
+
+
+def test_a_reader_sees_settings_that_change(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("short\nlonger\n")
+    places, whole = [(f"file:{tmp_path}/lines", 0, 13)], ["short", "longer"]
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    limit = "mapreduce.input.linerecordreader.line.maxlength"
+    for settings in spark.conf, hadoop:
+        assert rows(spark, places) == whole
+        settings.set(limit, "5")
+        try:
+            assert rows(spark, places) != whole
+        finally:
+            settings.unset(limit)
+    assert rows(spark, places) == whole
