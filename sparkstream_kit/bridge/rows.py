@@ -35,7 +35,9 @@ def frame(session: SparkSession, rdd: Any, schema: Any, size: int | None = None,
     """An RDD[InternalRow] as a DataFrame; if its size in bytes is given, Spark may broadcast it in a join.
 
     Spark knows if it has one partition, and if its rows are placed by the hash of keys, and exchanges nothing then for
-    a group or a sort (SinglePartition, HashPartitioning, DataTypeUtils.toAttributes).
+    a group or a sort (SinglePartition, HashPartitioning).
+
+    DataTypeUtils.toAttributes makes the columns that SparkSession.internalCreateDataFrame would, without its analysis.
     """
     jvm = view()
     catalyst, scala = jvm.org.apache.spark.sql.catalyst, jvm.scala
