@@ -48,6 +48,9 @@ class Source:
     prepare: Callable[[Offset, Offset], Offset] = lambda start, end: end
     """Called before a batch with this offset range is recorded, for what can be read later only if it is kept now;
     returns the offset up to which that was possible."""
+    done: Callable[[Offset], None] = lambda end: None
+    """Called when all outputs of the batch that ends there are written, for others who watch how far a job is. What it
+    raises is only logged, and it is not called again."""
     commit: Callable[[Offset], None] = lambda end: None
     """Called with an offset up to which nothing will be read again; what is before it may be removed."""
     initial_batch_size: int = 100_000

@@ -49,6 +49,9 @@ SNAPSHOT_EVERY = 20
 SAME_FAILURES = 5
 """Tries after which a step that fails on its data, each time with the same error, is given up: it is in vain."""
 
+ALL = 1 << 62
+"""More records or bytes than a source has."""
+
 RETRY_FOR = 600.0
 """Seconds for which a failing output or state is retried: longer than most database outages."""
 
@@ -256,7 +259,7 @@ class Engine:
 
         After a stop request the next drain processes the rest.
         """
-        ends = self.graph.log.begin_drain({name: s.latest_offset(None) for name, s in self.graph.sources.items()})
+        ends = self.graph.log.begin_drain(self._latest_offsets(None))
         while not self.stopping.is_set():
             entry = self._plan(time, ends)
             if entry is None:
@@ -282,9 +285,10 @@ class Engine:
         time = max(tick, last.time + 1)
         self.check_clock()
         ranges, available = {}, {}
+        all_latest = self._latest_offsets(time) if ends is None else ends
         for name, source in self.graph.sources.items():
             start = last.end_offsets.get(name)
-            end = latest = source.latest_offset(time) if ends is None else ends.get(name)
+            end = latest = all_latest.get(name)
             if latest != start:
                 end = self._end_offset(name, source, start, latest, draining=ends is not None)
             if end != start:
@@ -299,6 +303,25 @@ class Engine:
             return None
         self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available, now=clocks.machine_clock())
+
+    def _latest_offsets(self, time: int | None) -> dict[str, Offset]:
+        """Where each source could be read to; one that fails, as its server is away, is asked again.
+
+        If a stop request ends that, where each of them was read to: there is nothing to do.
+        """
+        found: dict[str, Offset] = {}
+
+        def ask(name: str, source: Source) -> None:
+            found[name] = source.latest_offset(time)
+
+        sources = self.graph.sources
+        try:
+            self._until_done(None, {f"source {name!r}": partial(ask, name, sources[name]) for name in sources})
+        except BatchFailed:
+            if not self.stopping.is_set():
+                raise
+            return {name: self.graph.log.last.end_offsets.get(name) for name in sources}
+        return found
 
     def _prepared(self, ranges: dict[str, OffsetRange], *, draining: bool) -> dict[str, OffsetRange]:
         """The ranges that can be read; in a drain InputLost if that is not all, as it could not end."""
@@ -315,10 +338,10 @@ class Engine:
         return prepared
 
     def _end_offset(self, name: str, source: Source, start: Offset, latest: Offset, *, draining: bool) -> Offset:
-        """Where a batch ends: at `max_per_batch`; without it at the latest offset in a drain, else the rate decides."""
-        if self._limit is not None:
-            return source.limit(start, latest, self._limit)
-        return latest if draining else self._rate.end_offset(name, source, start, latest)
+        """Where a batch ends: at `max_per_batch`; without it the rate decides, and in a drain only the source."""
+        if self._limit is None and not draining:
+            return self._rate.end_offset(name, source, start, latest)
+        return source.limit(start, latest, self._limit or ALL)
 
     # --- one batch
 
@@ -352,6 +375,7 @@ class Engine:
             self._until_done(entry, {name: state.prune for name, state in states.items()})
         self._lease.check()
         log_.mark_done(entry.n)
+        self._tell_sources(entry)
         graph.drop_contexts()
         self.finished += 1
         if entry.n % SNAPSHOT_EVERY == 0:
@@ -365,9 +389,17 @@ class Engine:
         log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(facts))
         self._idle_since = clock.monotonic()
 
-    def _until_done(self, entry: Entry, steps: Mapping[str, Callable[[], object]]) -> None:
-        """Run every step of a batch until it succeeds, the deadline passes, or it is in vain."""
+    def _tell_sources(self, entry: Entry) -> None:
+        for name, (_, end) in entry.ranges.items():
+            try:
+                self.graph.sources[name].done(end)
+            except Exception as error:
+                log.warning("the source %r could not note that batch %d is done: %s", name, entry.n, jvm.reason(error))
+
+    def _until_done(self, entry: Entry | None, steps: Mapping[str, Callable[[], object]]) -> None:
+        """Run every step of a batch, or of planning one, until it succeeds, the deadline passes, or it is in vain."""
         graph, waiting, same = self.graph, dict(steps), Counter[str]()
+        batch = f"batch {entry.n}" if entry else "the next batch"
         deadline, pause = clock.monotonic() + self._retry_for, 0.5
         while True:
             # a try after a failure notes which line of the program it comes from
@@ -381,7 +413,9 @@ class Engine:
             self.errors |= reasons
             left = deadline - clock.monotonic()
             in_vain = [
-                name for name in failures if same[name] >= SAME_FAILURES and jvm.is_caused_by_data(failures[name])
+                name
+                for name in failures
+                if entry and same[name] >= SAME_FAILURES and jvm.is_caused_by_data(failures[name])
             ]
             if left <= 0 or in_vain or self.stopping.is_set():
                 raise self._step_failed(entry, failures, in_vain)
@@ -389,8 +423,8 @@ class Engine:
             for name in failures:
                 is_data = jvm.is_caused_by_data(failures[name])
                 log.warning(
-                    "batch %d: the %s failed (%s); retrying in %.1f s, %s",
-                    *(entry.n, name, self.errors[name], pause),
+                    "%s: the %s failed (%s); retrying in %.1f s, %s",
+                    *(batch, name, self.errors[name], pause),
                     f"as try {same[name] + 1} of {SAME_FAILURES}" if is_data else f"for another {left:.0f} s",
                 )
             if any("heckpoint block" in str(failure) for failure in failures.values()):
@@ -400,17 +434,20 @@ class Engine:
             self.stopping.wait(min(pause, left))
             pause = min(2 * pause, 30.0)
 
-    def _step_failed(self, entry: Entry, failures: dict[str, Exception], in_vain: list[str]) -> Exception:
+    def _step_failed(self, entry: Entry | None, failures: dict[str, Exception], in_vain: list[str]) -> Exception:
         name = next(iter(in_vain or failures))
         if self._retry_for == 0:
             return failures[name]
-        what = f"batch {entry.n}: the {name} still fails ({jvm.reason(failures[name])}); the batch stays unfinished, "
-        error = BatchFailed(
-            f"{what}and the next start finishes it"
-            if not in_vain
-            else f"{what}and each try fails in the same way: mend the job, or set the batch aside, with its input, by "
-            f"sparkstream skip {self.graph.home.root} {entry.n}"
-        )
+        what = f"the {name} still fails ({jvm.reason(failures[name])}); "
+        if entry is None:
+            error = BatchFailed(f"{what}no batch is unfinished, and the next start goes on where this one was")
+        elif in_vain:
+            error = BatchFailed(
+                f"batch {entry.n}: {what}the batch stays unfinished, and each try fails in the same way: mend the job, "
+                f"or set the batch aside, with its input, by sparkstream skip {self.graph.home.root} {entry.n}"
+            )
+        else:
+            error = BatchFailed(f"batch {entry.n}: {what}the batch stays unfinished, and the next start finishes it")
         error.__cause__ = failures[name]
         return error
 
@@ -441,7 +478,18 @@ def _advance(graph: Graph, state: State, entry: Entry) -> None:
 
 
 def _describe(entry: Entry) -> str:
-    return ", ".join(f"{name} {start} to {end}" for name, (start, end) in entry.ranges.items()) or "no data"
+    """The ranges of a batch; where offsets are not plain numbers, the name of the source alone.
+
+    >>> _describe(Entry(3, 1000, {"files": (12, 40), "kafka": (None, {"logs": {}})}, {}))
+    'files 12 to 40, kafka'
+    """
+    return (
+        ", ".join(
+            name if isinstance(end, dict | list) else f"{name} {start} to {end}"
+            for name, (start, end) in entry.ranges.items()
+        )
+        or "no data"
+    )
 
 
 # --- callbacks: the only part of a job in Spark's checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from sparkstream_kit.contracts import Source
 from sparkstream_kit.engine import batches
 from sparkstream_kit.engine.rate import RateController
+from sparkstream_kit.errors import BatchFailed
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
 
@@ -33,7 +35,7 @@ class Job:
             outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
             batch=lambda entry: entry.ranges["numbers"],
             context=lambda entry: ctx,
-            drop_contexts=lambda: None,
+            drop_contexts=lambda **options: None,
             fit_shuffles=lambda: None,
             settle=lambda: None,
             is_due=lambda time: False,
@@ -147,6 +149,36 @@ def test_after_a_stop_request_the_unfinished_batch_is_finished_and_nothing_is_pl
     engine.tick(1000)
     assert job.batches == [(None, 5)]
     assert engine.graph.log.is_done(1)
+
+
+def test_a_source_whose_server_is_away_is_asked_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, away, pauses = job.engine(retry_for=batches.RETRY_FOR), 2, list[float]()
+    monkeypatch.setattr(engine.stopping, "wait", pauses.append)
+    latest_offset = engine.graph.sources["numbers"].latest_offset
+
+    def fails(now: int | None) -> int | None:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise ConnectionError("the server is away")
+        return latest_offset(now)  # type: ignore[return-value]
+
+    monkeypatch.setitem(
+        engine.graph.sources, "numbers", dataclasses.replace(engine.graph.sources["numbers"], latest_offset=fails)
+    )
+    job.made = 5
+    engine.tick(1000)
+    assert job.batches == [(None, 5)] and pauses == [0.5, 1]
+
+    away = 10**9
+    engine._retry_for = 0.000_001
+    with pytest.raises(BatchFailed, match="source 'numbers' still fails .*away.*no batch is unfinished"):
+        engine.tick(2000)
+    engine._retry_for = batches.RETRY_FOR
+    monkeypatch.setattr(engine.stopping, "wait", lambda _: engine.stopping.set())
+    job.made = 9
+    engine.tick(3000)
+    assert job.batches == [(None, 5)], "a stop request while it is away does not fail"
 
 
 def test_after_a_stop_request_the_newest_tick_processes_what_receivers_have_brought(
