@@ -11,6 +11,7 @@
     sparkstream compact FOLDER        compact the small Parquet files of an output
     sparkstream skip HOME N           set aside the input of a batch that can never be finished
     sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
+    sparkstream packages              print what spark-submit --packages needs for the source kafka
 
 A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
 the JVM and take a few seconds longer.
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, _lazy, _spark
-from .bridge import jvm
+from .bridge import jvm, kafka
 from .context import live_session
 from .engine import clocks
 from .errors import KitError, UsageError
@@ -123,6 +124,16 @@ and none is left out. The job must have stopped gracefully. A generator waits un
 """
 
 
+PACKAGES = """\
+Print the Maven coordinates of the libraries that the installed Spark needs beside the kit: its connector for Kafka.
+
+    spark-submit --packages "$(sparkstream packages)" ...
+    python job.py --conf spark.jars.packages="$(sparkstream packages)" ...
+
+docs/kafka.md has the versions, and what to do on a machine without access to a Maven repository.
+"""
+
+
 def archive(target: Path) -> None:
     """Write the package into a zip file, with the same bytes for the same sources."""
     package = Path(__file__).parent
@@ -201,11 +212,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--reason", default="", help="kept with the batch and logged")
     add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
     add("home")
+    command("packages", "print what spark-submit --packages needs for the source kafka", _packages, PACKAGES)
     return parser
 
 
 def _archive(options: argparse.Namespace) -> None:
     archive(options.file)
+
+
+def _packages(_: argparse.Namespace) -> None:
+    print(kafka.PACKAGE)
 
 
 def _peek(options: argparse.Namespace) -> None:

@@ -252,7 +252,8 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="go on although bytes of this input file are gone that a recorded batch needs; the home notes which",
+        help="go on although bytes of this input file, or records of this Kafka topic, are gone that a batch needs; "
+        "the home notes which",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser

@@ -1,9 +1,10 @@
 """Parse `--source` and `--output` arguments: `[NAME=]KIND:REST?option=value`, each the spelling of one function.
 
 KIND is a function of `sparkstream_kit.sources` or `.outputs`, with hyphens for underscores. REST fills its required
-parameters, separated by colons where there are several; options are its other parameters, converted to their types.
-They begin at the first ? that a name follows: a path may hold others, as in files:/logs/q?/web?glob=*.log. In options
-%26 is a & and so on, and a + is a plus. Everything else follows from the function's signature.
+parameters, separated by colons where there are several, or by a slash after `brokers`, which have colons; options are
+its other parameters, converted to their types. They begin at the first ? that a name follows: a path may hold others,
+as in files:/logs/q?/web?glob=*.log. In options %26 is a & and so on, and a + is a plus. Everything else follows from
+the function's signature.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def kinds(package: ModuleType) -> list[str]:
 
     >>> from sparkstream_kit import sources
     >>> kinds(sources)
-    ['files', 'generator', 'socket']
+    ['files', 'generator', 'kafka', 'socket']
     """
     return [name.replace("_", "-") for name in package.URIS]
 
@@ -63,12 +64,15 @@ def parse(text: str, package: ModuleType, *, named: bool = False) -> Spec:
     >>> parse("socket:localhost:9999?receivers=2", sources).arguments
     {'host': 'localhost', 'port': 9999, 'receivers': 2}
 
+    >>> parse("kafka:broker1:9092,broker2:9092/access?start=latest", sources).arguments
+    {'brokers': 'broker1:9092,broker2:9092', 'topics': 'access', 'start': 'latest'}
+
     Raises UsageError for an unknown kind or option, naming those that exist.
 
-    >>> parse("kafka:topic", sources)
+    >>> parse("hdfs:topic", sources)
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: got the kind 'kafka', expected files, generator or socket
+    sparkstream_kit.errors.UsageError: got the kind 'hdfs', expected files, generator, kafka or socket
     """
     match = re.fullmatch(r"(?:([A-Za-z_][\w-]*)=)?([a-z][a-z-]*):(.*)", text, re.DOTALL)
     if not match:
@@ -124,9 +128,10 @@ def either(words: Iterable[str]) -> str:
 
 
 def _required(kind: str, rest: str, required: list[str]) -> dict[str, str]:
-    values = rest.split(":", len(required) - 1) if len(required) > 1 else [rest] if required else []
+    separator = "/" if "brokers" in required else ":"
+    values = rest.split(separator, len(required) - 1) if len(required) > 1 else [rest] if required else []
     if len(values) != len(required) or not all(values):
-        form = ":".join(name.upper() for name in required)
+        form = separator.join(name.upper() for name in required)
         raise UsageError(f"got {kind}:{redact(rest)}, expected {kind}:{form}")
     if rest and not required:
         raise UsageError(f"got {kind}:{quote(rest)}, expected {kind}: followed by nothing but ?options")

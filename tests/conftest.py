@@ -11,7 +11,7 @@ import pytest
 from sparkstream_kit import lifecycle
 
 TESTS = Path(__file__).parent
-MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster"}
+MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster", "kafka": "kafka"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker

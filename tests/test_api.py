@@ -41,7 +41,7 @@ def test_the_top_level_is() -> None:
 
 
 def test_the_sources_outputs_and_transforms_are() -> None:
-    assert sorted(sources.__all__) == ["files", "generator", "socket"]
+    assert sorted(sources.__all__) == ["files", "generator", "kafka", "socket"]
     assert sorted(outputs.__all__) == [
         *("console", "delta", "json", "parquet", "redis_counter", "redis_hash", "redis_ranking", "rejected", "sql"),
         *("sql_table", "text", "webhook"),

@@ -42,7 +42,8 @@ PAGES = {
     for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "conf/README.md"])
 }
 FOREIGN_OPTIONS = {
-    *("--conf", "--files", "--load-spark-defaults", "--master", "--properties-file", "--py-files"),  # spark-submit
+    *("--conf", "--files", "--jars", "--load-spark-defaults", "--master", "--packages", "--properties-file"),
+    "--py-files",  # these are spark-submit's
     *("--driver-memory", "--dist"),  # in PYSPARK_SUBMIT_ARGS, and pytest-xdist's
 }
 LINE = '203.0.113.9 - - [10/Oct/2000:13:55:36 +0000] "GET / HTTP/1.1" 200 5\n'

@@ -277,11 +277,11 @@ def test_a_test_run_ends_with_the_seconds_and_tests_of_each_suite(with_python: P
     environment = {"PATH": str(with_python.bin), "LOG": str(with_python.log), "FAILS": fails}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == (fails != "nothing"), run.stderr
-    suites = [line.split() for line in run.stdout.splitlines()[-6:]]
-    assert [line[0] for line in suites] == ["suite", "fast", "slow", "programs", "faults", "total"]
-    assert [line[2] for line in suites[1:-1]] == ["17"] * 4
+    suites = [line.split() for line in run.stdout.splitlines()[-7:]]
+    assert [line[0] for line in suites] == ["suite", "fast", "slow", "programs", "kafka", "faults", "total"]
+    assert [line[2] for line in suites[1:-1]] == ["17"] * 5
     assert all(line[1].isdecimal() for line in suites[1:])
-    assert sum(step.startswith("pytest ") for step in with_python.steps()) == 4, "a failed suite does not end the run"
+    assert sum(step.startswith("pytest ") for step in with_python.steps()) == 5, "a failed suite does not end the run"
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -10,9 +10,10 @@ from .._lazy import lazy
 if TYPE_CHECKING:
     from ._files import files as files
     from ._generator import generator as generator
+    from ._kafka import kafka as kafka
     from ._socket import socket as socket
 
-URIS = {"files": "_files", "generator": "_generator", "socket": "_socket"}
+URIS = {"files": "_files", "generator": "_generator", "kafka": "_kafka", "socket": "_socket"}
 """Sources that the command line knows, and the modules that define them."""
 
 PUBLIC = URIS

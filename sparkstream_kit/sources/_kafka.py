@@ -1,0 +1,309 @@
+"""Read the records of Kafka topics, each once, by offsets that the offset log keeps."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.streaming import StreamingContext
+
+from ..bridge import kafka as bridge
+from ..bridge.kafka import Cluster, Topic
+from ..columns import Columns, column_names
+from ..contracts import Offset, Source
+from ..engine.chains import same_for_every_batch
+from ..engine.graph import graph_of
+from ..errors import InputLost, UsageError
+from ..frames import FrameStream
+from ..recovery import storage
+from ._kafka_offsets import RECORD, Piece, covers, pieces_of, shares_of, tasks_of
+
+log = logging.getLogger(__name__)
+
+Start = Callable[[Cluster, str, Topic], Sequence[int]]
+"""The offset of each partition of a topic from which it is read."""
+
+
+def kafka(
+    ssc: StreamingContext,
+    brokers: Columns,
+    topics: Columns,
+    *,
+    start: str = "earliest",
+    config: str | Mapping[str, str] | None = None,
+    max_per_partition: int | None = None,
+    group: str | None = None,
+    name: str = "kafka",
+) -> FrameStream:
+    """Read the records of Kafka topics, each once.
+
+        requests = ss.sources.kafka(ssc, "broker1:9092,broker2:9092", "access").pipe(ss.transforms.access_log.parse)
+
+    Columns: key and value: string, topic: string, partition: int, offset: bigint, timestamp: timestamp, headers:
+    array<struct<key: string, value: binary>>. Keys and values are text; cast them to binary for the bytes as they were
+    sent, whatever these are. Rows of a partition are in their order.
+
+    `topics` are names or, as in a shell, patterns: `web-*`. New topics and partitions are read from their beginning.
+    `start` says where the first start of this home begins: `earliest`, `latest`, a time such as `2026-01-31T08:00Z`,
+    or offsets as `{"access": {"0": 120, "1": 98}}`; later starts continue. Only records of transactions that were
+    committed are read, unless isolation.level says otherwise.
+
+    `config` are settings of Kafka's consumers, or the path of a properties file with them: security.protocol and what
+    belongs to it. Passwords are best kept in such a file. With a `group`, its offsets are committed after each
+    batch, for tools that watch the lag; nothing depends on them. `max_per_partition` counts offsets.
+
+    Guarantee: replayable, exactly once. Records that are gone before they are read (retention, a topic that was deleted
+    or lost its end) are never skipped silently.
+
+    Raises MissingLibrary without Spark's connector for Kafka. Raises UsageError, and InputLost if records are gone that
+    a recorded batch needs or that no batch has read, at the first batch.
+
+    Cost: grows with the records; each batch asks the brokers twice, and a record has all of its columns converted.
+
+    URI: kafka:BROKERS/TOPICS?start=...&config=...&max_per_partition=...&group=...
+    """
+    bridge.check_connector()
+    graph = graph_of(ssc)
+    given = config if isinstance(config, Mapping) else bridge.properties(config) if config else {}
+    if prefixed := [key for key in given if key.startswith("kafka.")]:
+        kafkas_own = prefixed[0].removeprefix("kafka.")
+        raise UsageError(f"got the setting {prefixed[0]}, expected Kafka's own name of it: {kafkas_own}")
+    settings = {"isolation.level": "read_committed", **given, "bootstrap.servers": ",".join(column_names(brokers))}
+    if max_per_partition is not None and max_per_partition < 1:
+        raise UsageError(f"got max_per_partition={max_per_partition}, expected at least 1")
+    reader = _Reader(
+        Cluster(settings, f"sparkstream-{name}"),
+        column_names(topics),
+        start=_start(start),
+        most=max_per_partition,
+        group=group,
+        directory=lambda: graph.home / f"sources/{name}/given-up",
+        taken=lambda: graph.log.last.end_offsets.get(name),
+        may_give_up=lambda topic: topic in graph.give_up_files,
+    )
+    source = Source(
+        reader.latest_offset,
+        functools.partial(reader.read, graph.session),
+        bridge.SCHEMA,
+        reader.limit,
+        prepare=reader.prepare,
+        done=reader.done,
+    )
+    return FrameStream.from_source(ssc, name, source).transform(_as_text)
+
+
+@same_for_every_batch
+def _as_text(frame: DataFrame) -> DataFrame:
+    text = [F.col(name).cast("string").alias(name) for name in ("key", "value")]
+    return frame.select(*text, "topic", "partition", "offset", "timestamp", "headers")
+
+
+class _Reader:
+    """The topics that a job reads.
+
+    `taken` returns the offset up to which batches have been recorded, `may_give_up` whether records of a topic may be
+    missing, `directory` where it is noted which ones are.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        wanted: Sequence[str],
+        *,
+        start: Start,
+        most: int | None,
+        group: str | None,
+        directory: Callable[[], str],
+        taken: Callable[[], Offset],
+        may_give_up: Callable[[str], bool],
+    ):
+        self._cluster, self._wanted, self._start, self._most, self._group = cluster, wanted, start, most, group
+        self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
+        self._seen: dict[str, Topic] = {}  # what the last look at the cluster found
+        self._prepared: tuple[Offset, Offset] | None = None
+        self._warned: set[str] = set()
+
+    # --- what a source is
+
+    def latest_offset(self, now: int | None) -> Offset:
+        """Where the topics end now."""
+        taken = self._taken()
+        known: dict[str, Any] = taken or {}
+        chosen = self._chosen(known)
+        self._seen = self._cluster.topics(chosen)
+        missing = [name for name in chosen if name not in self._seen and name not in known]
+        if missing:
+            there = ", ".join(self._cluster.names()[:10]) or "none"
+            raise UsageError(f"got the topic {missing[0]!r}, and the brokers have {there}: create it, or correct it")
+        latest = {name: self._latest(name, known.get(name), is_first=taken is None) for name in chosen}
+        there_is = {name: topic for name, topic in ({**known, **latest}).items() if topic is not None}
+        return None if taken is None and not there_is else there_is
+
+    def limit(self, start: Offset, end: Offset, most: int) -> Offset:
+        """The offset at most this number of records after another, with a share of what each partition has."""
+        pieces = pieces_of(start, end)
+        sizes = [min(piece.end - piece.start, self._most or piece.end) for piece in pieces]
+        limited = {name: {**topic, "next": list(topic["next"])} for name, topic in end.items()}
+        for piece, share in zip(pieces, shares_of(sizes, most), strict=True):
+            limited[piece.topic]["next"][piece.partition] = piece.start + share
+        return limited
+
+    def prepare(self, start: Offset, end: Offset) -> Offset:
+        """Refuse a range whose records are gone."""
+        for piece in pieces_of(start, end):
+            self._left(piece)
+        self._prepared = (start, end)
+        return end
+
+    def read(self, session: SparkSession, start: Offset, end: Offset) -> DataFrame:
+        """The records of an offset range, those of each partition in their order."""
+        pieces = pieces_of(start, end)
+        was_prepared, self._prepared = self._prepared == (start, end), None
+        if not was_prepared:  # a batch that runs again, or one that a window or a state needs
+            self._seen = self._cluster.topics(sorted({piece.topic for piece in pieces}))
+        left = [piece for piece in map(self._left, pieces) if piece.start < piece.end]
+        tasks = tasks_of(left)
+        size = sum(piece.end - piece.start for piece in left) * RECORD
+        return self._cluster.records(session, tasks, size)
+
+    def done(self, end: Offset) -> None:
+        """Tell Kafka how far the group has read."""
+        if self._group:
+            self._cluster.commit(self._group, {name: topic["next"] for name, topic in (end or {}).items()})
+
+    # --- topics
+
+    def _chosen(self, known: Mapping[str, Any]) -> list[str]:
+        """The names of the topics to read, in order: also of those that matched a pattern and are gone."""
+        if not any(map(_is_pattern, self._wanted)):
+            return sorted(set(self._wanted))
+        there = {*self._cluster.names(), *known}
+        return sorted(
+            {
+                *(name for name in there if any(fnmatchcase(name, wanted) for wanted in self._wanted)),
+                *(wanted for wanted in self._wanted if not _is_pattern(wanted)),
+            }
+        )
+
+    def _latest(self, name: str, known: dict[str, Any] | None, *, is_first: bool) -> dict[str, Any] | None:
+        """Where a topic ends now; None if it is gone. InputLost if it is another one than was read, or is shorter."""
+        topic = self._seen.get(name)
+        if known and (topic is None or topic.id != known["id"]):
+            self._give_up(
+                name,
+                f"the topic {name!r}, read up to the offsets {known['next']}, has been deleted"
+                f"{' and created again' if topic else ''}; what no batch has read of it is gone",
+            )
+            self._cluster.forget_fetched()
+            known = None
+        if topic is None:
+            return None
+        if known is None:
+            first = list(self._start(self._cluster, name, topic)) if is_first else topic.first
+            return {"id": topic.id, "first": first, "next": [*map(max, first, topic.next)]}
+        for partition, (read, end) in enumerate(zip(known["next"], topic.next, strict=False)):
+            if end < read:
+                self._give_up(
+                    name,
+                    f"partition {partition} of the topic {name!r} ends at {end}, and was read up to {read}: its "
+                    "brokers have lost records",
+                )
+                self._cluster.forget_fetched()
+        return {"id": topic.id, "first": known["first"] + topic.first[len(known["first"]) :], "next": topic.next}
+
+    # --- what is gone
+
+    def _left(self, piece: Piece) -> Piece:
+        """What the topic still has of a piece; InputLost if that is not all, unless the rest is given up."""
+        topic = self._seen.get(piece.topic)
+        if topic is None or topic.id != piece.id:
+            self._note_lost(piece, "the topic has been deleted")
+            return piece._replace(start=piece.end)
+        first, after = topic.first[piece.partition], topic.next[piece.partition]
+        if piece.start < first:
+            self._note_lost(piece._replace(end=min(first, piece.end)), "Kafka has removed them, as its retention says")
+        if after < piece.end:
+            self._note_lost(piece._replace(start=max(after, piece.start)), "its brokers have lost them")
+        start = min(max(piece.start, first), piece.end)
+        return piece._replace(start=start, end=max(start, min(piece.end, after)))
+
+    def _note_lost(self, lost: Piece, why: str) -> None:
+        """Note that records are given up; InputLost if nobody has said so."""
+        if any(covers(name, lost) for name in storage.names(self._directory())):
+            return
+        what = f"the records {lost.start} to {lost.end - 1} of partition {lost.partition} of the topic {lost.topic!r}"
+        self._give_up(lost.topic, f"{what} are gone ({why})")
+        note = f"{lost.id}.{lost.partition}.{lost.start}-{lost.end}"
+        storage.write(f"{self._directory()}/{note}", f"{what} were given up: {why}\n")
+
+    def _give_up(self, topic: str, what: str) -> None:
+        """Warn of what is lost; InputLost unless the topic may be given up."""
+        if not self._may_give_up(topic):
+            raise InputLost(f"{what}: go on without by --give-up {topic}")
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("%s, and given up", what)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(c in name for c in "*?[")
+
+
+# --- where reading begins
+
+
+def _start(text: str) -> Start:
+    """What `start` says; UsageError for anything else."""
+    if text == "earliest":
+        return lambda cluster, name, topic: topic.first
+    if text == "latest":
+        return lambda cluster, name, topic: topic.next
+    if text.startswith("{"):
+        return functools.partial(_given, _offsets(text))
+    try:
+        at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise UsageError(
+            f"got start={text}, expected earliest, latest, a time such as 2026-01-31T08:00Z, or offsets such as "
+            '{"access": {"0": 120, "1": 98}}'
+        ) from None
+    if at.tzinfo is None:
+        raise UsageError(f"got start={text}, expected its time zone, too: {text}Z, {text}+01:00")
+    return functools.partial(_since, round(at.timestamp() * 1000))
+
+
+def _offsets(text: str) -> dict[str, dict[str, int]]:
+    try:
+        found = {topic: {str(int(n)): int(at) for n, at in given.items()} for topic, given in json.loads(text).items()}
+    except (ValueError, AttributeError, TypeError):
+        raise UsageError(f'got start={text}, expected offsets such as {{"access": {{"0": 120, "1": 98}}}}') from None
+    return found
+
+
+def _given(offsets: Mapping[str, Mapping[str, int]], _: Cluster, name: str, topic: Topic) -> list[int]:
+    """The offsets that were given; of other partitions the first one."""
+    given = offsets.get(name, {})
+    unknown = [n for n in given if int(n) >= len(topic.first)]
+    if unknown:
+        raise UsageError(f"got an offset of partition {unknown[0]} of the topic {name!r}, which has {len(topic.first)}")
+    begin = [given.get(str(n), first) for n, first in enumerate(topic.first)]
+    for n, (at, first, after) in enumerate(zip(begin, *topic[1:], strict=True)):
+        if not first <= at <= after:
+            raise UsageError(
+                f"got the offset {at} of partition {n} of the topic {name!r}, which has records from {first} to "
+                f"{after - 1}"
+            )
+    return begin
+
+
+def _since(time: int, cluster: Cluster, name: str, topic: Topic) -> list[int]:
+    """The offset of the first record since a time in ms; after the last one if there is none."""
+    found = cluster.offsets_at(time, {name: len(topic.first)})[name]
+    return [after if at < 0 else at for at, after in zip(found, topic.next, strict=True)]
