@@ -33,9 +33,16 @@ READ_MUCH = {
     "fetch.max.wait.ms": "1",
     "receive.buffer.bytes": "-1",
 }
-"""Consumer settings for reading ranges that are there. After each poll, Spark's consumer asks for the first and the
-last offset (InternalKafkaConsumer.fetch). So polls should be few, and none may wait at the end of a partition for
-records that nobody needs, by default for 500 ms: the answer comes after those, on the same connection."""
+"""Consumer settings for reading ranges that are there, unless others are given. After each poll, Spark's consumer asks
+for the first and the last offset (InternalKafkaConsumer.fetch). So polls should be few, and none should wait at the end
+of a partition for records that nobody needs, by default for 500 ms: the answer comes after those, on the same
+connection."""
+
+PATIENCE = {"request.timeout.ms": "10000", "default.api.timeout.ms": "15000"}
+"""How long a question waits for brokers that are away, unless one of these is given: the kit asks again."""
+
+READ_ONLY = {"allow.auto.create.topics": "false"}
+"""Reading never creates a topic, such as one that was deleted a moment ago."""
 
 POLL_TIMEOUT = 30_000
 """Milliseconds that a task waits for records before it fails, and the batch is retried; Kafka's request.timeout.ms."""
@@ -72,13 +79,15 @@ def check_connector() -> None:
 
 
 def properties(path: str) -> dict[str, str]:
-    """What a properties file says (java.util.Properties); UsageError if it cannot be read."""
+    """What a properties file says, read as Kafka's tools read it (java.util.Properties); UsageError if it cannot be."""
     found = view().java.util.Properties()
     try:
-        with open(path, encoding="utf-8") as file:
-            found.load(view().java.io.StringReader(file.read()))
+        with open(path, "rb") as file:
+            content = file.read()
     except OSError as error:
         raise UsageError(f"got config={path}, which cannot be read: {error.strerror}") from None
+    with refusals((f"got config={path}, which is not a properties file: " + "{}").format):
+        found.load(view().java.io.ByteArrayInputStream(content))
     return {str(key): str(found.getProperty(key)) for key in found.stringPropertyNames()}
 
 
@@ -89,10 +98,11 @@ class Cluster:
     """
 
     def __init__(self, settings: Mapping[str, str], group: str):
-        self._settings, self._group = {**READ_MUCH, **settings}, f"{group}~{uuid.uuid4()}"
+        patience = {} if PATIENCE.keys() & settings.keys() else PATIENCE
+        self._settings, self._group = {**READ_MUCH, **patience, **settings, **READ_ONLY}, f"{group}~{uuid.uuid4()}"
         self._committing: Any = None
         self._connected: Any = None
-        self._asked: tuple[dict[str, int], list[Any]] = ({}, [])
+        self._requests: dict[tuple[tuple[str, int], ...], list[Any]] = {}  # for the last few sets of topics
 
     def names(self) -> list[str]:
         """The names of the topics that are visible to this client, without Kafka's own (clients.admin.Admin)."""
@@ -113,15 +123,16 @@ class Cluster:
             try:
                 found = _get(described.get(name))
             except Py4JJavaError as error:
-                if not _is_caused_by(error, "UnknownTopicOrPartitionException"):
+                if not _is_caused_by(error, "UnknownTopicOrPartitionException", "InvalidTopicException"):
                     raise
                 continue
             ids[name], sizes[name] = str(found.topicId().toString()), int(found.partitions().size())
-        if sizes != self._asked[0]:
-            self._asked = (sizes, _requests(sizes))
         if not sizes:
             return {}
-        futures = [admin.listOffsets(request, self._options()).all() for request in self._asked[1]]
+        key = tuple(sizes.items())
+        if key not in self._requests:
+            self._requests = {**dict(list(self._requests.items())[-3:]), key: _requests(sizes)}
+        futures = [admin.listOffsets(request, self._options()).all() for request in self._requests[key]]
         first, after = (_offsets(str(_get(future).toString()), sizes) for future in futures)
         return {name: Topic(ids[name], first[name], after[name]) for name in sizes}
 
@@ -133,6 +144,14 @@ class Cluster:
         ask = view().org.apache.kafka.clients.admin.OffsetSpec.forTimestamp(time)
         found = _get(self._admin().listOffsets(_request(names, ask), self._options()).all())
         return _offsets(str(found.toString()), names)
+
+    def written(self, name: str, size: int) -> list[int]:
+        """The offsets after the last records of a topic, open transactions included (clients.admin.OffsetSpec)."""
+        kafka = view().org.apache.kafka
+        everything = kafka.clients.admin.ListOffsetsOptions(kafka.common.IsolationLevel.READ_UNCOMMITTED)
+        request = _request({name: size}, kafka.clients.admin.OffsetSpec.latest())
+        found = _get(self._admin().listOffsets(request, everything).all())
+        return _offsets(str(found.toString()), {name: size})[name]
 
     def commit(self, group: str, offsets: Mapping[str, Sequence[int]]) -> None:
         """Note how far a consumer group has read, for those who watch its lag (clients.admin.Admin).
@@ -160,26 +179,31 @@ class Cluster:
         An offset without a record, as transactions and compaction leave them, is skipped; a task fails if records that
         were there when the batch began have been removed (KafkaSourceRDD, KafkaOffsetRange, KafkaDataConsumer).
 
-        Cost: two calls for each range and some for each task; the records are read by the executors.
+        Cost: a few calls for each range and task; the records are read by the executors.
         """
         kafka, params = view().org.apache.spark.sql.kafka010, self._for_executors()
         converter, companion = kafka.KafkaRecordToRowConverter(), scala_object(kafka, "KafkaRecordToRowConverter")
         tag = scala_object(view().scala.reflect, "ClassTag").apply(_class("org.apache.spark.sql.catalyst.InternalRow"))
         sc = context()._jsc.sc()
-        rdds = []
+        rdds, anywhere = [], _none()
         for ranges in tasks:
-            rdd = kafka.KafkaSourceRDD(sc, params, scala_seq(list(map(_range, ranges))), POLL_TIMEOUT, True)
+            made = scala_seq([_range(each, anywhere) for each in ranges])
+            rdd = kafka.KafkaSourceRDD(sc, params, made, POLL_TIMEOUT, True)
             read = rdd.map(converter.toInternalRowWithHeaders(), tag)
             rdds.append(read if len(ranges) == 1 else read.toJavaRDD().coalesce(1).rdd())
         all_read = rdds[0] if len(rdds) == 1 else sc.union(scala_seq(rdds), tag)
         return rows.frame(session, all_read, companion.kafkaSchema(True), size)
 
     def _admin(self) -> Any:
-        """The connection (clients.admin.AdminClient), with Spark's delegation token, if any (KafkaSourceProvider)."""
+        """The connection (clients.admin.AdminClient), with Spark's delegation token, if any (KafkaSourceProvider).
+
+        The settings of the consumers are checked, too, before a batch is recorded (clients.consumer.ConsumerConfig).
+        """
         if self._connected is None:
             provider = scala_object(view().org.apache.spark.sql.kafka010, "KafkaSourceProvider")
             wanted = provider.kafkaParamsForDriver(_scala_map(self._settings))
             with refusals("Kafka's client refuses its settings: {}".format):
+                view().org.apache.kafka.clients.consumer.ConsumerConfig(self._for_executors())
                 self._connected = view().org.apache.kafka.clients.admin.AdminClient.create(wanted)
             weakref.finalize(self, _close, self._connected).atexit = False
         return self._connected
@@ -197,10 +221,10 @@ class Cluster:
         return kafka.clients.admin.ListOffsetsOptions(levels.READ_COMMITTED if committed else levels.READ_UNCOMMITTED)
 
 
-def _range(each: OffsetRange) -> Any:
+def _range(each: OffsetRange, anywhere: Any) -> Any:
     """A range of a partition (kafka010.KafkaOffsetRange, common.TopicPartition)."""
     partition = view().org.apache.kafka.common.TopicPartition(each.topic, each.partition)
-    return view().org.apache.spark.sql.kafka010.KafkaOffsetRange(partition, each.start, each.end, _none())
+    return view().org.apache.spark.sql.kafka010.KafkaOffsetRange(partition, each.start, each.end, anywhere)
 
 
 def _close(admin: Any) -> None:
@@ -238,20 +262,19 @@ def _get(future: Any) -> Any:
     try:
         return future.get()
     except Py4JJavaError as error:
-        for kind in ("AuthenticationException", "AuthorizationException"):
-            if _is_caused_by(error, kind):
-                raise UsageError(f"the brokers refuse this client ({reason(error)}): correct its settings") from error
+        if _is_caused_by(error, "AuthenticationException", "AuthorizationException"):
+            raise UsageError(f"the brokers refuse this client ({reason(error)}): correct its settings") from error
         raise
 
 
-def _is_caused_by(error: Py4JJavaError, kind: str) -> bool:
-    """Whether a KafkaFuture failed with an error of this kind (common.errors)."""
+def _is_caused_by(error: Py4JJavaError, *kinds: str) -> bool:
+    """Whether a KafkaFuture failed with an error of one of these kinds (common.errors)."""
     cause = error.java_exception.getCause()
-    kind_of_cause = cause and cause.getClass()
-    while kind_of_cause is not None:
-        if kind_of_cause.getSimpleName() == kind:
+    kind = cause and cause.getClass()
+    while kind is not None:
+        if kind.getSimpleName() in kinds:
             return True
-        kind_of_cause = kind_of_cause.getSuperclass()
+        kind = kind.getSuperclass()
     return False
 
 

@@ -39,7 +39,7 @@ from ..recovery.offset_log import Entry
 from . import clocks, skipped
 from .checkpoints import Checkpoints
 from .graph import Graph, Output, State
-from .rate import RateController
+from .rate import ALL, RateController
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,6 @@ SNAPSHOT_EVERY = 20
 
 SAME_FAILURES = 5
 """Tries after which a step that fails on its data, each time with the same error, is given up: it is in vain."""
-
-ALL = 1 << 62
-"""More records or bytes than a source has."""
 
 RETRY_FOR = 600.0
 """Seconds for which a failing output or state is retried: longer than most database outages."""
@@ -259,7 +256,10 @@ class Engine:
 
         After a stop request the next drain processes the rest.
         """
-        ends = self.graph.log.begin_drain(self._latest_offsets(None))
+        latest = self._latest_offsets(None)
+        if latest is None:
+            return
+        ends = self.graph.log.begin_drain(latest)
         while not self.stopping.is_set():
             entry = self._plan(time, ends)
             if entry is None:
@@ -286,6 +286,8 @@ class Engine:
         self.check_clock()
         ranges, available = {}, {}
         all_latest = self._latest_offsets(time) if ends is None else ends
+        if all_latest is None:
+            return None
         for name, source in self.graph.sources.items():
             start = last.end_offsets.get(name)
             end = latest = all_latest.get(name)
@@ -304,10 +306,10 @@ class Engine:
         self._lease.check()
         return self.graph.log.append(time, ranges, data=bool(ranges), available=available, now=clocks.machine_clock())
 
-    def _latest_offsets(self, time: int | None) -> dict[str, Offset]:
+    def _latest_offsets(self, time: int | None) -> dict[str, Offset] | None:
         """Where each source could be read to; one that fails, as its server is away, is asked again.
 
-        If a stop request ends that, where each of them was read to: there is nothing to do.
+        None if a stop request ends that: nothing is known.
         """
         found: dict[str, Offset] = {}
 
@@ -320,7 +322,7 @@ class Engine:
         except BatchFailed:
             if not self.stopping.is_set():
                 raise
-            return {name: self.graph.log.last.end_offsets.get(name) for name in sources}
+            return None
         return found
 
     def _prepared(self, ranges: dict[str, OffsetRange], *, draining: bool) -> dict[str, OffsetRange]:

@@ -9,6 +9,10 @@ MIN_FACTOR = 2
 the interval and a backlog would never shrink."""
 
 
+ALL = 1 << 62
+"""More records or bytes than a source has."""
+
+
 class RateController:
     """Limits batches to what is expected to take about one interval.
 
@@ -25,7 +29,7 @@ class RateController:
     def end_offset(self, name: str, source: Source, start: Offset, latest: Offset) -> Offset:
         """The end offset of the next batch."""
         end = source.limit(start, latest, self._limits.setdefault(name, source.initial_batch_size))
-        if end != latest:
+        if end != latest and end != source.limit(start, latest, ALL):  # not by a limit of the source's own
             self._limited.add(name)
         return end
 

@@ -20,12 +20,16 @@ from ..columns import Columns, column_names
 from ..contracts import Offset, Source
 from ..engine.chains import same_for_every_batch
 from ..engine.graph import graph_of
+from ..engine.rate import ALL
 from ..errors import InputLost, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
 from ._kafka_offsets import RECORD, Piece, covers, pieces_of, shares_of, tasks_of
 
 log = logging.getLogger(__name__)
+
+Look = Mapping[str, Topic]
+"""What topics held when the brokers were asked."""
 
 Start = Callable[[Cluster, str, Topic], Sequence[int]]
 """The offset of each partition of a topic from which it is read."""
@@ -65,7 +69,8 @@ def kafka(
     Raises MissingLibrary without Spark's connector for Kafka. Raises UsageError, and InputLost if records are gone that
     a recorded batch needs or that no batch has read, at the first batch.
 
-    Cost: grows with the records; each batch asks the brokers twice, and a record has all of its columns converted.
+    Cost: grows with the records, of which all columns are converted; each tick asks the brokers twice, with patterns
+    three times.
 
     URI: kafka:BROKERS/TOPICS?start=...&config=...&max_per_partition=...&group=...
     """
@@ -78,10 +83,13 @@ def kafka(
     settings = {"isolation.level": "read_committed", **given, "bootstrap.servers": ",".join(column_names(brokers))}
     if max_per_partition is not None and max_per_partition < 1:
         raise UsageError(f"got max_per_partition={max_per_partition}, expected at least 1")
+    wanted = column_names(topics)
+    if not wanted:
+        raise UsageError(f"got topics={topics!r}, expected names or patterns of topics")
     reader = _Reader(
         Cluster(settings, f"sparkstream-{name}"),
-        column_names(topics),
-        start=_start(start),
+        wanted,
+        start=_start(start, wanted),
         most=max_per_partition,
         group=group,
         directory=lambda: graph.home / f"sources/{name}/given-up",
@@ -126,52 +134,53 @@ class _Reader:
     ):
         self._cluster, self._wanted, self._start, self._most, self._group = cluster, wanted, start, most, group
         self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
-        self._seen: dict[str, Topic] = {}  # what the last look at the cluster found
-        self._prepared: tuple[Offset, Offset] | None = None
+        self._seen: Look = {}  # when a batch was last planned
+        self._is_fresh = False  # whether no batch has been prepared since then
+        self._prepared: tuple[Offset, Offset] | None = None  # by the range of a batch that has not been read yet
         self._warned: set[str] = set()
 
     # --- what a source is
 
-    def latest_offset(self, now: int | None) -> Offset:
+    def latest_offset(self, now: int | None) -> dict[str, Any]:
         """Where the topics end now."""
         taken = self._taken()
         known: dict[str, Any] = taken or {}
         chosen = self._chosen(known)
-        self._seen = self._cluster.topics(chosen)
-        missing = [name for name in chosen if name not in self._seen and name not in known]
+        self._seen, self._is_fresh = self._cluster.topics(chosen), True
+        missing = [name for name in chosen if not (name in self._seen or name in known or self._may_give_up(name))]
         if missing:
             there = ", ".join(self._cluster.names()[:10]) or "none"
             raise UsageError(f"got the topic {missing[0]!r}, and the brokers have {there}: create it, or correct it")
         latest = {name: self._latest(name, known.get(name), is_first=taken is None) for name in chosen}
-        there_is = {name: topic for name, topic in ({**known, **latest}).items() if topic is not None}
-        return None if taken is None and not there_is else there_is
+        return {name: topic for name, topic in (known | latest).items() if topic is not None}
 
     def limit(self, start: Offset, end: Offset, most: int) -> Offset:
-        """The offset at most this number of records after another, with a share of what each partition has."""
+        """The offset at most this number of records after another, with a share of what each partition still has."""
         pieces = pieces_of(start, end)
-        sizes = [min(piece.end - piece.start, self._most or piece.end) for piece in pieces]
+        begin = [min(max(piece.start, self._first(piece)), piece.end) for piece in pieces]
+        sizes = [min(piece.end - at, self._most or ALL) for piece, at in zip(pieces, begin, strict=True)]
         limited = {name: {**topic, "next": list(topic["next"])} for name, topic in end.items()}
-        for piece, share in zip(pieces, shares_of(sizes, most), strict=True):
-            limited[piece.topic]["next"][piece.partition] = piece.start + share
+        for piece, at, share in zip(pieces, begin, shares_of(sizes, most), strict=True):
+            limited[piece.topic]["next"][piece.partition] = at + share
         return limited
 
     def prepare(self, start: Offset, end: Offset) -> Offset:
         """Refuse a range whose records are gone."""
-        for piece in pieces_of(start, end):
-            self._left(piece)
-        self._prepared = (start, end)
+        pieces = pieces_of(start, end)
+        if not self._is_fresh or any(piece.topic not in self._seen for piece in pieces):  # a later batch of a drain
+            self._seen = self._looked_at(pieces)
+        self._still_there(pieces, self._seen)
+        self._is_fresh, self._prepared = False, (start, end)
         return end
 
     def read(self, session: SparkSession, start: Offset, end: Offset) -> DataFrame:
         """The records of an offset range, those of each partition in their order."""
         pieces = pieces_of(start, end)
         was_prepared, self._prepared = self._prepared == (start, end), None
-        if not was_prepared:  # a batch that runs again, or one that a window or a state needs
-            self._seen = self._cluster.topics(sorted({piece.topic for piece in pieces}))
-        left = [piece for piece in map(self._left, pieces) if piece.start < piece.end]
-        tasks = tasks_of(left)
+        # else a batch that runs again, or one that a window or a state needs
+        left = self._still_there(pieces, self._seen if was_prepared else self._looked_at(pieces))
         size = sum(piece.end - piece.start for piece in left) * RECORD
-        return self._cluster.records(session, tasks, size)
+        return self._cluster.records(session, tasks_of(left), size)
 
     def done(self, end: Offset) -> None:
         """Tell Kafka how far the group has read."""
@@ -195,7 +204,7 @@ class _Reader:
     def _latest(self, name: str, known: dict[str, Any] | None, *, is_first: bool) -> dict[str, Any] | None:
         """Where a topic ends now; None if it is gone. InputLost if it is another one than was read, or is shorter."""
         topic = self._seen.get(name)
-        if known and (topic is None or topic.id != known["id"]):
+        if known and (topic is None or topic.id != known["id"] or len(topic.next) < len(known["next"])):
             self._give_up(
                 name,
                 f"the topic {name!r}, read up to the offsets {known['next']}, has been deleted"
@@ -208,35 +217,63 @@ class _Reader:
         if known is None:
             first = list(self._start(self._cluster, name, topic)) if is_first else topic.first
             return {"id": topic.id, "first": first, "next": [*map(max, first, topic.next)]}
-        for partition, (read, end) in enumerate(zip(known["next"], topic.next, strict=False)):
-            if end < read:
+        new = len(topic.next) - len(known["next"])
+        after = self._not_shorter(name, topic, known["next"] + [0] * new)
+        return {"id": topic.id, "first": known["first"] + [0] * new, "next": after}
+
+    def _not_shorter(self, name: str, topic: Topic, read: Sequence[int]) -> list[int]:
+        """Where the partitions of a topic end, not before where they were read to; InputLost if records are lost.
+
+        An open transaction hides records that were read without regard to transactions.
+        """
+        if all(end >= at for at, end in zip(read, topic.next, strict=True)):
+            return topic.next
+        written = self._cluster.written(name, len(topic.next))
+        after = []
+        for partition, (at, visible, end) in enumerate(zip(read, topic.next, written, strict=True)):
+            if end < at:
                 self._give_up(
                     name,
-                    f"partition {partition} of the topic {name!r} ends at {end}, and was read up to {read}: its "
-                    "brokers have lost records",
+                    f"partition {partition} of the topic {name!r} ends at {end}, and was read up to {at}: the brokers "
+                    "have lost records",
                 )
                 self._cluster.forget_fetched()
-        return {"id": topic.id, "first": known["first"] + topic.first[len(known["first"]) :], "next": topic.next}
+            after.append(visible if end < at else max(at, visible))
+        return after
 
     # --- what is gone
 
-    def _left(self, piece: Piece) -> Piece:
-        """What the topic still has of a piece; InputLost if that is not all, unless the rest is given up."""
+    def _looked_at(self, pieces: Sequence[Piece]) -> Look:
+        return self._cluster.topics(sorted({piece.topic for piece in pieces}))
+
+    def _first(self, piece: Piece) -> int:
+        """The first offset that the partition still has; 0 if the topic is another one."""
         topic = self._seen.get(piece.topic)
+        return topic.first[piece.partition] if topic and topic.id == piece.id else 0
+
+    def _still_there(self, pieces: Sequence[Piece], look: Look) -> list[Piece]:
+        """What the topics still have of all pieces; InputLost if that is not all, unless the rest is given up."""
+        notes = storage.names(self._directory())
+        left = [self._left(piece, look.get(piece.topic), notes) for piece in pieces]
+        return [piece for piece in left if piece.start < piece.end]
+
+    def _left(self, piece: Piece, topic: Topic | None, notes: Sequence[str]) -> Piece:
         if topic is None or topic.id != piece.id:
-            self._note_lost(piece, "the topic has been deleted")
+            self._note_lost(piece, "the topic has been deleted", notes)
             return piece._replace(start=piece.end)
         first, after = topic.first[piece.partition], topic.next[piece.partition]
-        if piece.start < first:
-            self._note_lost(piece._replace(end=min(first, piece.end)), "Kafka has removed them, as its retention says")
         if after < piece.end:
-            self._note_lost(piece._replace(start=max(after, piece.start)), "its brokers have lost them")
+            after = self._cluster.written(piece.topic, len(topic.next))[piece.partition]
+        if piece.start < first:
+            self._note_lost(piece._replace(end=min(first, piece.end)), "Kafka has removed them, by retention", notes)
+        if after < piece.end:
+            self._note_lost(piece._replace(start=max(after, piece.start)), "the brokers have lost them", notes)
         start = min(max(piece.start, first), piece.end)
         return piece._replace(start=start, end=max(start, min(piece.end, after)))
 
-    def _note_lost(self, lost: Piece, why: str) -> None:
+    def _note_lost(self, lost: Piece, why: str, notes: Sequence[str]) -> None:
         """Note that records are given up; InputLost if nobody has said so."""
-        if any(covers(name, lost) for name in storage.names(self._directory())):
+        if any(covers(note, lost) for note in notes):
             return
         what = f"the records {lost.start} to {lost.end - 1} of partition {lost.partition} of the topic {lost.topic!r}"
         self._give_up(lost.topic, f"{what} are gone ({why})")
@@ -246,7 +283,7 @@ class _Reader:
     def _give_up(self, topic: str, what: str) -> None:
         """Warn of what is lost; InputLost unless the topic may be given up."""
         if not self._may_give_up(topic):
-            raise InputLost(f"{what}: go on without by --give-up {topic}")
+            raise InputLost(f"{what}: --give-up {topic} continues without")
         if what not in self._warned:
             self._warned.add(what)
             log.warning("%s, and given up", what)
@@ -259,14 +296,14 @@ def _is_pattern(name: str) -> bool:
 # --- where reading begins
 
 
-def _start(text: str) -> Start:
+def _start(text: str, wanted: Sequence[str]) -> Start:
     """What `start` says; UsageError for anything else."""
     if text == "earliest":
         return lambda cluster, name, topic: topic.first
     if text == "latest":
         return lambda cluster, name, topic: topic.next
     if text.startswith("{"):
-        return functools.partial(_given, _offsets(text))
+        return functools.partial(_given, _offsets(text, wanted))
     try:
         at = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
@@ -275,30 +312,37 @@ def _start(text: str) -> Start:
             '{"access": {"0": 120, "1": 98}}'
         ) from None
     if at.tzinfo is None:
-        raise UsageError(f"got start={text}, expected its time zone, too: {text}Z, {text}+01:00")
+        full = f"{at:%Y-%m-%dT%H:%M}"
+        raise UsageError(f"got start={text}, expected its time zone, too: {full}Z, {full}+01:00")
     return functools.partial(_since, round(at.timestamp() * 1000))
 
 
-def _offsets(text: str) -> dict[str, dict[str, int]]:
+def _offsets(text: str, wanted: Sequence[str]) -> dict[str, dict[int, int]]:
+    expected = 'expected offsets such as {"access": {"0": 120, "1": 98}}'
     try:
-        found = {topic: {str(int(n)): int(at) for n, at in given.items()} for topic, given in json.loads(text).items()}
+        found = {topic: {int(n): at for n, at in given.items()} for topic, given in json.loads(text).items()}
     except (ValueError, AttributeError, TypeError):
-        raise UsageError(f'got start={text}, expected offsets such as {{"access": {{"0": 120, "1": 98}}}}') from None
+        raise UsageError(f"got start={text}, {expected}") from None
+    for topic, given in found.items():
+        if not any(fnmatchcase(topic, name) for name in wanted):
+            raise UsageError(f"got start={text}, and the topics {', '.join(wanted)}: {topic!r} is not read")
+        if not all(type(at) is int and n >= 0 for n, at in given.items()):
+            raise UsageError(f"got start={text}, {expected}")
     return found
 
 
-def _given(offsets: Mapping[str, Mapping[str, int]], _: Cluster, name: str, topic: Topic) -> list[int]:
+def _given(offsets: Mapping[str, Mapping[int, int]], _: Cluster, name: str, topic: Topic) -> list[int]:
     """The offsets that were given; of other partitions the first one."""
     given = offsets.get(name, {})
-    unknown = [n for n in given if int(n) >= len(topic.first)]
+    unknown = [n for n in given if n >= len(topic.first)]
     if unknown:
         raise UsageError(f"got an offset of partition {unknown[0]} of the topic {name!r}, which has {len(topic.first)}")
-    begin = [given.get(str(n), first) for n, first in enumerate(topic.first)]
+    begin = [given.get(n, first) for n, first in enumerate(topic.first)]
     for n, (at, first, after) in enumerate(zip(begin, *topic[1:], strict=True)):
         if not first <= at <= after:
             raise UsageError(
-                f"got the offset {at} of partition {n} of the topic {name!r}, which has records from {first} to "
-                f"{after - 1}"
+                f"got the offset {at} of partition {n} of the topic {name!r}, which begins at {first} and ends at "
+                f"{after}"
             )
     return begin
 

@@ -44,6 +44,7 @@ def pieces_of(start: Offset, end: Offset) -> list[Piece]:
     for name, topic in (end or {}).items():
         known = (start or {}).get(name)
         since = known["next"] if known and known["id"] == topic["id"] else []
+        since = since if len(since) <= len(topic["next"]) else []  # brokers before 2.8 have no ids
         since = [*since, *topic["first"][len(since) :]]
         spans = enumerate(zip(since, topic["next"], strict=True))
         pieces += [Piece(name, topic["id"], n, first, until) for n, (first, until) in spans if first < until]
@@ -68,15 +69,19 @@ def tasks_of(pieces: Sequence[Piece]) -> list[list[OffsetRange]]:
 
 
 def shares_of(sizes: Sequence[int], most: int) -> list[int]:
-    """What to take of each, so that it is `most` in all, in proportion.
+    """What to take of each, so that it is `most` in all, in proportion; what is left over goes to the largest.
 
-    >>> shares_of([60, 30, 10, 0], 10), shares_of([1, 1, 1], 2), shares_of([5, 2], 100)
+    >>> shares_of([60, 30, 10, 0], 10), shares_of([1, 2, 1], 2), shares_of([5, 2], 100)
     ([6, 3, 1, 0], [1, 1, 0], [5, 2])
     """
-    total, seen, shares = sum(sizes), 0, list[int]()
-    for size in sizes:
-        seen += size
-        shares.append(min(seen, -(-seen * most // total)) - sum(shares) if total > most else size)
+    total = sum(sizes)
+    if total <= most:
+        return list(sizes)
+    shares, seen, given = [0] * len(sizes), 0, 0
+    for n in sorted(range(len(sizes)), key=lambda n: -sizes[n]):
+        seen += sizes[n]
+        shares[n] = min(seen, -(-seen * most // total)) - given
+        given += shares[n]
     return shares
 
 

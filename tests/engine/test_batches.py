@@ -181,6 +181,32 @@ def test_a_source_whose_server_is_away_is_asked_again(job: Job, monkeypatch: pyt
     assert job.batches == [(None, 5)], "a stop request while it is away does not fail"
 
 
+def test_a_drain_that_is_stopped_while_a_source_is_away_leaves_its_end_to_the_next(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = job.engine(drain=True, retry_for=batches.RETRY_FOR)
+    source, job.made = engine.graph.sources["numbers"], 4
+
+    def fails(now: int | None) -> None:
+        raise ConnectionError("the server is away")
+
+    engine.graph.sources["numbers"] = dataclasses.replace(source, latest_offset=fails)
+    monkeypatch.setattr(engine.stopping, "wait", lambda _: engine.stopping.set())
+    engine.tick(1000)
+    assert not engine.drained.is_set()
+    job.engine(drain=True).tick(2000)
+    assert job.batches == [(None, 4)]
+
+
+def test_a_limit_of_the_sources_own_leaves_the_rate_alone(job: Job) -> None:
+    engine, job.made = job.engine(), 10**9
+    source = engine.graph.sources["numbers"]
+    engine.graph.sources["numbers"] = dataclasses.replace(source, limit=lambda start, end, most: (start or 0) + 1)
+    for tick in range(1, 1200):
+        engine.tick(tick)
+    assert len(job.batches) == 1199
+
+
 def test_after_a_stop_request_the_newest_tick_processes_what_receivers_have_brought(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,11 @@ def test_it_begins_where_start_says(
     [
         ("soon", "expected earliest, latest, a time such as"),
         ("2026-01-31T08:00", "expected its time zone, too: 2026-01-31T08:00Z"),
+        ("2026-01-31", "expected its time zone, too: 2026-01-31T00:00Z"),
         ('{"x": 3}', "expected offsets such as"),
+        ('{"x": {"0": 1.9}}', "expected offsets such as"),
+        ('{"x": {"-1": 2}}', "expected offsets such as"),
+        ('{"y": {"0": 2}}', "the topics x: 'y' is not read"),
         ("{}]", "expected offsets such as"),
     ],
 )
@@ -168,7 +173,7 @@ def test_offsets_that_a_partition_does_not_have_are_refused(
 ) -> None:
     client.create(name)
     client.send(name, numbered(0, 3))
-    for given, words in (('"0": 7', "has records from 0 to 2"), ('"4": 0', "has 1")):
+    for given, words in (('"0": 7', "begins at 0 and ends at 3"), ('"4": 0', "has 1")):
         with pytest.raises(UsageError, match=words):
             at(reading(name, start=f'{{"{name}": {{{given}}}}}'), tmp_path / "home", 1)
 
@@ -189,6 +194,61 @@ def test_new_partitions_and_topics_are_read_from_their_beginning(
     client.send(f"{name}-b", [Record(b"b1", 1)])
     assert sorted(values(at(build, tmp_path / "home", 2))) == ["a0", "a1", "b1"]
     assert at(build, tmp_path / "home", 3) == []
+
+
+def test_a_pattern_that_matches_nothing_yet(reading: Read, client: Client, name: str, tmp_path: Path) -> None:
+    build = reading(f"{name}-*", start="latest")
+    assert at(build, tmp_path / "home", 1) == []
+    client.create(f"{name}-a")
+    client.send(f"{name}-a", numbered(0, 3))
+    assert values(at(build, tmp_path / "home", 2)) == ["0", "1", "2"]
+
+
+def test_what_retention_removes_of_a_new_partition_is_missed(
+    reading: Read, client: Client, name: str, tmp_path: Path
+) -> None:
+    client.create(name)
+    assert at(reading(name), tmp_path / "home", 1) == []
+    client.add_partitions(name, 2)
+    client.send(name, numbered(0, 9, 1))
+    client.delete_records(name, {1: 5})
+    with pytest.raises(InputLost, match="the records 0 to 4 of partition 1"):
+        at(reading(name), tmp_path / "home", 2)
+    assert values(at(reading(name), tmp_path / "home", 3, give_up=(name,))) == ["5", "6", "7", "8"]
+
+
+def test_a_drain_in_which_a_window_reads_an_older_batch_of_one_topic(
+    reading: Read, client: Client, name: str, tmp_path: Path
+) -> None:
+    names = [f"{name}-a", f"{name}-b"]
+    for topic in names:
+        client.create(topic)
+        client.send(topic, numbered(0, 9))
+    with job(reading(*names), tmp_path / "home") as engine:
+        source = engine.graph.sources["kafka"]
+        end = source.latest_offset(None)
+        half = source.limit(None, end, 10)
+        assert source.prepare(None, half) == half
+        rows = source.read(None, half).collect()
+        again = source.read(None, {names[0]: half[names[0]]}).collect()
+        assert again == [row for row in rows if row.topic == names[0]]
+        assert source.prepare(half, end) == end
+        rows += source.read(half, end).collect()
+    assert sorted((row.topic, row.offset) for row in rows) == [(topic, n) for topic in names for n in range(9)]
+
+
+@pytest.mark.parametrize("topics", ["a/b", "a b", ".", "x" * 260])
+def test_a_name_that_no_topic_has_is_refused(reading: Read, tmp_path: Path, topics: str) -> None:
+    with pytest.raises(UsageError, match="got the topic .*create it, or correct it"):
+        at(reading(topics), tmp_path / "home", 1)
+
+
+@pytest.mark.parametrize("topics", ["", ",", []])
+def test_no_topics_are_refused(spark: SparkSession, topics: Any) -> None:
+    ssc = StreamingContext(spark.sparkContext, 1)
+    with pytest.raises(UsageError, match="expected names or patterns of topics"):
+        ss.sources.kafka(ssc, "127.0.0.1:9", topics)
+    ssc.stop(stopSparkContext=False)
 
 
 def test_a_topic_that_does_not_exist_is_named_with_those_that_do(
@@ -258,6 +318,19 @@ def test_records_that_retention_removed_are_named_and_given_up_only_on_request(
     assert values(at(reading(name), tmp_path / "home", 5)) == ["9"]
 
 
+def test_a_long_gap_is_given_up_at_once(reading: Read, client: Client, name: str, tmp_path: Path) -> None:
+    client.create(name)
+    client.send(name, numbered(0, 2))
+    at(reading(name), tmp_path / "home", 1, max_per_batch=2)
+    client.send(name, numbered(2, 95))
+    client.delete_records(name, {0: 90})
+    with pytest.raises(InputLost, match="the records 2 to 89 of partition 0"):
+        at(reading(name), tmp_path / "home", 2, max_per_batch=2)
+    assert values(at(reading(name), tmp_path / "home", 3, give_up=(name,), max_per_batch=2)) == ["90", "91"]
+    assert values(at(reading(name), tmp_path / "home", 4, 5, max_per_batch=2)) == ["92", "93", "94"]
+    assert len(list((tmp_path / "home" / "sources" / "kafka" / "given-up").iterdir())) == 1
+
+
 def test_records_of_a_recorded_batch_that_are_gone_before_it_is_done(
     reading: Read, client: Client, name: str, tmp_path: Path
 ) -> None:
@@ -310,6 +383,23 @@ def test_records_of_transactions_come_once_they_are_committed(
     assert at(reading(name), tmp_path / "home", 4) == []
 
 
+def test_transactions_are_respected_from_some_start_on(
+    reading: Read, client: Client, name: str, tmp_path: Path
+) -> None:
+    client.create(name)
+    dirty = reading(name, config={"isolation.level": "read_uncommitted"})
+    with client.producer(transactional_id=f"{name}-1") as producer:
+        producer.initTransactions()
+        producer.beginTransaction()
+        producer.send(client.record(name, Record(b"open")))
+        producer.flush()
+        assert values(at(dirty, tmp_path / "home", 1)) == ["open"]
+        client.send(name, [Record(b"more")])
+        assert at(reading(name), tmp_path / "home", 2) == []
+        producer.commitTransaction()
+    assert values(at(reading(name), tmp_path / "home", 3)) == ["more"]
+
+
 # --- limits
 
 
@@ -334,6 +424,17 @@ def test_limits_in_all_and_for_each_partition(reading: Read, client: Client, nam
     assert count(reading(name, max_per_partition=12), "each") == [(12, 10), (12, 0), (6, 0)]
     sizes = count(reading(name, max_per_partition=4), "both", max_per_batch=6)
     assert all(a <= 4 and b <= 4 and a + b <= 6 for a, b in sizes)
+
+
+def test_a_small_limit_starves_no_partition(reading: Read, client: Client, name: str, tmp_path: Path) -> None:
+    client.create(name, 4)
+    seen: Seen = {}
+    with job(reading(name), tmp_path / "home", seen, max_per_batch=2) as engine:
+        for second in range(1, 13):
+            client.send(name, [record for partition in range(4) for record in numbered(second, second + 1, partition)])
+            engine.tick(1000 * second)
+    read = Counter(row[1] for rows in seen["records"].values() for row in rows)
+    assert sum(read.values()) == 24 and min(read.values()) >= 4, read
 
 
 # --- others who watch

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
+from sparkstream_kit.bridge import kafka as bridge
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
 from tests.support import kafka
@@ -130,6 +131,8 @@ def test_a_password_is_read_from_a_file_and_a_wrong_one_refused_and_not_told(
         ({"kafka.security.protocol": "SSL"}, "expected Kafka's own name of it: security.protocol"),
         ({"security.protocol": "TLS"}, "Kafka's client refuses its settings: .*TLS"),
         ({"security.protocol": "SASL_PLAINTEXT"}, "Kafka's client refuses its settings: .*the JAAS configuration"),
+        ({"isolation.level": "READ_COMMITTED"}, "Kafka's client refuses its settings: .*isolation.level"),
+        ({"max.poll.records": "0"}, "Kafka's client refuses its settings: .*max.poll.records"),
         ("/nowhere/client.properties", "got config=/nowhere/client.properties, which cannot be read: No such file"),
     ],
 )
@@ -139,6 +142,15 @@ def test_settings_that_are_wrong_are_refused(broker: Broker, tmp_path: Path, con
         job(collecting(broker.address, "t", [], config=config), tmp_path / "home") as engine,
     ):
         engine.tick(1000)
+
+
+def test_a_properties_file_is_read_as_java_writes_it(broker: Broker, tmp_path: Path) -> None:
+    file = tmp_path / "client.properties"
+    file.write_bytes("client.id=caf\u00e9\n".encode("latin-1"))
+    assert bridge.properties(str(file)) == {"client.id": "caf\u00e9"}
+    file.write_text("client.id=\\u12\n")
+    with pytest.raises(UsageError, match="which is not a properties file: .*Malformed"):
+        bridge.properties(str(file))
 
 
 def test_nobody_listens_and_the_sentence_says_so(spark: SparkSession, tmp_path: Path) -> None:
