@@ -253,11 +253,11 @@ class _Reader:
 
     def _still_there(self, pieces: Sequence[Piece], look: Look) -> list[Piece]:
         """What the topics still have of all pieces; InputLost if that is not all, unless the rest is given up."""
-        notes = storage.names(self._directory())
+        notes = functools.cache(lambda: storage.names(self._directory()))  # listed if something is missing
         left = [self._left(piece, look.get(piece.topic), notes) for piece in pieces]
         return [piece for piece in left if piece.start < piece.end]
 
-    def _left(self, piece: Piece, topic: Topic | None, notes: Sequence[str]) -> Piece:
+    def _left(self, piece: Piece, topic: Topic | None, notes: Callable[[], Sequence[str]]) -> Piece:
         if topic is None or topic.id != piece.id:
             self._note_lost(piece, "the topic has been deleted", notes)
             return piece._replace(start=piece.end)
@@ -271,9 +271,9 @@ class _Reader:
         start = min(max(piece.start, first), piece.end)
         return piece._replace(start=start, end=max(start, min(piece.end, after)))
 
-    def _note_lost(self, lost: Piece, why: str, notes: Sequence[str]) -> None:
+    def _note_lost(self, lost: Piece, why: str, notes: Callable[[], Sequence[str]]) -> None:
         """Note that records are given up; InputLost if nobody has said so."""
-        if any(covers(note, lost) for note in notes):
+        if any(covers(note, lost) for note in notes()):
             return
         what = f"the records {lost.start} to {lost.end - 1} of partition {lost.partition} of the topic {lost.topic!r}"
         self._give_up(lost.topic, f"{what} are gone ({why})")
