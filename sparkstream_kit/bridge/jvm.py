@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from py4j.java_gateway import JavaObject, JavaPackage
@@ -80,12 +80,17 @@ def scala_object(package: Any, name: str) -> Any:
     return getattr(getattr(package, f"{name}$"), "MODULE$")
 
 
-def scala_seq(items: Sequence[Any]) -> Any:
-    """A Scala Seq (CollectionConverters.asScala)."""
+def java_list(items: Iterable[Any]) -> Any:
+    """A java.util.ArrayList."""
     made = view().java.util.ArrayList()
     for item in items:
         made.add(item)
-    return view().scala.jdk.javaapi.CollectionConverters.asScala(made).toSeq()
+    return made
+
+
+def scala_seq(items: Iterable[Any]) -> Any:
+    """A Scala Seq (CollectionConverters.asScala)."""
+    return view().scala.jdk.javaapi.CollectionConverters.asScala(java_list(items)).toSeq()
 
 
 def is_running() -> bool:

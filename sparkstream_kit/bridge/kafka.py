@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from ..errors import MissingLibrary, UsageError
 from . import rows
-from .jvm import context, reason, refusals, scala_object, scala_seq, view
+from .jvm import context, java_list, reason, refusals, scala_object, scala_seq, view
 
 SCHEMA = (
     "key binary, value binary, topic string, partition int, offset bigint, timestamp timestamp, timestampType int, "
@@ -117,7 +117,7 @@ class Cluster:
         Cost: two round trips, and a call for each topic.
         """
         admin = self._admin()
-        described = admin.describeTopics(_java_list(names)).topicNameValues()
+        described = admin.describeTopics(java_list(names)).topicNameValues()
         ids, sizes = {}, {}
         for name in names:
             try:
@@ -276,14 +276,6 @@ def _is_caused_by(error: Py4JJavaError, *kinds: str) -> bool:
             return True
         kind = kind.getSuperclass()
     return False
-
-
-def _java_list(items: Sequence[str]) -> Any:
-    """A java.util.List."""
-    made = view().java.util.ArrayList()
-    for item in items:
-        made.add(item)
-    return made
 
 
 def _scala_map(items: Mapping[str, str]) -> Any:

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from sparkstream_kit.testing import local_session
 from tests.faults.conftest import new_job as new_job
+from tests.faults.conftest import pytest_runtest_call as pytest_runtest_call
 from tests.support import kafka
 
 _names = itertools.count()

@@ -17,6 +17,7 @@ import sparkstream_kit as ss
 from sparkstream_kit.errors import InputLost, UsageError
 from sparkstream_kit.frames import FrameStream
 from tests.support.kafka import Broker, Client, Record
+from tests.support.supervisor import wait_until
 from tests.support.ticks import Build, Seen, job, killed
 
 Read = Callable[..., Build]
@@ -406,7 +407,6 @@ def test_transactions_are_respected_from_some_start_on(
 def test_limits_in_all_and_for_each_partition(reading: Read, client: Client, name: str, tmp_path: Path) -> None:
     client.create(name, 2)
     client.send(name, [*numbered(0, 30), *numbered(0, 10, 1)])
-    sizes: list[tuple[int, int]] = []
 
     def count(build: Build, home: str, **options: Any) -> list[tuple[int, int]]:
         seen: Seen = {}
@@ -444,4 +444,4 @@ def test_the_offsets_of_a_group_are_committed(reading: Read, client: Client, nam
     client.create(name, 2)
     client.send(name, [*numbered(0, 3), *numbered(0, 2, 1)])
     at(reading(name, group="watched"), tmp_path / "home", 1)
-    client._await(lambda: client.committed("watched") == {f"{name}-0": 3, f"{name}-1": 2})
+    wait_until(lambda: client.committed("watched") == {f"{name}-0": 3, f"{name}-1": 2}, "the offsets are committed")

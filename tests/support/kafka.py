@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from pyspark import SparkContext
 from pyspark.sql import DataFrame
 
-from sparkstream_kit.bridge.jvm import view
+from sparkstream_kit.bridge.jvm import java_list, view
+from tests.support.supervisor import PATIENCE, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kafka"
-PATIENCE = 120  # seconds, far more than any step takes
 
 
 def jars() -> str:
@@ -74,12 +74,9 @@ class Broker:
         """kill -9, and wait until it is gone."""
         end = os.pidfd_open(int((self.folder / "data" / "pid").read_text()))
         signal.pidfd_send_signal(end, signal.SIGKILL)
-        deadline = time.monotonic() + PATIENCE
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < deadline:
-                signal.pidfd_send_signal(end, 0)
-                time.sleep(0.01)
+        ended, *_ = select.select([end], [], [], PATIENCE)
         os.close(end)
+        assert ended
 
     def _run(self, *arguments: str) -> None:
         env = {**os.environ, "KAFKA_PORT": str(self.port), "KAFKA_DATA": str(self.folder / "data")}
@@ -112,13 +109,13 @@ class Client:
         optional = view().java.util.Optional
         new = self._kafka.clients.admin.NewTopic(topic, optional.of(partitions), optional.empty())
         new.configs(_map({key.replace("_", "."): value for key, value in config.items()}))
-        self.admin.createTopics(_list([new])).all().get()
-        self._await(lambda: topic in str(self.admin.listTopics().names().get()))
+        self.admin.createTopics(java_list([new])).all().get()
+        wait_until(lambda: topic in list(self.admin.listTopics().names().get()), f"the topic {topic} is there")
         return topic
 
     def delete(self, topic: str) -> None:
-        self.admin.deleteTopics(_list([topic])).all().get()
-        self._await(lambda: topic not in list(self.admin.listTopics().names().get()))
+        self.admin.deleteTopics(java_list([topic])).all().get()
+        wait_until(lambda: topic not in list(self.admin.listTopics().names().get()), f"the topic {topic} is gone")
 
     def add_partitions(self, topic: str, total: int) -> None:
         more = view().java.util.HashMap()
@@ -163,31 +160,17 @@ class Client:
             made.close()
 
     def record(self, topic: str, record: Record) -> Any:
-        headers = view().java.util.ArrayList()
-        for key, value in record.headers.items():
-            headers.add(self._kafka.common.header.internals.RecordHeader(key, value))
+        header = self._kafka.common.header.internals.RecordHeader
+        headers = java_list(header(key, value) for key, value in record.headers.items())
         return self._kafka.clients.producer.ProducerRecord(
             topic, record.partition, record.timestamp, record.key, record.value, headers
         )
-
-    def _await(self, holds: Any) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not holds():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 def _map(items: Mapping[str, str]) -> Any:
     made = view().java.util.HashMap()
     for key, value in items.items():
         made.put(key, value)
-    return made
-
-
-def _list(items: Iterable[Any]) -> Any:
-    made = view().java.util.ArrayList()
-    for item in items:
-        made.add(item)
     return made
 
 
