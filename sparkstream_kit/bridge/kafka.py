@@ -1,4 +1,4 @@
-"""Kafka in the JVM: what the topics of a cluster hold, and the records of exact offset ranges as a frame.
+"""Kafka in the JVM: what the topics of a cluster hold, the records of exact offset ranges as a frame, rows sent.
 
 Classes are in org.apache.kafka, of kafka-clients 3.9, and in org.apache.spark.sql.kafka010, Spark 4.2.1.
 """
@@ -17,6 +17,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import __version__
 from pyspark.sql import DataFrame, SparkSession
 
+from ..columns import Columns, column_names
 from ..errors import MissingLibrary, UsageError
 from . import rows
 from .jvm import context, java_list, reason, refusals, scala_object, scala_seq, view
@@ -43,6 +44,9 @@ PATIENCE = {"request.timeout.ms": "10000", "default.api.timeout.ms": "15000"}
 
 READ_ONLY = {"allow.auto.create.topics": "false"}
 """Reading never creates a topic, such as one that was deleted a moment ago."""
+
+KEPT = {"acks": "all"}
+"""A record counts as sent when all brokers in charge of it have it."""
 
 POLL_TIMEOUT = 30_000
 """Milliseconds that a task waits for records before it fails, and the batch is retried; Kafka's request.timeout.ms."""
@@ -89,6 +93,15 @@ def properties(path: str) -> dict[str, str]:
     with refusals((f"got config={path}, which is not a properties file: " + "{}").format):
         found.load(view().java.io.ByteArrayInputStream(content))
     return {str(key): str(found.getProperty(key)) for key in found.stringPropertyNames()}
+
+
+def client_settings(brokers: Columns, config: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Settings of Kafka's clients, given as such or as the path of a properties file; UsageError for Spark's names."""
+    given = config if isinstance(config, Mapping) else properties(config) if config else {}
+    if prefixed := [key for key in given if key.startswith("kafka.")]:
+        kafkas_own = prefixed[0].removeprefix("kafka.")
+        raise UsageError(f"got the setting {prefixed[0]}, expected Kafka's own name of it: {kafkas_own}")
+    return {**given, "bootstrap.servers": ",".join(column_names(brokers))}
 
 
 class Cluster:
@@ -219,6 +232,30 @@ class Cluster:
         levels = kafka.common.IsolationLevel
         committed = self._settings.get("isolation.level") == "read_committed"
         return kafka.clients.admin.ListOffsetsOptions(levels.READ_COMMITTED if committed else levels.READ_UNCOMMITTED)
+
+
+def producer(settings: Mapping[str, str]) -> Any:
+    """The settings of producers in the executors, with Spark's delegation token, if any (KafkaSourceProvider).
+
+    They are checked (clients.producer.ProducerConfig): UsageError for those that Kafka's client refuses.
+    """
+    given = {f"kafka.{key}": value for key, value in {**settings, **KEPT}.items()}
+    provider = scala_object(view().org.apache.spark.sql.kafka010, "KafkaSourceProvider")
+    with refusals("Kafka's client refuses its settings: {}".format):
+        wanted = view().org.apache.spark.sql.catalyst.util.CaseInsensitiveMap(_scala_map(given))
+        found = provider.kafkaParamsForProducer(wanted)
+        view().org.apache.kafka.clients.producer.ProducerConfig(found)
+    return found
+
+
+def send(records: DataFrame, topic: str, params: Any) -> None:
+    """Send rows with the columns key, value, headers and partition to a topic, with the settings of `producer`.
+
+    It returns when the brokers have acknowledged all of them (KafkaWriter). The public way, DataFrameWriter, would show
+    the settings in Spark's web UI, where passwords are redacted, private keys are not.
+    """
+    writer = scala_object(view().org.apache.spark.sql.kafka010, "KafkaWriter")
+    writer.write(records._jdf.queryExecution(), params, view().scala.Some(topic))
 
 
 def _range(each: OffsetRange, anywhere: Any) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._files import json as json
     from ._files import parquet as parquet
     from ._files import text as text
+    from ._kafka import kafka as kafka
     from ._redis import redis_counter as redis_counter
     from ._redis import redis_hash as redis_hash
     from ._redis import redis_ranking as redis_ranking
@@ -25,6 +26,7 @@ URIS = {
     "console": "_console",
     "delta": "_delta",
     "json": "_files",
+    "kafka": "_kafka",
     "parquet": "_files",
     "redis_counter": "_redis",
     "redis_hash": "_redis",

@@ -76,11 +76,7 @@ def kafka(
     """
     bridge.check_connector()
     graph = graph_of(ssc)
-    given = config if isinstance(config, Mapping) else bridge.properties(config) if config else {}
-    if prefixed := [key for key in given if key.startswith("kafka.")]:
-        kafkas_own = prefixed[0].removeprefix("kafka.")
-        raise UsageError(f"got the setting {prefixed[0]}, expected Kafka's own name of it: {kafkas_own}")
-    settings = {"isolation.level": "read_committed", **given, "bootstrap.servers": ",".join(column_names(brokers))}
+    settings = {"isolation.level": "read_committed", **bridge.client_settings(brokers, config)}
     if max_per_partition is not None and max_per_partition < 1:
         raise UsageError(f"got max_per_partition={max_per_partition}, expected at least 1")
     wanted = column_names(topics)
