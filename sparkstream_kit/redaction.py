@@ -21,11 +21,14 @@ def printable_lines(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """The text without the passwords of the URLs in it.
+    """The text without the passwords of the URLs and the keys of the connection strings in it.
 
     >>> redact("sql:postgresql://kit:secret@db/logs")
     'sql:postgresql://kit:***@db/logs'
+    >>> redact("Endpoint=sb://hub.example.org/;SharedAccessKeyName=reader;SharedAccessKey=c2VjcmV0=;EntityPath=logs")
+    'Endpoint=sb://hub.example.org/;SharedAccessKeyName=reader;SharedAccessKey=***;EntityPath=logs'
     """
+    text = re.sub(r"(SharedAccess(?:Key|Signature)=)[^;\s]*", r"\1***", text, flags=re.IGNORECASE)
     return re.sub(r"(://[^/:@\s]*:)[^@\s]*@", r"\1***@", text)
 
 

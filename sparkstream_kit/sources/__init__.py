@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from ._event_hubs import event_hubs as event_hubs
+    from ._event_hubs import iot_hub as iot_hub
     from ._files import files as files
     from ._generator import generator as generator
     from ._kafka import kafka as kafka
     from ._socket import socket as socket
 
-URIS = {"files": "_files", "generator": "_generator", "kafka": "_kafka", "socket": "_socket"}
+URIS = {
+    "event_hubs": "_event_hubs",
+    "files": "_files",
+    "generator": "_generator",
+    "iot_hub": "_event_hubs",
+    "kafka": "_kafka",
+    "socket": "_socket",
+}
 """Sources that the command line knows, and the modules that define them."""
 
 PUBLIC = URIS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import random
@@ -9,7 +10,7 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,18 +36,18 @@ def confs() -> list[str]:
 
 
 def free_ports() -> int:
-    """A port that is free, like the two above it; none that a client's connection gets while the broker is away."""
+    """A port that is free, like the three above it; none that a client's connection gets while the broker is away."""
     while True:
         port = random.randrange(10_000, 30_000)
         with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
-            for each in (port, port + 1, port + 2):
+            for each in range(port, port + 4):
                 taken.enter_context(socket.create_server(("127.0.0.1", each)))
             return port
 
 
 SASL = """\
-listeners=PLAINTEXT://127.0.0.1:{0},CONTROLLER://127.0.0.1:{1},SASL_PLAINTEXT://127.0.0.1:{2}
-advertised.listeners=PLAINTEXT://127.0.0.1:{0},SASL_PLAINTEXT://127.0.0.1:{2}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SASL_PLAINTEXT://127.0.0.1:{secured}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{secured}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=\
@@ -55,14 +56,20 @@ listener.name.sasl_plaintext.plain.sasl.jaas.config=\
 
 
 class Broker:
-    """A broker on the loopback address, which also listens for a user, `reader`, with the password "open sesame"."""
+    """A broker on the loopback address, which also listens for a user, `reader`, with the password "open sesame".
 
-    def __init__(self, folder: Path):
+    Other `settings` are a template with {port}, {controller}, {secured}, and {other}, which is free.
+    """
+
+    def __init__(self, folder: Path, settings: str = SASL):
         self.folder, self.port = folder, free_ports()
-        self.address, self.secured = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.port + 2}"
+        self.address, self.secured, self.other = (f"127.0.0.1:{self.port + n}" for n in (0, 2, 3))
         self._settings = folder / "more.properties"
         folder.mkdir(parents=True, exist_ok=True)
-        self._settings.write_text(SASL.format(self.port, self.port + 1, self.port + 2))
+        ports = dict(zip(("port", "controller", "secured", "other"), range(self.port, self.port + 4), strict=True))
+        for name, port in ports.items():
+            settings = settings.replace(f"{{{name}}}", str(port))
+        self._settings.write_text(settings)
 
     def start(self) -> None:
         self._run("start", str(self._settings))
@@ -83,6 +90,34 @@ class Broker:
         command, out = [str(SCRIPT), *arguments], subprocess.PIPE
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         assert done.returncode == 0, done.stdout.decode()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """PEM files with a private key and its certificate, which is one for 127.0.0.1, and for whom this one vouches."""
+    store, password = folder / "store.p12", "changeit"
+    keytool = [
+        f"{os.environ['JAVA_HOME']}/bin/keytool",
+        "-keystore",
+        str(store),
+        "-storepass",
+        password,
+        "-alias",
+        "it",
+    ]
+    make = ["-genkeypair", "-keyalg", "RSA", "-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1", "-validity", "2"]
+    subprocess.run([*keytool, *make], check=True, capture_output=True)
+    public = subprocess.run([*keytool, "-exportcert", "-rfc"], check=True, capture_output=True, text=True).stdout
+    opened = view().java.security.KeyStore.getInstance("PKCS12")
+    characters = _array_of(view().char, password)
+    opened.load(view().java.io.FileInputStream(str(store)), characters)
+    standard = view().java.lang.Class.forName("java.security.spec.PKCS8EncodedKeySpec")
+    key = view().java.security.KeyFactory.getInstance("RSA").getKeySpec(opened.getKey("it", characters), standard)
+    encoded = base64.encodebytes(key.getEncoded()).decode()
+    secret = f"-----BEGIN PRIVATE KEY-----\n{encoded}-----END PRIVATE KEY-----\n"
+    files = folder / "key.pem", folder / "certificate.pem"
+    for file, content in zip(files, (secret, public), strict=True):
+        file.write_text(content)
+    return files
 
 
 class Record(NamedTuple):
@@ -130,7 +165,9 @@ class Client:
         methods = [made for made in kind.getMethods() if made.getName() == "beforeOffset"]
         (before_offset,) = (made for made in methods if made.getParameterCount() == 1)
         for partition, offset in before.items():
-            record = before_offset.invoke(None, _array(view().java.lang.Long.valueOf(offset)))
+            record = before_offset.invoke(
+                None, _array_of(view().java.lang.Object, [view().java.lang.Long.valueOf(offset)])
+            )
             what.put(self._kafka.common.TopicPartition(topic, partition), record)
         self.admin.deleteRecords(what).all().get()
 
@@ -174,8 +211,8 @@ def _map(items: Mapping[str, str]) -> Any:
     return made
 
 
-def _array(item: Any) -> Any:
-    gateway = SparkContext._active_spark_context._gateway
-    made = gateway.new_array(view().java.lang.Object, 1)
-    made[0] = item
+def _array_of(kind: Any, items: Sequence[Any]) -> Any:
+    made = SparkContext._active_spark_context._gateway.new_array(kind, len(items))
+    for at, item in enumerate(items):
+        made[at] = item
     return made
