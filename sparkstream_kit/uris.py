@@ -43,7 +43,7 @@ def kinds(package: ModuleType) -> list[str]:
 
     >>> from sparkstream_kit import sources
     >>> kinds(sources)
-    ['files', 'generator', 'kafka', 'socket']
+    ['event-hubs', 'files', 'generator', 'iot-hub', 'kafka', 'socket']
     """
     return [name.replace("_", "-") for name in package.URIS]
 
@@ -69,10 +69,10 @@ def parse(text: str, package: ModuleType, *, named: bool = False) -> Spec:
 
     Raises UsageError for an unknown kind or option, naming those that exist.
 
-    >>> parse("hdfs:topic", sources)
+    >>> parse("x:topic", sources)
     Traceback (most recent call last):
     ...
-    sparkstream_kit.errors.UsageError: got the kind 'hdfs', expected files, generator, kafka or socket
+    sparkstream_kit.errors.UsageError: got the kind 'x', expected event-hubs, files, generator, iot-hub, kafka or socket
     """
     match = re.fullmatch(r"(?:([A-Za-z_][\w-]*)=)?([a-z][a-z-]*):(.*)", text, re.DOTALL)
     if not match:

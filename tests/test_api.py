@@ -41,10 +41,10 @@ def test_the_top_level_is() -> None:
 
 
 def test_the_sources_outputs_and_transforms_are() -> None:
-    assert sorted(sources.__all__) == ["files", "generator", "kafka", "socket"]
+    assert sorted(sources.__all__) == ["event_hubs", "files", "generator", "iot_hub", "kafka", "socket"]
     assert sorted(outputs.__all__) == [
-        *("console", "delta", "json", "parquet", "redis_counter", "redis_hash", "redis_ranking", "rejected", "sql"),
-        *("sql_table", "text", "webhook"),
+        *("console", "delta", "json", "kafka", "parquet", "redis_counter", "redis_hash", "redis_ranking", "rejected"),
+        *("sql", "sql_table", "text", "webhook"),
     ]
     assert sorted(transforms.__all__) == [
         *("access_log", "anomalies", "enrich", "event_time_window", "json_lines", "rate_of_change", "sessions"),

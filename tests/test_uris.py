@@ -56,8 +56,8 @@ def test_options_of_a_url_reach_its_library_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("logs", r"got 'logs', expected \[NAME=\]KIND:REST, where KIND is files, "),
-        ("file:/logs", "got the kind 'file', expected files, "),
+        ("logs", r"got 'logs', expected \[NAME=\]KIND:REST, where KIND is event-hubs, files, "),
+        ("file:/logs", "got the kind 'file', expected event-hubs, files, "),
         ("files:", "got files:, expected files:PATH"),
         ("files:/logs?globb=x", "got the option 'globb' for files, expected encoding, glob, inactive_after or min_age"),
         ("files:/logs?name=x", "got the option 'name' for files, expected encoding"),

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 
-from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -15,7 +14,7 @@ from ..bridge.jvm import reason
 from ..columns import Columns, check_unique, quoted
 from ..contracts import Batch
 from ..engine.merges import together
-from ..errors import OutputRefused, UsageError
+from ..errors import KitError, OutputRefused, UsageError
 from ..frames import FrameStream
 from ._committed import ranges_of
 
@@ -73,7 +72,9 @@ def kafka(
         as_records(frame, key)
         try:
             there = topic in cluster.topics([topic])
-        except Py4JJavaError as error:
+        except KitError:
+            raise
+        except Exception as error:
             if not before.n:
                 raise UsageError(
                     f"the output {name!r} cannot use the brokers ({reason(error)}): correct them"
