@@ -222,7 +222,7 @@ def check_command(words: list[str], files: list[str]) -> None:
             assert rest[at].removesuffix(".py") in files or (ROOT / rest[at]).exists()
             check_job(rest[at + 1 :])
     else:
-        assert program in ("kill", "cp", "tar", "yarn", "git", "sqlite3"), f"is {program} a command?"
+        assert program in ("kill", "cp", "tar", "yarn", "git", "sqlite3", "export"), f"is {program} a command?"
 
 
 def check_extras(extras: list[str]) -> None:

@@ -151,8 +151,8 @@ def main() -> int:
     load = f"load of the last 15 minutes {os.getloadavg()[2]:.1f}"
     lines = [
         f"# A drain of {records:,} records from Kafka\n",
-        f"`scripts/bench kafka` on {datetime.now(timezone.utc):%Y-%m-%d}, PySpark {spark.version}, {cores} cores, which "
-        f"the broker shares ({load}). Seconds: median (minimum to maximum) of {rounds} rounds in which both took turns; "
+        f"`scripts/bench kafka` on {datetime.now(timezone.utc):%Y-%m-%d}, PySpark {spark.version}, {cores} cores, also "
+        f"for the broker ({load}). Seconds: median (minimum to maximum) of {rounds} rounds in which both took turns; "
         "the sums of both were equal.\n",
         "| query | records a batch | kit | Structured Streaming | ratio |",
         "|---|---:|---:|---:|---:|",
