@@ -107,7 +107,7 @@ def as_records(frame: DataFrame, key: str | None) -> DataFrame:
             if kind not in FITTING.get(column, (kind,) if column == key else ()):
                 raise OutputRefused(
                     f"got the column {column}: {kind}, expected value and perhaps key, string or binary, headers: "
-                    f"{HEADERS}, and partition: int. Drop or cast it, or rename value: rows without one are sent as JSON"
+                    f"{HEADERS}, and partition: int. Drop it, cast it, or rename value: rows without are sent as JSON"
                 )
             columns[column] = F.col(quoted(column))
     else:
