@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._alerts import anomalies as anomalies
     from ._alerts import rate_of_change as rate_of_change
     from ._alerts import threshold as threshold
+    from ._duplicates import drop_duplicates as drop_duplicates
     from ._enrichment import enrich as enrich
     from ._event_time import event_time_window as event_time_window
     from ._sessions import sessions as sessions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 PUBLIC = {
     "access_log": ".",
     "anomalies": "_alerts",
+    "drop_duplicates": "_duplicates",
     "enrich": "_enrichment",
     "event_time_window": "_event_time",
     "json_lines": ".",

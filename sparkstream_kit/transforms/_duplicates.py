@@ -1,0 +1,124 @@
+"""Rows that arrive again, as sources and senders that say "at least once" deliver them."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from .. import durations
+from ..columns import Columns, check_added, column_names, named
+from ..durations import Duration
+from ..engine.graph import BatchContext
+from ..engine.merges import Merge
+from ..engine.state import StateNode
+from ..frames import FrameStream
+from ._watermarks import ClosedWindows, late_rows, watermark_of
+
+EXACT = {"timeZone": "UTC", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
+"""Options of JSON that tells all timestamps apart, in every time zone in the same way."""
+
+
+def drop_duplicates(
+    stream: FrameStream,
+    keys: Columns,
+    timestamp: str,
+    *,
+    within: Duration,
+    lateness: Duration = "1min",
+    name: str = "duplicates",
+) -> ClosedWindows:
+    """Drop rows whose keys a row before them had, at most `within` earlier or later by their timestamps.
+
+        requests = ss.transforms.drop_duplicates(records, "topic, partition, offset", "timestamp", within="1h")
+
+    >>> import sparkstream_kit as ss
+    >>> from pyspark.sql import functions as F
+    >>> from sparkstream_kit.testing import run_batches
+    >>> def build(rows):
+    ...     timed = ss.FrameStream.of(rows, "k string, s int").select("*", F.timestamp_seconds("s").alias("at"))
+    ...     return ss.transforms.drop_duplicates(timed, "k", "at", within="10s").select("k", "s")
+    >>> run_batches(build, [[("a", 0), ("a", 8)], [("a", 3), ("b", 5), ("a", 16)]])
+    [[Row(k='a', s=0)], [Row(k='a', s=16), Row(k='b', s=5)]]
+
+    Rows count in the order of their batches, and in a batch in the order of their timestamps; rows that are equal in
+    both, by their JSON. A row that is dropped does not make others drop: of rows at 0, 8 and 16 seconds, with
+    `within="10s"`, those at 0 and 16 stay. A null in a key equals another one. `timestamp` names a column of type
+    timestamp. Columns: those of the stream.
+
+    The watermark is that of `event_time_window`. Late rows, those without a timestamp, and those far ahead of the clock
+    are in `late()` of the result, and neither stay nor make others drop. All other rows are treated exactly so, across
+    batches and restarts: a key is remembered as long as a row that is on time could be within reach of it.
+
+    Raises UsageError for an invalid duration, for a key named __at, __is_new, __is_over or __row, and at the start for
+    a column that is not a timestamp.
+
+    Cost: grows with the rows of the batch and the keys of the last `within` and `lateness`, which each batch sorts.
+    """
+    reach, wait = (1000 * durations.milliseconds(d) for d in (within, lateness))
+    names = column_names(keys)
+    check_added(names, "__at", "__is_new", "__is_over", "__row")
+    batch = stream.cache()
+
+    def timed(frame: DataFrame, *columns: Column) -> DataFrame:
+        return frame.select(*named(names), F.unix_micros(timestamp).alias("__at"), *columns)
+
+    # A row of the state is the time of a row that stayed; the row itself is taken from its batch.
+    times = batch.transform(lambda frame: timed(frame).filter("__at is not null").distinct()).cache()
+
+    def decide(rows: DataFrame) -> DataFrame:
+        """The times that stay. A new one is compared with those of the state, then with the new ones that stay."""
+        up_to = Window.partitionBy(*named(names)).orderBy("__at").rangeBetween(Window.unboundedPreceding, reach)
+        at, known = F.col("__at"), F.max(F.when(~F.col("__is_new"), F.col("__at"))).over(up_to)
+        rows = rows.withColumn("__is_near", F.coalesce(F.col("__is_new") & (known >= at - reach), F.lit(False)))
+        of_key = rows.filter("not __is_near").groupBy(*named(names))
+        before, new = (F.collect_list(F.when(kind, at)) for kind in (~F.col("__is_new"), F.col("__is_new")))
+        both = of_key.agg(before.alias("__before"), apart(F.array_sort(new), reach).alias("__new"))
+        return both.select(*named(names), F.inline(F.concat(flagged("__before", False), flagged("__new", True))))
+
+    def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
+        marks = watermark(ctx)
+        fresh = new.filter(marks.is_on_time(F.col("__at"))).withColumn("__is_new", F.lit(True))
+        rows = decided([state.drop("__is_over"), fresh])
+        return rows.withColumn("__is_over", F.col("__at") + reach < marks.after)
+
+    def empty(new: DataFrame, _: int) -> DataFrame:
+        return new.withColumns({"__is_new": F.lit(False), "__is_over": F.lit(False)}).limit(0)
+
+    def retain(rows: DataFrame, _: int) -> DataFrame:
+        return rows.filter("not __is_over").withColumn("__is_new", F.lit(False))
+
+    def choose(rows: DataFrame) -> DataFrame:
+        """Of the rows of each time that stays the first one, by its JSON."""
+        first, stays = F.min_by("__row", F.to_json("__row", EXACT)), F.max("__is_new")
+        of_time = rows.groupBy(*named(names), "__at").agg(first.alias("__row"), stays.alias("__stays"))
+        return of_time.filter("__stays").select("__row.*")
+
+    decided, chosen = Merge(names, decide), Merge(names, choose)
+    node = StateNode(times, name, keys, empty, advance, retain)
+    watermark = watermark_of(times, wait, f"{name}-watermark")
+
+    def stay(ctx: BatchContext) -> DataFrame | None:
+        frame = ctx.frame(batch.compute)
+        if frame is None:
+            return None
+        rows = timed(frame, F.struct("*").alias("__row"), F.lit(False).alias("__is_new"))
+        nothing = F.lit(None).cast(rows.schema["__row"].dataType)
+        new = node.at(ctx).filter("__is_new").select(*named(names), "__at", nothing.alias("__row"), "__is_new")
+        return chosen([new, rows])
+
+    return ClosedWindows(stream, stay, late_rows(batch, timestamp, watermark))
+
+
+def flagged(times: str, is_new: bool) -> Column:
+    """Times as rows of the state."""
+    return F.transform(times, lambda at: F.struct(at.alias("__at"), F.lit(is_new).alias("__is_new")))
+
+
+def apart(times: Column, reach: int) -> Column:
+    """Of sorted times the first, then each that is more than `reach` after the last one taken."""
+
+    def take(taken: Column, at: Column) -> Column:
+        is_near = F.coalesce(at - F.try_element_at(taken, F.lit(-1)) <= reach, F.lit(False))
+        return F.when(is_near, taken).otherwise(F.concat(taken, F.array(at)))
+
+    return F.aggregate(times, F.array().cast("array<bigint>"), take)
