@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import sparkstream_kit as ss
 from sparkstream_kit.bridge import kafka as bridge
 from sparkstream_kit.errors import OutputRefused, UsageError
 from tests.support import kafka
-from tests.support.kafka import Broker, Client
+from tests.support.kafka import Broker, Client, Record
 from tests.support.supervisor import ROOT, finish, kill_at_point, kill_at_random
 from tests.support.ticks import Build, given, job
 
@@ -188,6 +189,32 @@ def test_a_consumer_that_drops_known_ids_has_each_row_once_whatever_was_killed(
     written = Counter(once.values())
     expected = Counter(f"{r.partition} {r.offset} {bytes(r.value).decode()}" for r in sent(spark, broker, name))
     made.report("rows sent to a topic", count, (expected - written).total(), (written - expected).total())
+
+
+def test_the_consumer_of_the_docs_has_each_row_once(
+    spark: SparkSession, broker: Broker, client: Client, name: str, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "kafka.md").read_text()
+    (recipe,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(recipe, found)
+    client.create(name, 3)
+    batches = [[("a", n // 2) for n in range(20)]]
+    send(sending(broker, name, batches, JSON_LINES, key="k"), tmp_path / "home", 1)
+    records = sent(spark, broker, name)
+    again = [Record(bytes(r.value), headers={key: bytes(value) for key, value in r.headers}) for r in records[:7]]
+    got: list[str] = []
+
+    def build(ssc: Any) -> dict[str, Any]:
+        once = found["once"](ss.sources.kafka(ssc, broker.address, name, max_per_partition=8))
+        once.for_each_batch(lambda rows, batch: got.extend(row.value for row in rows.collect()), name="all")
+        return {}
+
+    client.send(name, [*again, Record(b"other"), Record(b"other"), *again])
+    with job(build, tmp_path / "consumer") as engine:
+        for second in range(1, 9):
+            engine.tick(1000 * second)
+    assert Counter(got) == {**{f'{{"k":"a","n":{n}}}': 2 for n in range(10)}, "other": 2}
 
 
 # --- what is refused
