@@ -9,13 +9,16 @@ from .. import durations
 from ..columns import Columns, check_added, column_names, named
 from ..durations import Duration
 from ..engine.graph import BatchContext
-from ..engine.merges import Merge
+from ..engine.merges import Merge, together
 from ..engine.state import StateNode
 from ..frames import FrameStream
 from ._watermarks import ClosedWindows, late_rows, watermark_of
 
 EXACT = {"timeZone": "UTC", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
 """Options of JSON that tells all timestamps apart, in every time zone in the same way."""
+
+BLOCK = 256
+"""Times that are added to an array one by one, each of which copies it."""
 
 
 def drop_duplicates(
@@ -62,23 +65,23 @@ def drop_duplicates(
     def timed(frame: DataFrame, *columns: Column) -> DataFrame:
         return frame.select(*named(names), F.unix_micros(timestamp).alias("__at"), *columns)
 
-    # A row of the state is the time of a row that stayed; the row itself is taken from its batch.
-    times = batch.transform(lambda frame: timed(frame).filter("__at is not null").distinct()).cache()
+    times = batch.transform(lambda frame: timed(frame).filter("__at is not null"))
 
     def decide(rows: DataFrame) -> DataFrame:
-        """The times that stay. A new one is compared with those of the state, then with the new ones that stay."""
+        """The new times that stay: none near a time of the state, and none near a new one that stays."""
         up_to = Window.partitionBy(*named(names)).orderBy("__at").rangeBetween(Window.unboundedPreceding, reach)
         at, known = F.col("__at"), F.max(F.when(~F.col("__is_new"), F.col("__at"))).over(up_to)
-        rows = rows.withColumn("__is_near", F.coalesce(F.col("__is_new") & (known >= at - reach), F.lit(False)))
-        of_key = rows.filter("not __is_near").groupBy(*named(names))
-        before, new = (F.collect_list(F.when(kind, at)) for kind in (~F.col("__is_new"), F.col("__is_new")))
-        both = of_key.agg(before.alias("__before"), apart(F.array_sort(new), reach).alias("__new"))
-        return both.select(*named(names), F.inline(F.concat(flagged("__before", False), flagged("__new", True))))
+        rows = rows.withColumn("__is_near", F.coalesce(known >= at - reach, F.lit(False)))
+        of_key = rows.filter("__is_new and not __is_near").groupBy(*named(names))
+        new = of_key.agg(F.array_sort(F.collect_list(at)).alias("__times"))
+        stay = F.explode(apart("__times", reach)).alias("__at")
+        return new.select(*named(names), stay, F.lit(True).alias("__is_new"))
 
+    # A row of the state is the time of a row that stayed; the row itself is taken from its batch.
     def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
-        marks = watermark(ctx)
+        marks, known = watermark(ctx), state.drop("__is_over")
         fresh = new.filter(marks.is_on_time(F.col("__at"))).withColumn("__is_new", F.lit(True))
-        rows = decided([state.drop("__is_over"), fresh])
+        rows = together([known, decided([known, fresh])], names)
         return rows.withColumn("__is_over", F.col("__at") + reach < marks.after)
 
     def empty(new: DataFrame, _: int) -> DataFrame:
@@ -109,16 +112,16 @@ def drop_duplicates(
     return ClosedWindows(stream, stay, late_rows(batch, timestamp, watermark))
 
 
-def flagged(times: str, is_new: bool) -> Column:
-    """Times as rows of the state."""
-    return F.transform(times, lambda at: F.struct(at.alias("__at"), F.lit(is_new).alias("__is_new")))
-
-
-def apart(times: Column, reach: int) -> Column:
-    """Of sorted times the first, then each that is more than `reach` after the last one taken."""
+def apart(times: str, reach: int) -> Column:
+    """Of a column of sorted times the first, then each that is more than `reach` after the last one taken."""
 
     def take(taken: Column, at: Column) -> Column:
-        is_near = F.coalesce(at - F.try_element_at(taken, F.lit(-1)) <= reach, F.lit(False))
+        is_near = at - F.try_element_at(taken, F.lit(-1)) <= reach
         return F.when(is_near, taken).otherwise(F.concat(taken, F.array(at)))
 
-    return F.aggregate(times, F.array().cast("array<bigint>"), take)
+    def take_block(taken: Column, block: Column) -> Column:
+        return F.concat(taken, F.aggregate(block, F.slice(taken, -1, 1), take))  # the last one again
+
+    count = F.floor(F.size(times) / BLOCK).cast("int")
+    blocks = F.transform(F.sequence(F.lit(0), count), lambda n: F.slice(times, n * BLOCK + 1, BLOCK))
+    return F.array_distinct(F.aggregate(blocks, F.array().cast("array<bigint>"), take_block))

@@ -159,7 +159,7 @@ def test_rows_of_any_type_and_columns_of_any_name_stay_as_they_are(tmp_path: Pat
 
 @pytest.mark.slow
 def test_of_rows_with_one_key_and_timestamp_the_first_by_its_json_stays(tmp_path: Path) -> None:
-    """Also if they differ in what JSON usually rounds; and floats that are equal are one key, of which -0.0 is first."""
+    """Also if they differ in what JSON usually rounds; and floats that are equal are one key."""
     rows = [[(-0.0, 9), (0.0, 7)], [(0.0, 3), (float("nan"), 5), (float("nan"), 4)], [(float("nan"), 1)]]
     as_text = [[(str(x), micros) for x, micros in batch] for batch in rows]
 
