@@ -33,6 +33,19 @@ class JoinedStreams(ClosedWindows):
     def other_late(self) -> FrameStream:
         """The rows of the other stream that are late, or not credible, or without a timestamp, as in `late`.
 
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(left, right):
+        ...     clicks = ss.FrameStream.of(left, "k string, s int", name="clicks")
+        ...     views = ss.FrameStream.of(right, "k string, t int", name="views")
+        ...     at, seen = F.timestamp_seconds("s").alias("at"), F.timestamp_seconds("t").alias("seen")
+        ...     clicks, views = clicks.select("k", "s", at), views.select("k", "t", seen)
+        ...     times = {"timestamp": "at", "other_timestamp": "seen", "lateness": "1s"}
+        ...     return ss.transforms.join_within(clicks, views, "k", "-5s", 0, **times).other_late().select("k", "t")
+        >>> run_batches(build, [[("a", 9)], []], [[("a", 7)], [("a", 3)]])
+        [[], [Row(k='a', t=3)]]
+
         Columns: those of the other stream.
 
         Cost: grows with the rows of the batch.
@@ -65,7 +78,23 @@ class JoinedStreams(ClosedWindows):
         return FrameStream(self.graph, self._alone[0], self)
 
     def other_unmatched(self) -> FrameStream:
-        """The rows of the other stream that found no partner, as in `unmatched`. Columns: those of the other stream.
+        """The rows of the other stream that found no partner, as in `unmatched`.
+
+        >>> import sparkstream_kit as ss
+        >>> from pyspark.sql import functions as F
+        >>> from sparkstream_kit.testing import run_batches
+        >>> def build(left, right):
+        ...     clicks = ss.FrameStream.of(left, "k string, s int", name="clicks")
+        ...     views = ss.FrameStream.of(right, "k string, t int", name="views")
+        ...     at, seen = F.timestamp_seconds("s").alias("at"), F.timestamp_seconds("t").alias("seen")
+        ...     clicks, views = clicks.select("k", "s", at), views.select("k", "t", seen)
+        ...     times = {"timestamp": "at", "other_timestamp": "seen", "lateness": "1s"}
+        ...     joined = ss.transforms.join_within(clicks, views, "k", "-5s", 0, **times)
+        ...     return joined.other_unmatched().select("k", "t")
+        >>> run_batches(build, [[("a", 9)], [("a", 20)]], [[("a", 7), ("b", 7)], []])
+        [[], [Row(k='b', t=7)]]
+
+        Columns: those of the other stream.
 
         Cost: grows with the rows that wait for a partner.
         """
@@ -104,9 +133,9 @@ def join_within(
     [[], [Row(id='a', s=10, t=20)]]
 
     Two rows are a pair if `timestamp + lower <= other_timestamp <= timestamp + upper`, as in Flink's interval join.
-    Either bound may be negative or zero. A pair comes once, in the batch in which the later of its rows arrives; equal
-    rows make so many pairs. A null key equals no other. Without keys (`[]`) the timestamps alone decide. Columns: the
-    keys, the others of the stream, the others of the other stream.
+    Either bound may be negative or zero. A pair comes once, in the batch in which the later of its rows arrives; two
+    equal rows are in two pairs. A null key equals no other. Without keys (`[]`) the timestamps alone decide.
+    Columns: the keys, the others of the stream, the others of the other stream.
 
     Each stream has a watermark of its own, as that of `event_time_window`. Its late rows, those without a timestamp,
     and those far ahead of the clock are in `late()` and `other_late()` of the result, and in no pair. Of all other rows

@@ -156,7 +156,7 @@ def test_without_keys_the_timestamps_alone_decide(tmp_path: Path) -> None:
     assert [len(seen[name][n]) for name in NAMES for n in (1, 2, 3)] == [1, 2, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
 
 
-def test_equal_rows_are_so_many_pairs_and_the_bounds_belong_to_the_interval(tmp_path: Path) -> None:
+def test_equal_rows_are_in_pairs_of_their_own_and_the_bounds_belong_to_the_interval(tmp_path: Path) -> None:
     left: Given = [[("a", 10, "x"), ("a", 10, "x")], None, [("a", 13, "z")]]
     right: Given = [[("a", 9, "y"), ("a", 12, "y"), ("a", 13, "no")], [("a", 12, "y"), ("a", 8, "no")], None]
     seen = run_ticks(program(left, right, -1, 2), tmp_path, range(1, 4))
@@ -166,6 +166,38 @@ def test_equal_rows_are_so_many_pairs_and_the_bounds_belong_to_the_interval(tmp_
         2: 2 * pairs[:1],
         3: [("a", 13, "z", 12, "y"), ("a", 13, "z", 12, "y"), ("a", 13, "z", 13, "no")],
     }
+
+
+FEW: tuple[Given, Given] = (
+    [[("a", 10, "x"), (None, 11, "x")], [("a", 12, "y")], [("b", 9, "z")], [("a", 30, "w"), ("b", 31, "")]],
+    [[("a", 9, "x")], [("b", 13, "y"), ("a", 14, "y")], [("a", 12, "z"), ("a", 2, "late")], [("b", 32, "w")]],
+)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_if_every_batch_is_killed(tmp_path: Path) -> None:
+    seen = run_with_kills(program(*FEW, -3, 4), tmp_path, range(1, 5), {1, 2, 3, 4})
+    compared(seen, *FEW, (-3, 4))
+
+
+@pytest.mark.slow
+def test_rows_of_a_stream_come_in_batches_that_the_other_one_skips(tmp_path: Path) -> None:
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        left, right = (timed(ssc, rows, side) for rows, side in zip(FEW, "lr", strict=True))
+        times = {"timestamp": "l_at", "other_timestamp": "r_at", "lateness": f"{LATENESS}s"}
+        joined = join_within(left.window("2s", "2s"), right, "k", "-3s", "4s", **times)
+        return {
+            "pairs": joined.select("k", "l_second", "l", "r_second", "r"),
+            "unmatched": joined.unmatched().select("k", "l_second", "l"),
+            "other unmatched": joined.other_unmatched().select("k", "r_second", "r"),
+        }
+
+    left, right = FEW
+    in_windows = {1: [], 2: [*left[0], *left[1]], 3: [], 4: [*left[2], *left[3]]}  # type: ignore[misc]
+    wanted = expected(in_windows, dict(enumerate(right, 1)), -3, 4)  # type: ignore[arg-type]
+    seen = run_ticks(build, tmp_path, range(1, 5))
+    assert seen == {name: wanted[name] for name in seen}
+    assert sum(map(len, seen["pairs"].values())) == 8
 
 
 @pytest.mark.slow
