@@ -219,9 +219,9 @@ def test_the_state_holds_what_rows_on_time_can_reach_and_two_uses_have_states_of
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a column that is not a timestamp": ({"timestamp": "v"}, "unix_micros"),
-    "a span that is none": ({"within": "0s"}, "invalid duration '0s'"),
+    "a span of zero": ({"within": "0s"}, "invalid duration '0s'"),
     "a negative span": ({"within": "-1s"}, "invalid duration '-1s'"),
-    "a lateness that is none": ({"lateness": "soon"}, "invalid duration 'soon'"),
+    "an invalid lateness": ({"lateness": "soon"}, "invalid duration 'soon'"),
     "a key that is missing": ({"keys": "nope"}, "nope"),
     "a key named like what the state keeps": ({"keys": "__at"}, "named __at"),
 }

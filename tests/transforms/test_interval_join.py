@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Change, dict[str, Any], str]] = {
         {"lower": "2s", "upper": "-1s"},
         "got lower='2s' and upper='-1s', expected lower <= upper: exchange them",
     ),
-    "a bound that is no duration": (lambda s: s, {"lower": "--2s"}, "invalid duration '--2s'"),
+    "an invalid bound": (lambda s: s, {"lower": "--2s"}, "invalid duration '--2s'"),
     "a negative lateness": (lambda s: s, {"lateness": "-1s"}, "invalid duration '-1s'"),
     "a column of both": (
         lambda s: s.select("k", "r_at", F.col("r").alias("L")),
