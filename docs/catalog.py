@@ -16,6 +16,7 @@ import sparkstream_kit as ss
 from sparkstream_kit import aggregates, transforms
 from sparkstream_kit.frames import FrameStream, StateStream
 from sparkstream_kit.transforms import access_log, json_lines
+from sparkstream_kit.transforms._interval_join import JoinedStreams
 from sparkstream_kit.transforms._watermarks import ClosedWindows
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -98,6 +99,11 @@ TABLES: dict[str, list[Row]] = {
     "Event time: ss.transforms": [
         Row(transforms.event_time_window, "-", "withWatermark, window, output mode append"),
         Row(transforms.sessions, "-", "session_window, without a maximum length"),
+        Row(transforms.drop_duplicates, "-", "dropDuplicatesWithinWatermark, without late rows"),
+        Row(transforms.join_within, "-", "join with a watermark on both sides and a condition on their times"),
+        Row(JoinedStreams.other_late, "-", "-"),
+        Row(JoinedStreams.unmatched, "-", "the rows of a left outer join without a partner"),
+        Row(JoinedStreams.other_unmatched, "-", "the rows of a right outer join without a partner"),
         Row(ClosedWindows.late, "-", "only their number, in the progress report"),
     ],
     "Enrichment and alerts: ss.transforms": [
@@ -124,7 +130,7 @@ TABLES: dict[str, list[Row]] = {
     ],
 }
 
-STREAMS = (FrameStream, StateStream, ClosedWindows)
+STREAMS = (FrameStream, StateStream, ClosedWindows, JoinedStreams)
 NOT_LISTED = {
     # where streams come from, and a question about them
     *("FrameStream.of", "FrameStream.from_source", "FrameStream.columns"),

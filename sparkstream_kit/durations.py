@@ -29,12 +29,30 @@ def milliseconds(duration: Duration) -> int:
     ...
     sparkstream_kit.errors.UsageError: invalid duration '2 weeks': use for example 500ms, 2s, 10min, 1h or seconds
     """
-    match = _SPELLING.fullmatch(str(duration))
+    ms = _milliseconds(duration, str(duration))
+    if not ms:
+        raise UsageError(f"invalid duration {duration!r}: use a whole number of milliseconds, at least 1ms")
+    return ms
+
+
+def offset_milliseconds(duration: Duration) -> int:
+    """As `milliseconds`, for how far one time is from another: it may also be zero or, with a minus sign, negative.
+
+    >>> offset_milliseconds("-5min"), offset_milliseconds(0), offset_milliseconds("10min"), offset_milliseconds(-0.25)
+    (-300000, 0, 600000, -250)
+    """
+    text = str(duration).strip()
+    ms = _milliseconds(duration, text.removeprefix("-"))
+    return -ms if text.startswith("-") else ms
+
+
+def _milliseconds(duration: Duration, text: str) -> int:
+    match = _SPELLING.fullmatch(text)
     if not match:
         raise UsageError(f"invalid duration {duration!r}: use for example 500ms, 2s, 10min, 1h or seconds")
     number, unit = match.groups()
     ms = float(number) * _UNITS[unit or "s"]
-    if ms < 1 or not math.isclose(ms, round(ms), rel_tol=0, abs_tol=1e-6):
+    if not math.isclose(ms, round(ms), rel_tol=0, abs_tol=1e-6) or 0 < ms < 0.5:
         raise UsageError(f"invalid duration {duration!r}: use a whole number of milliseconds, at least 1ms")
     return round(ms)
 

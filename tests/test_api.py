@@ -47,8 +47,8 @@ def test_the_sources_outputs_and_transforms_are() -> None:
         *("sql", "sql_table", "text", "webhook"),
     ]
     assert sorted(transforms.__all__) == [
-        *("access_log", "anomalies", "enrich", "event_time_window", "json_lines", "rate_of_change", "sessions"),
-        "threshold",
+        *("access_log", "anomalies", "drop_duplicates", "enrich", "event_time_window", "join_within", "json_lines"),
+        *("rate_of_change", "sessions", "threshold"),
     ]
 
 

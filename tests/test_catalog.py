@@ -5,6 +5,7 @@ from __future__ import annotations
 import sparkstream_kit as ss
 from docs import catalog
 from sparkstream_kit.frames import StateStream
+from sparkstream_kit.transforms._interval_join import JoinedStreams
 from sparkstream_kit.transforms._watermarks import ClosedWindows
 
 ROWS = [row for rows in catalog.TABLES.values() for row in rows]
@@ -24,7 +25,8 @@ def test_a_module_or_an_aggregate_that_is_not_listed_is_found() -> None:
 
 
 def test_every_name_is_what_a_user_writes() -> None:
-    given = {"ss": ss, "FrameStream": ss.FrameStream, "StateStream": StateStream, "ClosedWindows": ClosedWindows}
+    kinds = (ss.FrameStream, StateStream, ClosedWindows, JoinedStreams)
+    given = {"ss": ss, **{kind.__name__: kind for kind in kinds}}
     assert [eval(catalog.name_of(row.function), given) for row in ROWS] == [row.function for row in ROWS]
 
 

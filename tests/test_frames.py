@@ -430,6 +430,17 @@ def with_odd_names(stream: FrameStream, key: str, value: str, column: str = "") 
         "closed": closed,
         "late": closed.late(),
         "sessions": ss.transforms.sessions(rows, [key], "at", sums, gap="1s", lateness="1s"),
+        "once": ss.transforms.drop_duplicates(rows, [key], "at", within="1s", lateness="1s"),
+        "joined": ss.transforms.join_within(
+            rows,
+            rows.select(quoted(key), F.col("at").alias("then")),
+            [key],
+            "-1s",
+            "1s",
+            timestamp="at",
+            other_timestamp="then",
+            lateness="1s",
+        ),
         "enriched": ss.transforms.enrich(rows, lambda: local_session().createDataFrame([("a", 7)], [key, "w"]), [key]),
     }
 

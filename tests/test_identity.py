@@ -36,6 +36,20 @@ STATEMENTS: dict[str, Callable[[FrameStream, dict[str, str]], FrameStream]] = {
     "hours": lambda s, name: ss.transforms.event_time_window(
         timed(s), "client", "at", COUNT, "2s", lateness="1s", **name
     ),
+    "firsts": lambda s, name: ss.transforms.drop_duplicates(
+        timed(s), "client", "at", within="1s", lateness="1s", **name
+    ),
+    "pairs": lambda s, name: ss.transforms.join_within(
+        timed(s),
+        timed(s).select("client", F.col("at").alias("then")),
+        "client",
+        "-1s",
+        0,
+        timestamp="at",
+        other_timestamp="then",
+        lateness="1s",
+        **name,
+    ),
     "errors": lambda s, name: ss.transforms.threshold(s, "client", ss.aggregates.count(), above=1, **name),
     "known": lambda s, name: ss.transforms.enrich(s, lambda: table("known"), on="client", **name),
     "owners": lambda s, name: ss.transforms.enrich(s, lambda: table("owner"), on="client", **name),
@@ -112,6 +126,16 @@ DEFAULTS: dict[str, Callable[[StreamingContext], object]] = {
     "sessions": lambda ssc: ss.transforms.sessions(timed(rows_of(ssc)), "client", "at", COUNT),
     "event-time windows": lambda ssc: ss.transforms.event_time_window(
         timed(rows_of(ssc)), "client", "at", COUNT, "2s", lateness="1s"
+    ),
+    "duplicates": lambda ssc: ss.transforms.drop_duplicates(timed(rows_of(ssc)), "client", "at", within="1s"),
+    "interval joins": lambda ssc: ss.transforms.join_within(
+        timed(rows_of(ssc)),
+        timed(rows_of(ssc)).select("client", F.col("at").alias("then")),
+        "client",
+        0,
+        1,
+        timestamp="at",
+        other_timestamp="then",
     ),
     "thresholds": lambda ssc: ss.transforms.threshold(rows_of(ssc), [], ss.aggregates.count(), above=1),
     "rates of change": lambda ssc: ss.transforms.rate_of_change(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._duplicates import drop_duplicates as drop_duplicates
     from ._enrichment import enrich as enrich
     from ._event_time import event_time_window as event_time_window
+    from ._interval_join import join_within as join_within
     from ._sessions import sessions as sessions
 
 PUBLIC = {
@@ -36,6 +37,7 @@ PUBLIC = {
     "drop_duplicates": "_duplicates",
     "enrich": "_enrichment",
     "event_time_window": "_event_time",
+    "join_within": "_interval_join",
     "json_lines": ".",
     "rate_of_change": "_alerts",
     "sessions": "_sessions",

@@ -627,6 +627,30 @@ def late(came: Came) -> Rows:
     return {n: [tuple(row.line) for row in late] for n, _, late, _ in on_time(came)}
 
 
+def firsts(came: Came) -> Rows:
+    stayed: list[Line] = []
+    found: Rows = {}
+    for n, good, _, _ in on_time(came):
+        before = len(stayed)
+        for line in sorted((row.line for row in good if row.batch == n), key=lambda line: line.s):
+            if not any(line.k == other.k and abs(line.s - other.s) <= GAP for other in stayed):
+                stayed.append(line)
+        found[n] = [tuple(line) for line in stayed[before:]]
+    return found
+
+
+def pairs_of(came: Came) -> Rows:
+    found: Rows = {}
+    for n, good, _, _ in on_time(came):
+        met = [(one, other) for one in good for other in good if max(one.batch, other.batch) == n]
+        found[n] = [
+            (one.line.k, one.line.s, other.line.s, other.line.v)
+            for one, other in met
+            if one.line.k is not None and one.line.k == other.line.k and -GAP <= other.line.s - one.line.s <= 1
+        ]
+    return found
+
+
 def plain(came: Came) -> Rows:
     return {n: [tuple(row.line) for row in arrived(came, n - 2, n)] for n in came}
 
@@ -688,6 +712,27 @@ OTHERS: dict[str, Other] = {
             .select("k", "s", "v")
         ),
         late,
+    ),
+    "duplicates": Other(
+        "drop_duplicates",
+        lambda s: ss.transforms.drop_duplicates(s, "k", "at", within=f"{GAP}s", lateness=f"{LATENESS}s").select(
+            "k", "s", "v"
+        ),
+        firsts,
+    ),
+    "interval join": Other(
+        "join_within",
+        lambda s: ss.transforms.join_within(
+            s.select("k", "s", "at"),
+            s.select("k", F.col("s").alias("other_s"), F.col("v").alias("other_v"), F.col("at").alias("other_at")),
+            "k",
+            f"-{GAP}s",
+            "1s",
+            timestamp="at",
+            other_timestamp="other_at",
+            lateness=f"{LATENESS}s",
+        ).select("k", "s", "other_s", "other_v"),
+        pairs_of,
     ),
     "late rows of sessions": Other(
         "late",

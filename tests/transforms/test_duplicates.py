@@ -129,6 +129,26 @@ def test_a_row_makes_rows_drop_on_both_sides_of_it_and_up_to_within(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_nothing_comes_twice_if_every_batch_is_killed_and_delivered_again(tmp_path: Path) -> None:
+    batch: list[Line] = [("a", 10, "x"), ("a", 12, "y"), (None, 11, "z"), ("b", 16, "")]
+    rows = [batch, batch[::-1], [*batch, ("a", 15, "w")], batch]
+    seen = run_with_kills(program(rows), tmp_path, range(1, 5), {1, 2, 3, 4})
+    assert seen == expected(planned(rows, sorted(seen["late"])))
+    stay = sorted((row for of in seen["once"].values() for row in of), key=repr)
+    assert stay == [("a", 10, "x"), ("a", 15, "w"), ("b", 16, ""), (None, 11, "z")]
+
+
+@pytest.mark.slow
+def test_a_key_with_many_rows_in_a_batch_keeps_those_that_are_apart(tmp_path: Path) -> None:
+    seconds = [*range(1, 1200), *range(1300, 1400, 5)]
+    rows = [[("a", second, "") for second in reversed(seconds)], [("a", second, "") for second in range(1200, 1300)]]
+    seen = run_ticks(program(rows), tmp_path, [1, 2])
+    wanted = expected(dict(enumerate(rows, 1)))
+    assert seen["once"][1] == wanted["once"][1]
+    assert len(seen["once"][1]) == 260
+
+
+@pytest.mark.slow
 def test_rows_of_any_type_and_columns_of_any_name_stay_as_they_are(tmp_path: Path) -> None:
     odd = ["a.b", "tick`tock", "with space", "__AT", "start", "__row.x", "$"]
     rows = [[("a", 1, 1), (None, 1, 2)], [("a", 2, 3), (None, 30, 4)]]
@@ -199,9 +219,9 @@ def test_the_state_holds_what_rows_on_time_can_reach_and_two_uses_have_states_of
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a column that is not a timestamp": ({"timestamp": "v"}, "unix_micros"),
-    "a span that is none": ({"within": "0s"}, "invalid duration '0s'"),
+    "a span of zero": ({"within": "0s"}, "invalid duration '0s'"),
     "a negative span": ({"within": "-1s"}, "invalid duration '-1s'"),
-    "a lateness that is none": ({"lateness": "soon"}, "invalid duration 'soon'"),
+    "an invalid lateness": ({"lateness": "soon"}, "invalid duration 'soon'"),
     "a key that is missing": ({"keys": "nope"}, "nope"),
     "a key named like what the state keeps": ({"keys": "__at"}, "named __at"),
 }
