@@ -28,7 +28,7 @@ def redact(text: str) -> str:
     >>> redact("Endpoint=sb://hub.example.org/;SharedAccessKeyName=reader;SharedAccessKey=c2VjcmV0=;EntityPath=logs")
     'Endpoint=sb://hub.example.org/;SharedAccessKeyName=reader;SharedAccessKey=***;EntityPath=logs'
     """
-    text = re.sub(r"(SharedAccess(?:Key|Signature)=)[^;\s]*", r"\1***", text, flags=re.IGNORECASE)
+    text = re.sub(r"(SharedAccess(?:Key|Signature)\s*=)[^;'\"\n]*", r"\1***", text, flags=re.IGNORECASE)
     return re.sub(r"(://[^/:@\s]*:)[^@\s]*@", r"\1***@", text)
 
 

@@ -146,11 +146,11 @@ def _value(kind: str, name: str, word: str, hint: Any) -> Any:
     wanted = set(getattr(hint, "__args__", ())) or {hint}
     if bool in wanted:
         if word.lower() not in ("true", "false"):
-            raise UsageError(f"got {name}={word} for {kind}, expected true or false")
+            raise UsageError(f"got {name}={redact(word)} for {kind}, expected true or false")
         return word.lower() == "true"
     if str in wanted:
         return word
     try:
         return int(word) if int in wanted else float(word)
     except ValueError:
-        raise UsageError(f"got {name}={word} for {kind}, expected a number") from None
+        raise UsageError(f"got {name}={redact(word)} for {kind}, expected a number") from None

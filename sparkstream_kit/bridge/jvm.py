@@ -188,13 +188,17 @@ def refusals(
         raise kind(sentence(reason(error))) from error
 
 
+REFUSED_RECORDS = ("errors.RecordTooLargeException", "errors.InvalidRecordException")
+
+
 def is_caused_by_data(error: BaseException) -> bool:
     """Whether rows made it fail, such as a division by zero, or a Python function that raises for some of them.
 
-    By the SQLSTATE of the error (SparkThrowable): class 22, data exception, and 38, of external routines.
+    By the SQLSTATE of the error (SparkThrowable): class 22, data exception, 38, of external routines, and P0, of
+    raise_error; or as Kafka refuses a record (org.apache.kafka.common.errors).
     """
     state = error.getSqlState() if isinstance(error, CapturedException) else None
-    return bool(state) and str(state)[:2] in ("22", "38")
+    return str(state)[:2] in ("22", "38", "P0") or any(kind in str(error) for kind in REFUSED_RECORDS)
 
 
 def is_gone(error: BaseException) -> bool:

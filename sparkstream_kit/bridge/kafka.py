@@ -9,7 +9,7 @@ import contextlib
 import re
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from py4j.java_gateway import JavaClass
@@ -47,6 +47,12 @@ READ_ONLY = {"allow.auto.create.topics": "false"}
 
 KEPT = {"acks": "all"}
 """A record counts as sent when all brokers in charge of it have it."""
+
+SOON = {"max.block.ms": "15000", "delivery.timeout.ms": "30000", "request.timeout.ms": "10000"}
+"""How long a producer waits for brokers that are away, unless one of these is given: the kit sends again."""
+
+UNRESOLVED = "No resolvable bootstrap urls"
+"""What Kafka's clients say of names that nobody knows now; their settings may be right."""
 
 POLL_TIMEOUT = 30_000
 """Milliseconds that a task waits for records before it fails, and the batch is retried; Kafka's request.timeout.ms."""
@@ -215,7 +221,7 @@ class Cluster:
         if self._connected is None:
             provider = scala_object(view().org.apache.spark.sql.kafka010, "KafkaSourceProvider")
             wanted = provider.kafkaParamsForDriver(_scala_map(self._settings))
-            with refusals("Kafka's client refuses its settings: {}".format):
+            with _refused_settings():
                 view().org.apache.kafka.clients.consumer.ConsumerConfig(self._for_executors())
                 self._connected = view().org.apache.kafka.clients.admin.AdminClient.create(wanted)
             weakref.finalize(self, _close, self._connected).atexit = False
@@ -237,14 +243,17 @@ class Cluster:
 def producer(settings: Mapping[str, str]) -> Any:
     """The settings of producers in the executors, with Spark's delegation token, if any (KafkaSourceProvider).
 
-    They are checked (clients.producer.ProducerConfig): UsageError for those that Kafka's client refuses.
+    One is made and closed again (clients.producer.KafkaProducer): UsageError for settings that Kafka's client refuses.
     """
-    given = {f"kafka.{key}": value for key, value in {**settings, **KEPT}.items()}
+    if "transactional.id" in settings:
+        raise UsageError("got the setting transactional.id, expected none: the output kafka uses no transactions")
+    soon = {} if SOON.keys() & settings.keys() else SOON
+    given = {f"kafka.{key}": value for key, value in {**soon, **settings, **KEPT}.items()}
     provider = scala_object(view().org.apache.spark.sql.kafka010, "KafkaSourceProvider")
-    with refusals("Kafka's client refuses its settings: {}".format):
+    with _refused_settings():
         wanted = view().org.apache.spark.sql.catalyst.util.CaseInsensitiveMap(_scala_map(given))
         found = provider.kafkaParamsForProducer(wanted)
-        view().org.apache.kafka.clients.producer.ProducerConfig(found)
+        view().org.apache.kafka.clients.producer.KafkaProducer(found).close(view().java.time.Duration.ZERO)
     return found
 
 
@@ -256,6 +265,18 @@ def send(records: DataFrame, topic: str, params: Any) -> None:
     """
     writer = scala_object(view().org.apache.spark.sql.kafka010, "KafkaWriter")
     writer.write(records._jdf.queryExecution(), params, view().scala.Some(topic))
+
+
+@contextlib.contextmanager
+def _refused_settings() -> Iterator[None]:
+    """UsageError for settings that Kafka's client refuses; what it says of a name that it cannot resolve passes."""
+    try:
+        yield
+    except Exception as error:
+        if UNRESOLVED in reason(error):
+            raise
+        with refusals("Kafka's client refuses its settings: {}".format):
+            raise
 
 
 def _range(each: OffsetRange, anywhere: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -23,6 +24,13 @@ log = logging.getLogger(__name__)
 HEADERS = "array<struct<key:string,value:binary>>"
 RECORD = {"key": "binary", "value": "binary", "headers": HEADERS, "partition": "int"}
 """The columns of a record."""
+
+AS_JSON = {
+    "ignoreNullFields": "false",
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
+"""Nulls are sent, and timestamps keep their microseconds."""
 
 FITTING = {"key": ("string", "binary"), "value": ("string", "binary"), "headers": (HEADERS,), "partition": ("int",)}
 """What a frame may have for them, if it has a `value`."""
@@ -56,8 +64,9 @@ def kafka(
 
     `config` is that of the source `kafka`, for producers; `acks=all` is always set. Raises MissingLibrary without
     Spark's connector for Kafka. Raises UsageError at the start for settings that Kafka's client refuses, and for a
-    topic that does not exist; OutputRefused for columns that do not fit. Records larger than the producer or the topic
-    takes fail the batch: max.request.size and max.message.bytes bound them.
+    topic that does not exist; OutputRefused for columns that do not fit. A batch fails for a partition that the topic
+    does not have, a header whose key is null, and a record larger than max.request.size of `config` or
+    max.message.bytes of the topic.
 
     Cost: grows with the rows of the batch, which are exchanged by key.
 
@@ -65,33 +74,37 @@ def kafka(
     """
     bridge.check_connector()
     settings = bridge.client_settings(brokers, config)
-    params = bridge.producer(settings)
     cluster = bridge.Cluster(settings, f"sparkstream-{name}")
+    producer = functools.cache(lambda: bridge.producer(settings))
 
     def check(frame: DataFrame, before: Batch) -> None:
         as_records(frame, key)
         try:
+            producer()
             there = topic in cluster.topics([topic])
         except KitError:
             raise
         except Exception as error:
             if not before.n:
-                raise UsageError(
-                    f"the output {name!r} cannot use the brokers ({reason(error)}): correct them"
-                ) from error
+                at = settings["bootstrap.servers"]
+                raise UsageError(f"the output {name!r} cannot use the brokers {at} ({reason(error)})") from error
             log.warning("the output %r is waiting for its brokers (%s)", name, reason(error))
             return
         if not there:
             raise UsageError(f"the topic {topic!r} of the output {name!r} does not exist: create it, or correct it")
 
     def write(frame: DataFrame, batch: Batch) -> None:
+        there = cluster.topics([topic]).get(topic)
+        if there is None:  # a producer would create it, with whatever the brokers have as defaults
+            raise ConnectionError(f"the topic {topic!r} does not exist any more: create it")
         origin = {"home": batch.home_id, "output": name, "batch": str(batch.n)}
-        records = identified(as_records(frame, key), [batch.home_id, name, batch.n, ranges_of(batch)])
+        checked = sendable(as_records(frame, key), len(there.next))
+        records = identified(checked, [batch.home_id, name, batch.n, ranges_of(batch)])
         added = [_header(kind, F.lit(value)) for kind, value in origin.items()]
         headers = F.concat(
             F.coalesce("headers", F.array().cast(HEADERS)), F.array(*added, _header("id", F.col("__id")))
         )
-        bridge.send(records.withColumn("headers", headers).drop("__id"), topic, params)
+        bridge.send(records.withColumn("headers", headers).drop("__id"), topic, producer())
 
     stream.for_each_batch(write, name=f"kafka:{name}", check=check)
 
@@ -111,11 +124,26 @@ def as_records(frame: DataFrame, key: str | None) -> DataFrame:
                 )
             columns[column] = F.col(quoted(column))
     else:
-        columns["value"] = F.to_json(F.struct("*"), {"ignoreNullFields": "false"})
+        columns["value"] = F.to_json(F.struct("*"), AS_JSON)
     if key is not None:
         columns["key"] = F.col(quoted(key)).cast("binary" if (key, "binary") in frame.dtypes else "string")
     missing = F.lit(None)
     return frame.select(*(columns.get(each, missing).cast(kind).alias(each) for each, kind in RECORD.items()))
+
+
+def sendable(records: DataFrame, partitions: int) -> DataFrame:
+    """The records; a batch with one that Kafka's producer cannot send fails, as often as it is tried."""
+    partition, unnamed = F.col("partition"), F.exists("headers", lambda header: header.key.isNull())
+    outside = F.format_string(f"got the partition %d, and the topic has {partitions}, from 0 on", partition)
+    # a row without a partition, and headers that are null, are null here, too: no condition holds
+    return records.withColumns(
+        {
+            "partition": F.when((partition < 0) | (partition >= partitions), F.raise_error(outside)).otherwise(
+                partition
+            ),
+            "headers": F.when(unnamed, F.raise_error("got a header whose key is null")).otherwise(F.col("headers")),
+        }
+    )
 
 
 def identified(records: DataFrame, batch: list[object]) -> DataFrame:

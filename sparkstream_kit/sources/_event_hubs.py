@@ -16,9 +16,13 @@ from ..frames import FrameStream
 from . import _amqp
 from ._kafka import kafka
 
-PATIENT = {"request.timeout.ms": "60000", "metadata.max.age.ms": "180000", "connections.max.idle.ms": "180000"}
-"""Settings that Event Hubs needs: it answers slowly at times, and drops connections that are idle for four minutes."""
+PATIENT = {
+    **{"request.timeout.ms": "20000", "default.api.timeout.ms": "30000"},
+    **{"metadata.max.age.ms": "180000", "connections.max.idle.ms": "180000"},
+}
+"""Settings that Event Hubs needs: it may take 20 s to answer, and drops connections that are idle for four minutes."""
 
+PARTS = ("Endpoint", "SharedAccessKeyName", "SharedAccessKey", "SharedAccessSignature", "EntityPath")
 EXPECTED = (
     "expected Endpoint=sb://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=...;SharedAccessKey=...;"
     "EntityPath=HUB, or env:VARIABLE or file:PATH, which hold it"
@@ -143,18 +147,21 @@ def endpoint(connection: str, hub: str | None) -> tuple[str, str, dict[str, str]
         host, port = at.hostname, at.port
     except ValueError:
         host = port = None
-    has_key = {"sharedaccesskeyname", "sharedaccesskey"} <= parts.keys() or "sharedaccesssignature" in parts
-    if not host or not has_key:
-        named = [key for key in connection.split(";") for key in [key.partition("=")[0].strip()] if key.isalpha()]
-        raise UsageError(f"got a connection string with {', '.join(named) or 'no parts'}, {EXPECTED}")
+    found = [part for part in PARTS if parts.get(part.lower())]
+    if not host or not ({*PARTS[1:3]} <= {*found} or PARTS[3] in found):
+        raise UsageError(f"got a connection string with {', '.join(found) or 'no parts'}, {EXPECTED}")
+    if not connection.strip().isprintable():
+        raise UsageError(f"got a connection string with a line break or the like in it, {EXPECTED}")
     topic = hub or parts.get("entitypath")
     if not topic:
         raise UsageError("got a connection string without EntityPath, expected hub=, the name of the event hub, too")
+    if not re.fullmatch(r"[\w.-]+", topic):
+        raise UsageError(f"got the event hub {topic!r}, expected letters, digits, dots, hyphens and underscores")
     is_emulator = parts.get("usedevelopmentemulator", "").lower() == "true"
     password = re.sub(r'(["\\])', r"\\\1", connection.strip())
     module = "org.apache.kafka.common.security.plain.PlainLoginModule"
     return (
-        f"{host}:{port or (9092 if is_emulator else 9093)}",
+        f"{f'[{host}]' if ':' in host else host}:{port or (9092 if is_emulator else 9093)}",
         topic,
         {
             **PATIENT,
@@ -174,7 +181,7 @@ def _resolved(connection: str) -> str:
         return os.environ[what]
     if where == "file":
         try:
-            with open(what, encoding="utf-8") as file:
+            with open(what, encoding="utf-8-sig") as file:
                 return file.read()
         except (OSError, ValueError) as error:
             raise UsageError(f"got connection={connection}, which cannot be read: {error}") from None

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 import sparkstream_kit as ss
+from sparkstream_kit.bridge import jvm, placement
 from sparkstream_kit.bridge import kafka as bridge
 from sparkstream_kit.errors import OutputRefused, UsageError
 from tests.support import kafka
@@ -120,9 +121,27 @@ def test_headers_say_where_a_record_comes_from_and_tell_equal_rows_apart(
     assert len({home for home, _, _ in origins}) == 2
 
 
+def test_timestamps_keep_their_microseconds(spark: SparkSession, broker: Broker, name: str, send_rows: Any) -> None:
+    send_rows([(1_700_000_000_123_456,)], "n bigint", lambda rows: rows.select(F.timestamp_micros("n").alias("at")))
+    ((value,),) = (
+        spark.createDataFrame([(bytes(sent(spark, broker, name)[0].value).decode(),)], "v string")
+        .selectExpr("unix_micros(from_json(v, 'at timestamp').at)")
+        .collect()
+    )
+    assert value == 1_700_000_000_123_456
+
+
+@pytest.mark.parametrize("task", [None, 100_000], ids=["one partition", "several partitions"])
 def test_rows_of_a_key_keep_their_order(
-    spark: SparkSession, broker: Broker, client: Client, name: str, tmp_path: Path
+    spark: SparkSession,
+    broker: Broker,
+    client: Client,
+    name: str,
+    tmp_path: Path,
+    task: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(placement, "LEAST", task or placement.LEAST)
     client.create(name, 4)
 
     def many(frame: DataFrame) -> DataFrame:
@@ -238,6 +257,56 @@ def test_columns_that_do_not_fit_are_refused_at_the_start(
         send(sending(broker, name, [], schema, **options), tmp_path)
 
 
+NO_KEY = "array(struct(cast(null as string) as key, cast('v' as binary) as value))"
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "words"),
+    [
+        ("'x' as value, -1 as partition", {}, "got the partition -1, and the topic has 3, from 0 on"),
+        ("'x' as value, 3 as partition", {}, "got the partition 3, and the topic has 3, from 0 on"),
+        (f"'x' as value, {NO_KEY} as headers", {}, "got a header whose key is null"),
+        (
+            "repeat('x', 2000) as value",
+            {"config": {"max.request.size": "1000"}},
+            "larger than 1000, which is the value",
+        ),
+        ("repeat('x', 2000) as value", {}, "larger than the max message size"),
+    ],
+)
+def test_a_row_that_kafka_refuses_fails_the_batch_as_one_that_fails_each_time(
+    broker: Broker, client: Client, name: str, tmp_path: Path, row: str, options: Any, words: str
+) -> None:
+    client.create(name, 3, max_message_bytes="1500")
+    one_row = sending(
+        broker,
+        name,
+        [[("", 1)]],
+        JSON_LINES,
+        lambda rows: rows.transform(lambda frame: frame.selectExpr(f"inline(array(struct({row})))")),
+        **options,
+    )
+    with pytest.raises(Exception, match=words) as failed:
+        send(one_row, tmp_path, 1)
+    assert jvm.is_caused_by_data(failed.value)
+
+
+def test_a_topic_that_is_deleted_is_not_created_by_sending_to_it(
+    spark: SparkSession, broker: Broker, client: Client, name: str, tmp_path: Path
+) -> None:
+    client.create(name, 2)
+    build = sending(broker, name, [[("a", 1)], [("b", 2)]], JSON_LINES)
+    with job(build, tmp_path) as engine:
+        engine.tick(1000)
+        client.delete(name)
+        with pytest.raises(ConnectionError, match=f"the topic '{name}' does not exist any more: create it"):
+            engine.tick(2000)
+        assert name not in list(client.admin.listTopics().names().get())
+    client.create(name, 5)
+    send(build, tmp_path, 3)
+    assert [record.value for record in sent(spark, broker, name)] == [b'{"k":"b","n":2}']
+
+
 def test_a_topic_that_does_not_exist_is_refused_and_not_created(
     broker: Broker, client: Client, name: str, tmp_path: Path
 ) -> None:
@@ -252,6 +321,9 @@ def test_a_topic_that_does_not_exist_is_refused_and_not_created(
         ({"kafka.linger.ms": "5"}, "expected Kafka's own name of it: linger.ms"),
         ({"linger.ms": "soon"}, "Kafka's client refuses its settings: .*linger.ms"),
         ({"compression.type": "zip"}, "Kafka's client refuses its settings: .*compression.type"),
+        ({"delivery.timeout.ms": "1000"}, "Kafka's client refuses its settings: .*delivery.timeout.ms"),
+        ({"interceptor.classes": "no.such"}, "Kafka's client refuses its settings: .*no.such"),
+        ({"transactional.id": "t"}, "got the setting transactional.id, expected none"),
     ],
 )
 def test_settings_that_are_wrong_are_refused(broker: Broker, tmp_path: Path, config: Any, words: str) -> None:

@@ -57,6 +57,12 @@ def test_quotes_in_a_key_stay_in_the_password() -> None:
         (f"{SPACE};EntityPath=web", "with Endpoint, EntityPath, expected"),
         (f"Endpoint=sb://h:port/;{KEY}", "with Endpoint, SharedAccessKeyName, SharedAccessKey, expected"),
         ("c2VjcmV0==", "with no parts, expected"),
+        (
+            f"{SPACE};SharedAccessKeyName=a;SharedAccessKey=;EntityPath=web",
+            "with Endpoint, SharedAccessKeyName, Entity",
+        ),
+        (f"{SPACE};SharedAccessKeyName=a;SharedAccessKey=c2Vj\nc2VjcmV0==;EntityPath=web", "with a line break"),
+        (f"{SPACE};{KEY};EntityPath=a,b*", "got the event hub 'a,b*', expected letters"),
         ("", "with no parts, expected"),
     ],
 )
@@ -78,6 +84,11 @@ def test_where_a_connection_string_is(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_on_a_command_line() -> None:
     spec = parse("event-hubs:env:HUB?start=latest", sources)
     assert spec.arguments == {"connection": "env:HUB", "start": "latest"}
+    with pytest.raises(
+        UsageError, match="got port=//h/;SharedAccessKeyName=reader;SharedAccessKey=[*]+ for socket"
+    ) as refused:
+        parse(f"socket:Endpoint=sb://h/;{KEY}", sources)
+    assert "c2VjcmV0" not in str(refused.value)
     spec = parse(f"iot-hub:{SPACE};{KEY};EntityPath=web?hub=x", sources)
     assert spec.arguments == {"connection": f"{SPACE};{KEY};EntityPath=web", "hub": "x"}
     assert "c2VjcmV0" not in repr(spec)
