@@ -14,7 +14,6 @@ from ..bridge import kafka as bridge
 from ..bridge.jvm import reason
 from ..columns import Columns, check_unique, quoted
 from ..contracts import Batch
-from ..engine.merges import together
 from ..errors import KitError, OutputRefused, UsageError
 from ..frames import FrameStream
 from ._committed import ranges_of
@@ -156,7 +155,7 @@ def identified(records: DataFrame, batch: list[object]) -> DataFrame:
     placed = placed.withColumn("__place", F.coalesce(F.hex("key"), "__content"))
     nth = F.row_number().over(Window.partitionBy("__place", "__content").orderBy("__at"))
     parts = F.concat_ws(" ", F.lit(json.dumps(batch)), "__content", nth)
-    numbered = together([placed], "__place").withColumn("__id", F.sha2(parts.cast("binary"), 256))
+    numbered = placed.repartition("__place").withColumn("__id", F.sha2(parts.cast("binary"), 256))
     return numbered.sortWithinPartitions("__at").drop("__content", "__at", "__place")
 
 

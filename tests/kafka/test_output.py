@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 import sparkstream_kit as ss
-from sparkstream_kit.bridge import jvm, placement
+from sparkstream_kit.bridge import jvm
 from sparkstream_kit.bridge import kafka as bridge
 from sparkstream_kit.errors import OutputRefused, UsageError
 from tests.support import kafka
@@ -131,17 +131,9 @@ def test_timestamps_keep_their_microseconds(spark: SparkSession, broker: Broker,
     assert value == 1_700_000_000_123_456
 
 
-@pytest.mark.parametrize("task", [None, 100_000], ids=["one partition", "several partitions"])
 def test_rows_of_a_key_keep_their_order(
-    spark: SparkSession,
-    broker: Broker,
-    client: Client,
-    name: str,
-    tmp_path: Path,
-    task: int | None,
-    monkeypatch: pytest.MonkeyPatch,
+    spark: SparkSession, broker: Broker, client: Client, name: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(placement, "LEAST", task or placement.LEAST)
     client.create(name, 4)
 
     def many(frame: DataFrame) -> DataFrame:
