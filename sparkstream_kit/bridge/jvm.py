@@ -188,7 +188,10 @@ def refusals(
         raise kind(sentence(reason(error))) from error
 
 
-REFUSED_RECORDS = ("errors.RecordTooLargeException", "errors.InvalidRecordException")
+REFUSED_RECORDS = (
+    *("errors.RecordTooLargeException", "errors.RecordBatchTooLargeException", "errors.InvalidRecordException"),
+    "because it was part of a batch which had one",  # or more invalid records (clients.producer.internals.Sender)
+)
 
 
 def is_caused_by_data(error: BaseException) -> bool:

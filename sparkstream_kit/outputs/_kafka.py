@@ -56,10 +56,13 @@ def kafka(
     from. `sparkstream-id` is the same whenever the same row of the same batch is sent, and differs between rows, also
     between equal ones.
 
+    Headers of these names that a row has already, from a job before, are replaced.
+
     Guarantee: at least once. Records are sent again if the job was killed before their batch was done, or if a part of
     the batch could not be sent. A consumer that drops ids that it has seen reads each row once (docs/kafka.md has it).
-    Rows of a key keep their order, which may be sent twice: 1, 2, 1, 2, 3. Kafka's transactions would not change that:
-    the offsets of a job are not theirs, and what a lost coordinator does to a transaction is not safe (KIP-890).
+    Rows of a key keep their order, unless `config` turns enable.idempotence off; it may be sent twice: 1, 2, 1, 2, 3.
+    Kafka's transactions would not change that: the offsets of a job are not theirs, and what a lost coordinator does to
+    a transaction is not safe (KIP-890).
 
     `config` is that of the source `kafka`, for producers; `acks=all` is always set. Raises MissingLibrary without
     Spark's connector for Kafka. Raises UsageError at the start for settings that Kafka's client refuses, and for a
@@ -99,10 +102,10 @@ def kafka(
         origin = {"home": batch.home_id, "output": name, "batch": str(batch.n)}
         checked = sendable(as_records(frame, key), len(there.next))
         records = identified(checked, [batch.home_id, name, batch.n, ranges_of(batch)])
-        added = [_header(kind, F.lit(value)) for kind, value in origin.items()]
-        headers = F.concat(
-            F.coalesce("headers", F.array().cast(HEADERS)), F.array(*added, _header("id", F.col("__id")))
-        )
+        own = F.array(*(_header(kind, F.lit(value)) for kind, value in origin.items()), _header("id", F.col("__id")))
+        names = [f"sparkstream-{kind}" for kind in (*origin, "id")]
+        others = F.filter("headers", lambda header: ~header.key.isin(names))  # not those of a job before this one
+        headers = F.concat(F.coalesce(others, F.array().cast(HEADERS)), own)
         bridge.send(records.withColumn("headers", headers).drop("__id"), topic, producer())
 
     stream.for_each_batch(write, name=f"kafka:{name}", check=check)

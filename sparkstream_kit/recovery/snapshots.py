@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, StructType
 
 from ..bridge import hadoop, jvm, ranges
 from ..columns import quoted
@@ -187,7 +188,7 @@ def _fitted(frame: DataFrame, like: DataFrame, means: Mapping[str, str], path: s
         f"{name} was {saved[name].simpleString()} and is now {kind.simpleString()}"
         for name, kind in wanted.items()
         # the text says nothing of nullability, which Parquet does not keep
-        if name in saved and saved[name].simpleString() != kind.simpleString()
+        if name in saved and not _holds(saved[name], kind)
     ]
     wrong += [
         f"{name} was {meant[name]} and is now {text}"
@@ -200,5 +201,25 @@ def _fitted(frame: DataFrame, like: DataFrame, means: Mapping[str, str], path: s
             "name= to start it from scratch, or bring the columns back"
         )
     return frame.select(
-        *(F.col(quoted(name)) if name in saved else F.lit(None).cast(kind).alias(name) for name, kind in wanted.items())
+        *(_grown(F.col(quoted(name)), saved.get(name), kind).alias(name) for name, kind in wanted.items())
     )
+
+
+def _holds(saved: DataType, wanted: DataType) -> bool:
+    """Whether values of a saved type fit: the type is the same, or a struct that has got fields."""
+    if isinstance(saved, StructType) and isinstance(wanted, StructType):
+        kinds = {field.name: field.dataType for field in wanted}
+        return all(field.name in kinds and _holds(field.dataType, kinds[field.name]) for field in saved)
+    return saved.simpleString() == wanted.simpleString()
+
+
+def _grown(value: Column, saved: DataType | None, wanted: DataType) -> Column:
+    """A saved value in the type that it has now: columns and fields that were added are null."""
+    if saved is None:
+        return F.lit(None).cast(wanted)
+    if saved.simpleString() == wanted.simpleString():
+        return value
+    assert isinstance(saved, StructType) and isinstance(wanted, StructType)
+    known = {field.name: field.dataType for field in saved}
+    fields = (_grown(value.getField(f.name), known.get(f.name), f.dataType).alias(f.name) for f in wanted)
+    return F.when(value.isNotNull(), F.struct(*fields))

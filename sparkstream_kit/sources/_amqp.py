@@ -10,17 +10,23 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 FIXED = {
-    **dict.fromkeys(("40", "41", "42", "43", "44"), 1),
+    **dict.fromkeys(("40", "41", "42", "43", "44", "45"), 1),
     **dict.fromkeys(("50", "51", "52", "53", "54", "55", "56"), 2),
     **dict.fromkeys(("60", "61"), 3),
-    **dict.fromkeys(("70", "71", "72"), 5),
-    **dict.fromkeys(("80", "81", "82", "83"), 9),
-    "98": 17,
+    **dict.fromkeys(("70", "71", "72", "73", "74"), 5),
+    **dict.fromkeys(("80", "81", "82", "83", "84"), 9),
+    **dict.fromkeys(("94", "98"), 17),
 }
 """The bytes of a value whose type, in hex, has a fixed size."""
 
-COUNTED = {**dict.fromkeys(("A0", "A1", "A3"), 1), **dict.fromkeys(("B0", "B1", "B3"), 4)}
-"""The bytes of the size of a value whose type has one: binary, strings and symbols."""
+COUNTED = {
+    **dict.fromkeys(("A0", "A1", "A3", "C0", "C1", "E0"), 1),
+    **dict.fromkeys(("B0", "B1", "B3", "D0", "D1", "F0"), 4),
+}
+"""The bytes of the size of a value whose type has one: binary, strings and symbols, lists, maps and arrays."""
+
+DESCRIBED = "00"
+"""The type of a value that begins with what describes it."""
 
 DATES = (-62_135_596_800_000, 253_402_300_799_999)
 """Milliseconds since 1970 in the years 1 to 9999; a timestamp outside of them is null."""
@@ -58,7 +64,8 @@ def _number(bits: Column) -> Column:
 
 
 def _is_whole(value: Column) -> Column:
-    kind, size, found = _hex(value, 1, 1), F.octet_length(value), F.lit(False)
+    kind, size = _hex(value, 1, 1), F.octet_length(value)
+    found = (kind == DESCRIBED) & (size > 2)
     for code, width in COUNTED.items():
         found = F.when(kind == code, _number(_hex(value, 2, width)) == size - 1 - width).otherwise(found)
     for width in set(FIXED.values()):
@@ -73,7 +80,7 @@ def _is_plain(value: Column) -> Column:
 
 
 def _text(value: Column) -> Column:
-    """An AMQP value as text."""
+    """An AMQP value as text; null for characters, decimals, lists, maps, arrays, and values that are described."""
     kind, bits = _hex(value, 1, 1), _hex(value, 2)
     sign = F.when(F.substring(bits, 1, 1) >= "8", "F").otherwise("0")
     signed = F.conv(F.lpad(bits, F.lit(16), sign), 16, -10)

@@ -16,11 +16,11 @@ from ..frames import FrameStream
 from . import _amqp
 from ._kafka import kafka
 
-PATIENT = {
-    **{"request.timeout.ms": "20000", "default.api.timeout.ms": "30000"},
-    **{"metadata.max.age.ms": "180000", "connections.max.idle.ms": "180000"},
-}
-"""Settings that Event Hubs needs: it may take 20 s to answer, and drops connections that are idle for four minutes."""
+PATIENT = {"request.timeout.ms": "20000", "default.api.timeout.ms": "30000"}
+"""Event Hubs may take 20 s to answer. These go together: none is set if one is given."""
+
+FRESH = {"metadata.max.age.ms": "180000", "connections.max.idle.ms": "180000"}
+"""Event Hubs drops connections that are idle for four minutes."""
 
 PARTS = ("Endpoint", "SharedAccessKeyName", "SharedAccessKey", "SharedAccessSignature", "EntityPath")
 EXPECTED = (
@@ -49,9 +49,9 @@ def event_hubs(
 
     Columns: value: string (the body), partition_key: string, properties: map<string,string>, hub: string, partition:
     int, offset: bigint, timestamp: timestamp (when it was enqueued), headers: array<struct<key: string, value:
-    binary>>. Properties of senders that speak AMQP, as Azure's libraries do, are decoded. A single property whose
-    bytes are text as well as AMQP, such as a lone `true`, which is the letter A, is taken for text; `headers` has the
-    bytes.
+    binary>>. Properties of senders that speak AMQP, as Azure's libraries do, are decoded, but null if they are
+    characters, decimals, lists or maps. A single property whose bytes are text as well as AMQP, such as a lone `true`,
+    which is the letter A, is taken for text; `headers` has the bytes.
 
     `start`, `config`, `max_per_partition` and `group`, the offsets of the columns, guarantees, errors and cost are
     those of `kafka`, whose endpoint Event Hubs offers from the tier Standard on. Hubs have no topic ids: one that was
@@ -63,12 +63,13 @@ def event_hubs(
     """
     host, topic, settings = endpoint(_resolved(connection), hub)
     more = bridge.client_settings(host, config)
+    patient = {} if PATIENT.keys() & more.keys() else PATIENT
     records = kafka(
         ssc,
         host,
         [topic],
         start=start,
-        config={**settings, **more},
+        config={**patient, **settings, **more},
         max_per_partition=max_per_partition,
         group=group,
         name=name,
@@ -164,7 +165,7 @@ def endpoint(connection: str, hub: str | None) -> tuple[str, str, dict[str, str]
         f"{f'[{host}]' if ':' in host else host}:{port or (9092 if is_emulator else 9093)}",
         topic,
         {
-            **PATIENT,
+            **FRESH,
             "security.protocol": "SASL_PLAINTEXT" if is_emulator else "SASL_SSL",
             "sasl.mechanism": "PLAIN",
             "sasl.jaas.config": f'{module} required username="$ConnectionString" password="{password}";',

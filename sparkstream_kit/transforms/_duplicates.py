@@ -14,11 +14,19 @@ from ..engine.state import StateNode
 from ..frames import FrameStream
 from ._watermarks import ClosedWindows, late_rows, watermark_of
 
-EXACT = {"timeZone": "UTC", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
+EXACT = {
+    "timeZone": "UTC",
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
 """Options of JSON that tells all timestamps apart, in every time zone in the same way."""
 
 BLOCK = 256
 """Times that are added to an array one by one, each of which copies it."""
+
+
+STATE = ("__at", "__is_new", "__is_over", "__is_near", "__times", "__row", "__stays")
+"""The columns of the state beside the keys, and those that it is computed with."""
 
 
 def drop_duplicates(
@@ -52,14 +60,16 @@ def drop_duplicates(
     are in `late()` of the result, and neither stay nor make others drop. All other rows are treated exactly so, across
     batches and restarts: a key is remembered as long as a row that is on time could be within reach of it.
 
-    Raises UsageError for an invalid duration, for a key named __at, __is_new, __is_over or __row, and at the start for
-    a column that is not a timestamp.
+    Raises UsageError for an invalid duration, for a key named like a column of the state, and at the start for a column
+    that is not a timestamp.
+
+    A longer `within` than in the run before holds for what comes from then on: what the shorter one forgot is gone.
 
     Cost: grows with the rows of the batch and the keys of the last `within` and `lateness`, which each batch sorts.
     """
     reach, wait = (1000 * durations.milliseconds(d) for d in (within, lateness))
     names = column_names(keys)
-    check_added(names, "__at", "__is_new", "__is_over", "__row")
+    check_added(names, *STATE)
     batch = stream.cache()
 
     def timed(frame: DataFrame, *columns: Column) -> DataFrame:
@@ -94,7 +104,7 @@ def drop_duplicates(
         """Of the rows of each time that stays the first one, by its JSON."""
         first, stays = F.min_by("__row", F.to_json("__row", EXACT)), F.max("__is_new")
         of_time = rows.groupBy(*named(names), "__at").agg(first.alias("__row"), stays.alias("__stays"))
-        return of_time.filter("__stays").select("__row.*")
+        return of_time.filter("__stays").select(*named(names), "__row")
 
     decided, chosen = Merge(names, decide), Merge(names, choose)
     node = StateNode(times, name, keys, empty, advance, retain)
@@ -107,7 +117,7 @@ def drop_duplicates(
         rows = timed(frame, F.struct("*").alias("__row"), F.lit(False).alias("__is_new"))
         nothing = F.lit(None).cast(rows.schema["__row"].dataType)
         new = node.at(ctx).filter("__is_new").select(*named(names), "__at", nothing.alias("__row"), "__is_new")
-        return chosen([new, rows])
+        return chosen([new, rows]).select("__row.*")
 
     return ClosedWindows(stream, stay, late_rows(batch, timestamp, watermark))
 

@@ -19,7 +19,21 @@ from ..errors import UsageError
 from ..frames import FrameStream
 from ._watermarks import ClosedWindows, late_rows, watermark_of
 
-STATE = ("__at", "__is_left", "__left", "__right", "__is_new", "__is_matched", "__meets", "__is_over", "__any", "__new")
+STATE = (
+    "__at",
+    "__is_left",
+    "__left",
+    "__right",
+    "__is_new",
+    "__is_matched",
+    "__meets",
+    "__is_over",
+    "__any",
+    "__new",
+    "__stretch",
+    "__ages",
+    "__age",
+)
 """The columns of the state beside the keys, and those that it is computed with."""
 
 
@@ -147,6 +161,9 @@ def join_within(
     a column of the state, for a column that both streams have beside the keys, for one that no state can hold, such as
     a calendar interval, and at the start for a column that is not a timestamp.
 
+    Wider bounds than in the run before hold for what comes from then on: what the narrower ones gave up is gone. The
+    state has whole rows: select what the pairs need.
+
     Cost: grows with the pairs, the rows of the batch and those that wait for a partner, which each batch sorts.
     """
     low, high = (1000 * durations.offset_milliseconds(d) for d in (lower, upper))
@@ -160,7 +177,10 @@ def join_within(
 
     def both(ctx: BatchContext) -> DataFrame | None:
         """The rows of both sides; one may skip a batch in which the other has rows."""
-        ours, theirs = (ctx.frame(side.compute) for side in (left, right))
+        asked = [ctx.is_dry_run or ctx.reaches(side) for side in (left, right)]  # as their watermarks are
+        ours, theirs = (
+            ctx.frame(side.compute) if ask else None for side, ask in zip((left, right), asked, strict=True)
+        )
         if ours is None and theirs is None:
             return None
         ours = left.graph.empty(left.compute) if ours is None else ours

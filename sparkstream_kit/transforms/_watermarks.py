@@ -111,7 +111,7 @@ def watermark_of(parts: FrameStream, lateness: int, name: str) -> WatermarkOf:
     def advance(state: DataFrame, new: DataFrame, ctx: BatchContext) -> DataFrame:
         clock, limit = (batch_literal(number) for number in (_clock(ctx.entry), _credible(ctx.entry, lateness)))
         at, is_credible = F.col("__at"), F.col("__at") <= limit
-        seen = F.when(is_credible, F.least(at, clock) - lateness)
+        seen = F.when(is_credible, F.greatest(F.least(at, clock), F.lit(NEVER)) - lateness)
         was = state.select(F.col("after").alias("before"), "after", nothing.alias("incredible"))
         now = new.select(nothing.alias("before"), seen.alias("after"), F.when(~is_credible, at).alias("incredible"))
         return row(was.union(now), *(F.col(column) for column in columns))

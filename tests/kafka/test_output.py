@@ -121,6 +121,20 @@ def test_headers_say_where_a_record_comes_from_and_tell_equal_rows_apart(
     assert len({home for home, _, _ in origins}) == 2
 
 
+def test_headers_of_a_job_before_are_replaced(spark: SparkSession, broker: Broker, name: str, send_rows: Any) -> None:
+    def forwarded(rows: ss.FrameStream) -> ss.FrameStream:
+        names = ("sparkstream-id", "trace", "sparkstream-batch")
+        headers = [F.struct(F.lit(each).alias("key"), F.encode("value", "utf-8").alias("value")) for each in names]
+        return rows.select("value", F.array(*headers).alias("headers"))
+
+    send_rows([("x",), ("y",)], "value string", forwarded)
+    records = sent(spark, broker, name)
+    assert len({*ids(records)} - {"x", "y"}) == 2
+    assert [[key for key, _ in record.headers] for record in records] == [
+        ["trace", *(f"sparkstream-{kind}" for kind in ("home", "output", "batch", "id"))]
+    ] * 2
+
+
 def test_timestamps_keep_their_microseconds(spark: SparkSession, broker: Broker, name: str, send_rows: Any) -> None:
     send_rows([(1_700_000_000_123_456,)], "n bigint", lambda rows: rows.select(F.timestamp_micros("n").alias("at")))
     ((value,),) = (
@@ -280,6 +294,16 @@ def test_a_row_that_kafka_refuses_fails_the_batch_as_one_that_fails_each_time(
     )
     with pytest.raises(Exception, match=words) as failed:
         send(one_row, tmp_path, 1)
+    assert jvm.is_caused_by_data(failed.value)
+
+
+def test_a_row_without_a_key_in_a_compacted_topic_fails_the_batch_in_the_same_way(
+    broker: Broker, client: Client, name: str, tmp_path: Path
+) -> None:
+    client.create(name, 1, cleanup_policy="compact")
+    rows = [(f"key {n}", "x") for n in range(20)] + [(None, "y")]
+    with pytest.raises(Exception, match="Compacted topic cannot accept message without key|part of a batch") as failed:
+        send(sending(broker, name, [rows], "key string, value string"), tmp_path, 1)
     assert jvm.is_caused_by_data(failed.value)
 
 

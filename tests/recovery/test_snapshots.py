@@ -131,6 +131,20 @@ def test_an_added_column_is_null_in_an_older_snapshot(spark: SparkSession, direc
     assert_df_equality(frame, expected, ignore_row_order=True)
 
 
+def test_an_added_field_of_a_struct_is_null_in_an_older_snapshot(spark: SparkSession, directory: str) -> None:
+    rows = [(1, ("a", (2, 3))), (2, None), (3, ("b", None))]
+    before = spark.createDataFrame(rows, "k int, row struct<x: string, in: struct<p: int, q: int>>")
+    snapshots.save(before, directory, 20)
+    like = spark.createDataFrame(
+        [], "k int, row struct<new: array<int>, in: struct<q: int, p: int, r: int>, x: string>"
+    )
+    _, frame = snapshots.load(spark, directory, 20, like)
+    after = [(1, (None, (3, 2, None), "a")), (2, None), (3, (None, None, "b"))]
+    assert_df_equality(frame, spark.createDataFrame(after, like.schema), ignore_row_order=True)
+    with pytest.raises(StateRefused, match="row was struct<.*> and is now struct<x:int>"):
+        snapshots.load(spark, directory, 20, spark.createDataFrame([], "k int, row struct<x: int>"))
+
+
 @pytest.mark.parametrize(
     "columns, complaint",
     [

@@ -53,6 +53,14 @@ ENCODED = {
     "820000000000000001": "4.9E-324",
     "82fff0000000000000": "-Infinity",
     "827ff8000000000000": "NaN",
+    "7300000041": None,
+    "7422500001": None,
+    "842200000000000001": None,
+    "94" + "22" * 16: None,
+    "00a3036162635401": None,
+    "45": None,
+    "c003015401": None,
+    "c103020000": None,
     "9812345678123456781234567812345678": "12345678-1234-5678-1234-567812345678",
     "830000019c1310e47b": "2026-01-31T08:00:00.123Z",
     "83ffffffffffffffff": "1969-12-31T23:59:59.999Z",
@@ -83,7 +91,8 @@ def test_values_of_all_types_are_text(spark: SparkSession, zone: str) -> None:
 
 
 def test_values_that_are_cut_or_too_long_are_none_of_amqp(spark: SparkSession) -> None:
-    wrong = [other for code in ENCODED for other in (bytes.fromhex(code)[:-1], bytes.fromhex(code) + b"\x01")]
+    fixed = [code for code in ENCODED if not code.startswith("00")]
+    wrong = [other for code in fixed for other in (bytes.fromhex(code)[:-1], bytes.fromhex(code) + b"\x01")]
     got = decoded(spark, *([("a", AMQP), ("b", value)] for value in wrong if value))
     assert {record["a"] for record in got} == {"\ufffd\x01x"}
 

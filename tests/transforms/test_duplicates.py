@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
+from sparkstream_kit.bridge import placement
 from sparkstream_kit.columns import quoted
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import UsageError
@@ -215,6 +216,21 @@ def test_the_state_holds_what_rows_on_time_can_reach_and_two_uses_have_states_of
     assert kept == {"duplicates": WITHIN + LATENESS + 1, "of these": 1}
     assert seen["every"] == {n: [(10 * n + i,) for i in range(10)] for n in range(1, seconds + 1)}
     assert seen["of these"] == {n: [(10 * n,)] for n in range(1, seconds + 1)}
+
+
+@pytest.mark.slow
+def test_a_key_in_another_case_in_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "LEAST", 1 << 10)
+    monkeypatch.setattr(placement, "MOST", 1 << 10)
+    rows = [[(f"key {n % 700}", 10 * second, str(n)) for n in range(1400)] for second in range(1, 5)]
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        once = drop_duplicates(timed(ssc, rows), "K", "timestamp", within="15s", lateness="1s")
+        return {"once": once.select("k", "second")}
+
+    seen = run_ticks(build, tmp_path, range(1, 5))["once"]
+    keys = sorted(f"key {n}" for n in range(700))
+    assert seen == {n: sorted((key, 10 * n) for key in keys) if n % 2 else [] for n in range(1, 5)}
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
