@@ -151,6 +151,8 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, KitError):
         return str(error)
+    if type(error) is JavaError and isinstance(error.__context__, Py4JJavaError):
+        error = error.__context__  # PySpark failed to convert it (convert_exception)
     if isinstance(error, Py4JJavaError):
         java, server = error.java_exception, ""
         while java.getCause() is not None:

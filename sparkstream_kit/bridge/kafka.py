@@ -240,7 +240,7 @@ class Cluster:
         return kafka.clients.admin.ListOffsetsOptions(levels.READ_COMMITTED if committed else levels.READ_UNCOMMITTED)
 
 
-def producer(settings: Mapping[str, str]) -> Any:
+def producer_settings(settings: Mapping[str, str]) -> Any:
     """The settings of producers in the executors, with Spark's delegation token, if any (KafkaSourceProvider).
 
     One is made and closed again (clients.producer.KafkaProducer): UsageError for settings that Kafka's client refuses.
@@ -258,7 +258,7 @@ def producer(settings: Mapping[str, str]) -> Any:
 
 
 def send(records: DataFrame, topic: str, params: Any) -> None:
-    """Send rows with the columns key, value, headers and partition to a topic, with the settings of `producer`.
+    """Send rows with the columns key, value, headers and partition to a topic, with these settings of producers.
 
     It returns when the brokers have acknowledged all of them (KafkaWriter). The public way, DataFrameWriter, would show
     the settings in Spark's web UI, where passwords are redacted, private keys are not.

@@ -70,19 +70,19 @@ def kafka(
     does not have, a header whose key is null, and a record larger than max.request.size of `config` or
     max.message.bytes of the topic.
 
-    Cost: grows with the rows of the batch, which are exchanged by key.
+    Cost: grows with the rows of the batch, which are exchanged by key. Each batch asks the brokers twice.
 
     URI: kafka:BROKERS/TOPIC?key=...&config=...
     """
     bridge.check_connector()
     settings = bridge.client_settings(brokers, config)
     cluster = bridge.Cluster(settings, f"sparkstream-{name}")
-    producer = functools.cache(lambda: bridge.producer(settings))
+    params = functools.cache(lambda: bridge.producer_settings(settings))
 
     def check(frame: DataFrame, before: Batch) -> None:
         as_records(frame, key)
         try:
-            producer()
+            params()
             there = topic in cluster.topics([topic])
         except KitError:
             raise
@@ -106,7 +106,7 @@ def kafka(
         names = [f"sparkstream-{kind}" for kind in (*origin, "id")]
         others = F.filter("headers", lambda header: ~header.key.isin(names))  # not those of a job before this one
         headers = F.concat(F.coalesce(others, F.array().cast(HEADERS)), own)
-        bridge.send(records.withColumn("headers", headers).drop("__id"), topic, producer())
+        bridge.send(records.withColumn("headers", headers).drop("__id"), topic, params())
 
     stream.for_each_batch(write, name=f"kafka:{name}", check=check)
 

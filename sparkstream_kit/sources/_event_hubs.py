@@ -53,9 +53,9 @@ def event_hubs(
     characters, decimals, lists or maps. A single property whose bytes are text as well as AMQP, such as a lone `true`,
     which is the letter A, is taken for text; `headers` has the bytes.
 
-    `start`, `config`, `max_per_partition` and `group`, the offsets of the columns, guarantees, errors and cost are
-    those of `kafka`, whose endpoint Event Hubs offers from the tier Standard on. Hubs have no topic ids: one that was
-    deleted and created again is noticed only if it is shorter. The emulator's connection string works, too.
+    `start`, `config`, `max_per_partition`, `group`, guarantees, errors and cost are those of `kafka`: Event Hubs has an
+    endpoint for it from the tier Standard on. Hubs have no topic ids, so one that was deleted and created again is
+    noticed only if it is shorter. The emulator's connection string works, too.
 
     Raises UsageError for an invalid connection string, without its key.
 

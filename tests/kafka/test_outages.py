@@ -136,7 +136,9 @@ def test_a_password_is_read_from_a_file_and_a_wrong_one_refused_and_not_told(
         ("/nowhere/client.properties", "got config=/nowhere/client.properties, which cannot be read: No such file"),
     ],
 )
-def test_settings_that_are_wrong_are_refused(broker: Broker, tmp_path: Path, config: Any, words: str) -> None:
+def test_settings_that_are_wrong_are_refused(
+    spark: SparkSession, broker: Broker, tmp_path: Path, config: Any, words: str
+) -> None:
     with (
         pytest.raises(UsageError, match=words),
         job(collecting(broker.address, "t", [], config=config), tmp_path / "home") as engine,

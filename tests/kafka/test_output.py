@@ -342,11 +342,13 @@ def test_a_topic_that_does_not_exist_is_refused_and_not_created(
         ({"transactional.id": "t"}, "got the setting transactional.id, expected none"),
     ],
 )
-def test_settings_that_are_wrong_are_refused(broker: Broker, tmp_path: Path, config: Any, words: str) -> None:
+def test_settings_that_are_wrong_are_refused(
+    spark: SparkSession, broker: Broker, tmp_path: Path, config: Any, words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         send(sending(broker, "t", [], JSON_LINES, config=config), tmp_path)
 
 
 def test_acks_stay_all(spark: SparkSession, broker: Broker) -> None:
-    params = bridge.producer(bridge.client_settings(broker.address, {"acks": "0"}))
+    params = bridge.producer_settings(bridge.client_settings(broker.address, {"acks": "0"}))
     assert params.get("acks") == "all"
