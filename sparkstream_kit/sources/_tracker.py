@@ -220,11 +220,13 @@ class Tracker:
         is_same = True
         with self._tolerating(found), self._disk.open(found.path) as opened:
             content = self._content(opened, file.marks)
+            # nobody compresses in place: such content has been written to a new file, which was given a free inode
+            can_be_same = file.packed == isinstance(content, Packed)
             if opened.found.key != file.key:
                 is_same, file.seen = False, 0
-            elif self._is_unfinished(opened, content):
+            elif can_be_same and self._is_unfinished(opened, content):
                 file.waits = True
-            elif self._continues(file, content):
+            elif can_be_same and self._continues(file, content):
                 self._unsure.discard(file.id)
                 self._take(file, opened, content, ranges)
             else:

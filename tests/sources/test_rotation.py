@@ -750,6 +750,22 @@ def unrelated_files_with_equal_content_are_compressed(logs: Logs) -> Steps:
     yield []
 
 
+@case("*.log*")
+def an_inode_is_given_to_another_compressed_file(logs: Logs) -> Steps:
+    """The inode of a file that was compressed and removed becomes that of another one, compressed after it."""
+    logs.append("shop.log.1", 1, 2)
+    logs.append("mail.log.1", 1, 2)
+    yield Counter([1, 1, 2, 2])
+    logs.put("shop.log.1.gz", gzip.compress(text(1, 2)))
+    logs.move("shop.log.1", "mail.log.1.gz")
+    logs.put("mail.log.1.gz", gzip.compress(text(1, 2)), "wb")
+    (logs / "mail.log.1").unlink()
+    yield []
+    logs.move("shop.log.1.gz", "blog.log")
+    logs.put("blog.log", text(1, 2, 3), "wb")
+    yield [1, 2, 3]
+
+
 @case("access.log*")
 def a_writer_starts_again_with_the_same_lines(logs: Logs) -> Steps:
     """After a rotation the new file begins as the old one did: `server started`, say."""
