@@ -15,7 +15,7 @@ MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster", "kafka"
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker("slow")
@@ -24,6 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
     # the fast ones first
     items.sort(key=lambda item: any(item.get_closest_marker(marker) for marker in MARKERS.values()))
+    first, parts = map(int, os.environ.get("TEST_SHARE", "0/1").split("/"))
+    taken = items[first::parts]
+    config.hook.pytest_deselected(items=[*{*items} - {*taken}])
+    items[:] = taken
 
 
 @pytest.fixture(autouse=True)

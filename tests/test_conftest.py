@@ -22,9 +22,10 @@ def test_passes():
 MARKERS = "[pytest]\nmarkers =\n  slow:\n  program:\n  server:\n  fault:\n  cluster:\n"
 
 
-def run_pytest(tests: Path, *arguments: str, ci: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(tests: Path, *arguments: str, ci: str, share: str = "0/1") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", *arguments, "."]
     environment = os.environ | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    environment["TEST_SHARE"] = share
     return subprocess.run(command, cwd=tests, env=environment, capture_output=True, text=True)
 
 
@@ -71,3 +72,14 @@ def test_a_test_gets_the_marker_of_its_folder(tests: Path, folder: str, marker: 
     run = run_pytest(tests, "--collect-only", "-m", f"not {marker}", ci="")
     assert "test_outside.py" in run.stdout
     assert "test_inside.py" not in run.stdout
+
+
+def test_the_shares_of_a_slow_machine_are_together_all_tests(tests: Path) -> None:
+    names = [f"test_{letter}" for letter in "abcde"]
+    (tests / "test_some.py").write_text("\n".join(f"def {name}():\n    pass\n" for name in names))
+    taken = []
+    for share in ("0/2", "1/2"):
+        run = run_pytest(tests, "-vv", ci="true", share=share)
+        taken.append([name for name in names if f"::{name} PASSED" in run.stdout])
+        assert f"{len(taken[-1])} passed, {5 - len(taken[-1])} deselected" in run.stdout
+    assert taken == [["test_a", "test_c", "test_e"], ["test_b", "test_d"]]
