@@ -180,8 +180,10 @@ class Client:
 
     def send(self, topic: str, records: Iterable[Record], **settings: str) -> None:
         with self.producer(**settings) as producer:
-            for record in records:
-                producer.send(self.record(topic, record))
+            sent = [producer.send(self.record(topic, record)) for record in records]
+            producer.flush()
+            for each in sent:
+                each.get()
 
     def write(self, frame: DataFrame, topic: str) -> None:
         """Send many records: the rows of a frame, those of each of its partitions in their order."""
@@ -189,9 +191,14 @@ class Client:
 
     @contextlib.contextmanager
     def producer(self, **settings: str) -> Any:
-        """A producer; what it has sent has arrived when the block ends. `transactional_id` is transactional.id."""
+        """A producer; what it has sent has arrived when the block ends. `transactional_id` is transactional.id.
+
+        One request at a time: a partition that is just being made may refuse the first one and accept the second, and
+        what comes again then is out of order until it is given up (delivery.timeout.ms).
+        """
         serializer = self._kafka.common.serialization.ByteArraySerializer
-        given = {**self._settings, "acks": "all", **{key.replace("_", "."): value for key, value in settings.items()}}
+        fixed = {"acks": "all", "max.in.flight.requests.per.connection": "1"}
+        given = {**self._settings, **fixed, **{key.replace("_", "."): value for key, value in settings.items()}}
         made = self._kafka.clients.producer.KafkaProducer(_map(given), serializer(), serializer())
         try:
             yield made
