@@ -220,7 +220,7 @@ class Tracker:
         is_same = True
         with self._tolerating(found), self._disk.open(found.path) as opened:
             content = self._content(opened, file.marks)
-            # nobody compresses in place: such content has been written to a new file, which was given a free inode
+            # a new file, compressed or not, may have the inode of a removed one with the same content
             can_be_same = file.packed == isinstance(content, Packed)
             if opened.found.key != file.key:
                 is_same, file.seen = False, 0

@@ -97,6 +97,15 @@ def test_an_error_of_the_kit_that_spark_quotes_has_its_own_sentence() -> None:
     assert jvm.reason(quoted) == "no"
 
 
+def test_the_reason_of_an_error_that_pyspark_fails_to_convert_is_that_of_java(spark: SparkSession) -> None:
+    with pytest.raises(jvm.JavaError) as raised:
+        try:
+            jvm.view().java.util.Optional.empty().get()
+        except jvm.JavaError:
+            raise jvm.JavaError("py4j does not exist in the JVM")  # noqa: B904 - as PySpark's converter fails
+    assert jvm.reason(raised.value) == "No value present"
+
+
 def fails(message: str) -> Callable[[str], str]:
     def function(value: str) -> str:
         raise ValueError(message)

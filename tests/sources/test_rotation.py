@@ -750,6 +750,17 @@ def unrelated_files_with_equal_content_are_compressed(logs: Logs) -> Steps:
     yield []
 
 
+@case("access.log*")
+def a_file_is_compressed_into_its_own_inode(logs: Logs) -> Steps:
+    """As cat does with the output of gzip, and a copy over the file."""
+    logs.append("access.log.1", 1, 2)
+    yield [1, 2]
+    logs.put("access.log.1", gzip.compress(text(1, 2)), "wb")
+    yield []
+    logs.append("access.log", 3)
+    yield [3]
+
+
 @case("*.log*")
 def an_inode_is_given_to_another_compressed_file(logs: Logs) -> Steps:
     """The inode of a file that was compressed and removed becomes that of another one, compressed after it."""
