@@ -15,6 +15,7 @@ from ._lazy import lazy
 if TYPE_CHECKING:
     from . import aggregates as aggregates
     from . import checks as checks
+    from . import events as events
     from . import outputs as outputs
     from . import settings as settings
     from . import sources as sources
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .context import get_or_create as get_or_create
     from .context import live_session as live_session
     from .contracts import Batch as Batch
+    from .contracts import Size as Size
     from .contracts import Source as Source
     from .dstreams import each_batch as each_batch
     from .dstreams import each_frame as each_frame
@@ -51,12 +53,15 @@ if TYPE_CHECKING:
     from .lifecycle import run as run
     from .lifecycle import stop_on_marker as stop_on_marker
     from .lifecycle import stop_when as stop_when
+    from .listeners import listen as listen
+    from .tracing import spans as spans
 
 __version__ = "0.1.0"
 
 PUBLIC = {
     "aggregates": ".",
     "checks": ".",
+    "events": ".",
     "outputs": ".",
     "settings": ".",
     "sources": ".",
@@ -65,6 +70,7 @@ PUBLIC = {
     "get_or_create": "context",
     "live_session": "context",
     "Batch": "contracts",
+    "Size": "contracts",
     "Source": "contracts",
     "each_batch": "dstreams",
     "each_frame": "dstreams",
@@ -93,6 +99,8 @@ PUBLIC = {
     "run": "lifecycle",
     "stop_on_marker": "lifecycle",
     "stop_when": "lifecycle",
+    "listen": "listeners",
+    "spans": "tracing",
 }
 
 _spark.prepare()

@@ -9,7 +9,14 @@ from typing import Any
 from . import _spark
 from .errors import MissingLibrary
 
-EXTRAS = {"deltalake": "delta", "psycopg": "sql", "redis": "redis", "rich": "console", "sqlalchemy": "sql"}
+EXTRAS = {
+    "deltalake": "delta",
+    "opentelemetry": "otel",
+    "psycopg": "sql",
+    "redis": "redis",
+    "rich": "console",
+    "sqlalchemy": "sql",
+}
 """The extra of pyproject.toml that installs a library."""
 
 Table = Mapping[str, str]

@@ -25,6 +25,7 @@ from .checks import check_concurrency, check_cores, check_python, check_recovera
 from .durations import Duration
 from .engine import batches, checkpoints
 from .engine.graph import graph_of
+from .engine.progress import watched
 from .errors import CheckpointRefused, StopRequested, UsageError
 from .recovery.home import Home
 from .recovery.lease import acquire
@@ -211,7 +212,8 @@ def at_home(
     settings.apply_live(graph.session, settings.FRAMES)
     dataframes.silence_expected_warnings()
     home = Home.open(path)
-    lease = acquire(home / "lease", fresh.sparkContext.applicationId)
+    with watched("waiting for the lease of the driver before"):
+        lease = acquire(home / "lease", fresh.sparkContext.applicationId)
     try:
         if home.stop_pending():
             home.mark_stopped()
@@ -221,12 +223,16 @@ def at_home(
         home.upgrade()
         graph.give_up_files = give_up_files
         graph.check_names(give_up_sources, give_up_outputs)
-        graph.check()
+        with watched("checking the job"):
+            graph.check()
+        with watched("loading the states"):
+            graph.restore()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")
         ssc = fresh
         if streaming.output_count(fresh) > 1:  # receivers or plain DStreams, which need Spark's checkpoint
-            ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
+            with watched("reading Spark's checkpoint"):
+                ssc = checkpoints.recover(fresh, graph, home, give_up_received=give_up_received)
             check_cores(ssc)
             checkpoints.write_first(ssc)
         else:

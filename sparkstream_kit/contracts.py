@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
@@ -33,6 +33,24 @@ def limit_by_count(start: Offset, end: Offset, limit: int) -> Offset:
     return min(end, (start or 0) + limit)
 
 
+class Size(NamedTuple):
+    """How much an offset range or a state has, as far as that is known."""
+
+    records: int | None = None
+    """Records, or rows."""
+    bytes: int | None = None
+
+
+def size_by_count(start: Offset, end: Offset) -> Size:
+    """The records between two offsets, for sources whose offsets count records; of others nothing is known.
+
+    >>> size_by_count(None, 1000), size_by_count("1:a0", "2:b7")
+    (Size(records=1000, bytes=None), Size(records=None, bytes=None))
+    """
+    counts = isinstance(end, int) and (start is None or isinstance(start, int))
+    return Size(end - (start or 0)) if counts else Size()
+
+
 @dataclass(frozen=True)
 class Source:
     """A replayable input: `read(start, end)` returns the same records every time it is called with the same offsets."""
@@ -45,6 +63,9 @@ class Source:
     """The columns, as a StructType or in DDL."""
     limit: Callable[[Offset, Offset, int], Offset] = limit_by_count
     """The offset at most n records after a start: `limit(start, end, n)`."""
+    size: Callable[[Offset, Offset], Size] = size_by_count
+    """How much is between two offsets, for the log, metrics and lag. It is asked after each batch, also for what the
+    source has beyond it, so it must be quick; what it does not know it leaves out."""
     prepare: Callable[[Offset, Offset], Offset] = lambda start, end: end
     """Called before a batch with this offset range is recorded, for what can be read later only if it is kept now;
     returns the offset up to which that was possible."""

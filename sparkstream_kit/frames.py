@@ -87,6 +87,8 @@ class FrameStream:
         self.compute = compute
         self.stateful: bool = stateful or any(parent.stateful for parent in parents)
         self.look_back: float = look_back + max((parent.look_back for parent in parents), default=0)
+        self.rejects = False
+        """Whether its rows are lines that a parser rejected, so that an output of them is counted as such."""
         read = [parent.sources for parent in parents]
         known = [names for names in read if names is not None]
         self.sources: frozenset[str] | None = frozenset().union(*known) if read and known == read else None
@@ -117,6 +119,7 @@ class FrameStream:
         source = Source(
             latest_offset=lambda now: landing.latest_offset(directory()),
             read=lambda start, end: landing.read(graph.session, directory(), start, end),
+            size=lambda start, end: landing.size(directory(), start, end),
             schema=schema or "value string",
             commit=lambda end: landing.prune(directory(), end, graph.settled, graph.log.epoch),
             bounded=False,
@@ -795,7 +798,7 @@ class FrameStream:
         >>> _ = run_batches(lambda lines: ss.FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
         1 00:00:02 [Row(value='a')]
         """
-        add_named("outputs", self.graph.outputs, name, Output(self.compute, write, check))
+        add_named("outputs", self.graph.outputs, name, Output(self.compute, write, check, rejects=self.rejects))
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
         """Call a function with the RDD of rows of each batch, as foreachRDD does. Guarantee: at least once.

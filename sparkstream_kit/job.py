@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import json
 import logging
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from types import ModuleType
 from typing import Protocol
 
@@ -22,7 +24,7 @@ from pyspark.streaming import StreamingContext
 
 from . import durations, outputs, sources, uris
 from .context import get_or_create
-from .engine import batches
+from .engine import batches, progress
 from .engine.batches import engine_of
 from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
@@ -79,7 +81,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     to_where = [uris.parse(text, outputs, named=True) for text in options.output or ["console:"]]
     access_log.check_format(options.format)
     enough = _stop_after(options.stop_after)
-    _log_to_stderr(quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))
+    _log_to_stderr(options.log, quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))
     conf = SparkConf()
     for setting in options.conf:
         name, equals, value = setting.partition("=")
@@ -185,13 +187,25 @@ class _Printable(logging.Formatter):
         return printable_lines(super().format(record))
 
 
-def _log_to_stderr(*, quiet: bool) -> None:
+class _Json(logging.Formatter):
+    """Log lines as JSON objects in ASCII, one a line: time, level, logger, message, and what else a record has."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        facts = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(facts | vars(record).get("event", {}), default=str)
+
+
+def _log_to_stderr(kind: str, *, quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Json() if kind == "json" else _Printable("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("py4j").setLevel(logging.ERROR)
     if quiet:  # a line for each batch would run through the tables of the terminal
-        logging.getLogger(batches.__name__).setLevel(logging.WARNING)
+        for module in (batches, progress):
+            logging.getLogger(module.__name__).setLevel(logging.WARNING)
 
 
 def _parser(build: JobBuild) -> argparse.ArgumentParser:
@@ -254,6 +268,13 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         metavar="FILE",
         help="go on although bytes of this input file, or records of this Kafka topic, are gone that a batch needs; "
         "the home notes which",
+    )
+    add(
+        "--log",
+        choices=["text", "json"],
+        default="text",
+        help="how the log is written to standard error; as JSON, a line for each object, a batch has all of its "
+        "figures (default: text)",
     )
     add("--conf", action="append", default=[], metavar="NAME=VALUE", help="a Spark property; spark-submit's own wins")
     return parser

@@ -193,6 +193,7 @@ def _stop_when(ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, 
         except Exception as error:
             if engine is not None:
                 engine.log_summary()
+                engine.failed(error)
             failure = error if isinstance(error, BatchFailed) else _failed(error, loss)
             if in_notebook():
                 _abandon(ssc)

@@ -22,20 +22,32 @@ def test_the_top_level_is() -> None:
     assert sorted(ss.__all__) == [
         *("Batch", "BatchFailed", "CheckpointRefused", "Fenced", "FrameStream", "HomeDamaged", "HomeInUse"),
         *("InputLost", "JobOutput", "JobSource", "KitError", "MissingLibrary", "NewerFormat", "OutputRefused"),
-        *("ReceiverFailed", "Source", "StateRefused", "StopRequested", "UsageError"),
+        *("ReceiverFailed", "Size", "Source", "StateRefused", "StopRequested", "UsageError"),
         *(
             "aggregates",
             "checks",
             "each_batch",
             "each_frame",
+            "events",
             "get_or_create",
+            "listen",
             "live_session",
             "main",
             "outputs",
             "program",
             "run",
         ),
-        *("running_sum", "settings", "sources", "stop_on_marker", "stop_when", "testing", "text_files", "transforms"),
+        *(
+            "running_sum",
+            "settings",
+            "sources",
+            "spans",
+            "stop_on_marker",
+            "stop_when",
+            "testing",
+            "text_files",
+            "transforms",
+        ),
         "window_and_slide",
     ]
 
@@ -78,11 +90,20 @@ def test_importing_the_package_imports_neither_spark_nor_an_extra() -> None:
     assert not {"pyspark", "py4j", *_lazy.EXTRAS} & set(run.stdout.split())
 
 
+OF_EXTRAS = {
+    "console": (outputs, "_console", "console"),
+    "delta": (outputs, "_delta", "delta"),
+    "otel": (ss, "tracing", "spans"),
+    "redis": (outputs, "_redis", "redis_hash"),
+    "sql": (outputs, "_sql", "sql"),
+}
+"""What needs an extra: a package, the module that imports the library, and a function of it."""
+
+
 @pytest.mark.parametrize(("library", "extra"), sorted(_lazy.EXTRAS.items()))
 def test_a_missing_library_names_its_extra(library: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (module,) = [m for m in ("_console", "_delta", "_redis", "_sql") if f"{extra}" == m.removeprefix("_")]
-    function = {"redis": "redis_hash"}.get(extra, extra)
-    monkeypatch.delitem(sys.modules, f"sparkstream_kit.outputs.{module}", raising=False)
+    package, module, function = OF_EXTRAS[extra]
+    monkeypatch.delitem(sys.modules, f"{package.__name__}.{module}", raising=False)
     for name in [m for m in sys.modules if m.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
@@ -90,9 +111,9 @@ def test_a_missing_library_names_its_extra(library: str, extra: str, monkeypatch
         ss.MissingLibrary,
         match=rf"{function} needs the library {library}: .* extra {extra}, in a clone with pip install '.\[{extra}\]'",
     ):
-        getattr(outputs, function)
+        getattr(package, function)
     monkeypatch.undo()
-    importlib.import_module(f"sparkstream_kit.outputs.{module}")
+    importlib.import_module(f"{package.__name__}.{module}")
 
 
 def test_the_extras_are_those_of_the_project() -> None:

@@ -17,6 +17,7 @@ PACKAGE = "sparkstream_kit"
 LAYERS: tuple[set[str], ...] = (
     {"redaction"},
     {"errors", "contracts"},
+    {"events"},
     {"columns"},
     {"_spark"},
     {"_lazy"},
@@ -29,7 +30,7 @@ LAYERS: tuple[set[str], ...] = (
     {"engine"},
     {"frames"},
     {"sources", "transforms", "outputs"},
-    {"context", "lifecycle"},
+    {"context", "lifecycle", "listeners", "tracing"},
     {"testing", "uris", "status", "peek"},
     {"pytest_plugin"},
     {"job"},
@@ -50,6 +51,7 @@ EXTRAS = {
     "sparkstream_kit.outputs._sql_staging": "sqlalchemy psycopg",
     "sparkstream_kit.outputs._sql_types": "sqlalchemy",
     "sparkstream_kit.pytest_plugin": "pytest",
+    "sparkstream_kit.tracing": "opentelemetry",
     "sparkstream_kit.workers": "pyarrow",
 }
 

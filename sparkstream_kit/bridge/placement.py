@@ -59,7 +59,7 @@ def tasks(frames: Sequence[DataFrame]) -> int | None:
 
     If the first one has no rows, as a new state, these are those of the largest batch among the others.
     """
-    first, *others = map(_bytes, frames)
+    first, *others = map(stored_bytes, frames)
     if first is None:
         return None
     if first <= EMPTY * _partitions(frames[0]):
@@ -83,7 +83,7 @@ def _partitions(frame: DataFrame) -> int:
     return int(leaf.rdd().getNumPartitions()) if leaf.getClass().getName() == LOGICAL_RDD else 1
 
 
-def _bytes(frame: DataFrame) -> int | None:
+def stored_bytes(frame: DataFrame) -> int | None:
     """The bytes of a local checkpoint, if the executors have reported them by now, or of files.
 
     LogicalRDD, RDD.isCheckpointed, status.AppStatusStore.rdd; sql.execution.datasources.LogicalRelation.

@@ -88,6 +88,11 @@ def advance_clock(ssc: StreamingContext, ms: int) -> None:
     ssc._jssc.ssc().scheduler().clock().advance(ms)
 
 
+def clock_ms(ssc: StreamingContext) -> int:
+    """The time of a context's clock, which tests move, in ms (JobScheduler.clock)."""
+    return int(ssc._jssc.ssc().scheduler().clock().getTimeMillis())
+
+
 def batch_of(event: Any) -> tuple[int, list[str]]:
     """Time in ms and failures of a StreamingListenerBatchCompleted, which is posted for failed batches, too."""
     info = event.batchInfo()

@@ -1,7 +1,7 @@
-"""Surgery on Spark's streaming classes, where their public methods lose records or time.
+"""Surgery on Spark's streaming classes, where their public methods lose records, time or figures.
 
-A checkpoint before the first batch, no empty batches of a downtime after a restart, and receivers that are stopped
-before the log of their blocks is closed.
+A checkpoint before the first batch, no empty batches of a downtime after a restart, receivers that are stopped
+before the log of their blocks is closed, and input rates of streams that Spark does not know.
 
 Classes are in org.apache.spark.streaming, Spark 4.2.1, with the same members in 4.0.0 and 4.3.0. Others are refused.
 """
@@ -59,6 +59,15 @@ _DOWNTIME = {
 }
 """The members that `leave_out_downtime` relies on, by class, without packages."""
 
+
+_INPUT: dict[str, tuple[str, ...]] = {
+    "scheduler.JobScheduler": ("Map JobScheduler.jobSets",),
+    "scheduler.JobSet": ("Map JobSet.streamIdToInputInfo",),
+    "scheduler.StreamInputInfo": ("StreamInputInfo(int,long,Map)",),
+    "DStreamGraph": ("InputDStream[] DStreamGraph.getInputStreams()",),
+    "Time": ("Time(long)",),
+}
+"""The members that `InputRates` relies on, by class, without packages."""
 
 _RECEIVERS = {
     "scheduler.JobScheduler": ("ReceiverTracker JobScheduler.receiverTracker()",),
@@ -183,6 +192,36 @@ def stop_receivers(ssc: StreamingContext, limit: int) -> None:
         state.set(tracker, started)
     while tracker.hasUnallocatedBlocks() and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+class InputRates:
+    """The records of FrameStreams in the Streaming tab and in StreamingMetrics, which only know those of receivers.
+
+    What a batch reports when it is over is a final field of its JobSet, set by reflection while it runs. The records
+    count as those of the last input stream, which is the one that only ticks. Raises UsageError, and changes nothing,
+    if Spark's classes do not declare the members that this relies on.
+    """
+
+    def __init__(self, ssc: StreamingContext):
+        _check_members(_INPUT)
+        streaming, spark = view().org.apache.spark.streaming, ssc._jssc.ssc()
+        self._time, self._info = streaming.Time, streaming.scheduler.StreamInputInfo
+        inputs = spark.graph().getInputStreams()
+        self._stream = int(inputs[len(inputs) - 1].id())
+        sets = spark.scheduler().getClass().getDeclaredField("jobSets")
+        sets.setAccessible(True)
+        self._batches = sets.get(spark.scheduler())
+
+    def add(self, time: int, records: int) -> None:
+        """Note the records of the batch that runs now, given its time in ms."""
+        batch = self._batches.get(self._time(time))
+        if batch is None:  # of a context that was not started by Spark's clock
+            return
+        field = batch.getClass().getDeclaredField("streamIdToInputInfo")
+        field.setAccessible(True)
+        inputs = batch.streamIdToInputInfo()
+        nothing = scala_object(view().scala.collection.immutable, "Map").empty()
+        field.set(batch, inputs.updated(self._stream, self._info(self._stream, records, nothing)))
 
 
 def _looks_back(dstream: Any) -> bool:

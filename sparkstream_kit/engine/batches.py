@@ -29,17 +29,21 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from ..bridge import dataframes, hadoop, jvm, streaming
+from ..bridge import dataframes, hadoop, jvm, streaming, surgery
 from ..contracts import Offset, OffsetRange, Source
 from ..dstreams import to_frame
 from ..errors import BatchFailed, Fenced, InputLost, KitError
+from ..events import JobFailed, JobStarted, JobStopped, StepFailed
 from ..recovery import landing
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
 from . import clocks, skipped
 from .checkpoints import Checkpoints
 from .graph import Graph, Output, State
+from .meters import Meters
+from .progress import SAY_AFTER, tasks_done, watched
 from .rate import ALL, RateController
+from .reports import Reports, as_json, line, tell
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +79,20 @@ class Engine:
         """Number of retries of each output and state."""
         self.errors: dict[str, str] = {}
         """The last error of each output and state that was retried."""
+        self.reports = Reports(graph)
         self.drained = threading.Event()
         self.stopping = threading.Event()
         """Set when a stop is requested: only what receivers brought is still planned, and retries do not wait."""
         self._ssc, self._lease = ssc, lease
         self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
         self._rate = RateController(graph.interval / 1000)
+        self._rates: surgery.InputRates | None = None
+        self._read = 0
+        """Records that this tick has read, without those of receivers, which Spark knows itself."""
         self._checkpoints: Checkpoints | None = None
+        self._meters = Meters(self.reports, graph, starts=lease.epoch)
         self._failure: BaseException | None = None
+        self._is_told = False
         self._is_ahead = False
         """Whether the recorded time was ahead of the clock when that was last looked at."""
         self._planning_tick = 0
@@ -92,13 +102,21 @@ class Engine:
     def activate(self, ssc: StreamingContext) -> None:
         """Register as this process's engine for `ssc`, and start renewing the lease."""
         global _live
+        if _live is not None:
+            _live._meters.stop()
         _live, self._ssc = self, ssc
         if self.graph.received:
             self._checkpoints = Checkpoints(self.graph.home / "checkpoint", self.graph.interval)
         if not self._drain:
             self.graph.log.end_drain()  # left by a drain that was interrupted
+        try:
+            self._rates = surgery.InputRates(ssc)
+        except Exception as error:  # a job runs without, too
+            log.warning("the Streaming tab of Spark shows no input rates: %s", jvm.reason(error))
         self._lease.start_renewing(self._lost)
         self.check_clock()
+        self._meters.start()
+        tell(self.graph, JobStarted(self.graph.home.root, self.graph.log.last.n, self._lease.epoch))
 
     def runs_on(self, ssc: StreamingContext) -> bool:
         """Whether this is the engine of that context, not one of a context before it."""
@@ -143,6 +161,8 @@ class Engine:
             self._save_finally()
         self.graph.home.mark_stopped(drained=not streaming.has_unprocessed(self._ssc))
         self._lease.release()
+        tell(self.graph, JobStopped(self.finished, self.drained.is_set()))
+        self._meters.stop()
         global _live
         _live = None
 
@@ -156,6 +176,7 @@ class Engine:
         """Release the lease without a graceful stop: this engine writes nothing more, and the next start continues."""
         self._lost(BatchFailed("the job of this context has ended: get a new one by get_or_create"))
         self._lease.release()
+        self._meters.stop()
         global _live
         if _live is self:
             _live = None
@@ -168,8 +189,9 @@ class Engine:
             return
         self._lease.check()
         try:
-            for state in self.graph.states.values():
-                state.save(n, final=True)
+            for name, state in self.graph.states.items():
+                with watched(f"saving the state {name!r}"):
+                    state.save(n, final=True)
                 self._lease.check()
             for state in self.graph.states.values():
                 state.prune()
@@ -185,6 +207,13 @@ class Engine:
                 log_.compacted_to.n,
             )
 
+    def failed(self, error: BaseException) -> None:
+        """Tell listeners and metrics, once, that the job ends with this error."""
+        if not self._is_told:
+            self._is_told = True
+            tell(self.graph, JobFailed(jvm.reason(error)))
+            self._meters.stop()
+
     # --- one tick
 
     def guarded(self, step: Callable[[], None]) -> None:
@@ -195,6 +224,7 @@ class Engine:
             step()
         except BaseException as error:
             self._failure = error
+            self.failed(error)
             raise
 
     def tick(self, time: int) -> None:
@@ -216,6 +246,19 @@ class Engine:
             entry = self._plan(time)
             if entry is not None:
                 self._run(entry)
+        self._note_rate(time)
+        self.reports.progress()
+
+    def _note_rate(self, time: int) -> None:
+        """Let Spark know what the batches of a tick have read; nothing depends on it."""
+        records, self._read = self._read, 0
+        if self._rates is None or not records:
+            return
+        try:
+            self._rates.add(time, records)
+        except Exception as error:
+            self._rates = None
+            log.warning("the Streaming tab of Spark shows no more input rates: %s", jvm.reason(error))
 
     def _is_superseded(self, time: int) -> bool:
         """Whether this tick and a newer one came due during a batch: the newest of them plans for all.
@@ -259,7 +302,7 @@ class Engine:
         latest = self._latest_offsets(None)
         if latest is None:
             return
-        ends = self.graph.log.begin_drain(latest)
+        ends, begun, heard = self.graph.log.begin_drain(latest), self.graph.log.last.end_offsets, clock.monotonic()
         while not self.stopping.is_set():
             entry = self._plan(time, ends)
             if entry is None:
@@ -267,6 +310,11 @@ class Engine:
                 self.drained.set()
                 return
             self._run(entry)
+            if clock.monotonic() - heard >= SAY_AFTER:
+                heard = clock.monotonic()
+                share = self.reports.share(begun, entry.end_offsets, ends)
+                if share is not None:
+                    log.info("drain: %d %% of the input of this run done", 100 * share)
 
     def _finish_received(self, time: int) -> None:
         """After a stop request, process what receivers have brought, and nothing of other sources."""
@@ -285,7 +333,8 @@ class Engine:
         time = max(tick, last.time + 1)
         self.check_clock()
         ranges, available = {}, {}
-        all_latest = self._latest_offsets(time) if ends is None else ends
+        with self.reports.phase("plan"):
+            all_latest = self._latest_offsets(time) if ends is None else ends
         if all_latest is None:
             return None
         for name, source in self.graph.sources.items():
@@ -299,12 +348,15 @@ class Engine:
                 available[name] = latest
         if not ranges and (ends is not None or not self.graph.is_due(time)):
             return None
-        self._lease.check()
-        ranges = self._prepared(ranges, draining=ends is not None)
-        if not ranges and not self.graph.is_due(time):
-            return None
-        self._lease.check()
-        return self.graph.log.append(time, ranges, data=bool(ranges), available=available, now=clocks.machine_clock())
+        with self.reports.phase("prepare"):
+            self._lease.check()
+            with watched(f"batch {last.n + 1}: keeping its input"):
+                ranges = self._prepared(ranges, draining=ends is not None)
+            if not ranges and not self.graph.is_due(time):
+                return None
+            self._lease.check()
+            data, now = bool(ranges), clocks.machine_clock()
+            return self.graph.log.append(time, ranges, data=data, available=available, now=now)
 
     def _latest_offsets(self, time: int | None) -> dict[str, Offset] | None:
         """Where each source could be read to; one that fails, as its server is away, is asked again.
@@ -318,7 +370,8 @@ class Engine:
 
         sources = self.graph.sources
         try:
-            self._until_done(None, {f"source {name!r}": partial(ask, name, sources[name]) for name in sources})
+            with watched("looking for new input"):
+                self._until_done(None, {f"source {name!r}": partial(ask, name, sources[name]) for name in sources})
         except BatchFailed:
             if not self.stopping.is_set():
                 raise
@@ -348,7 +401,7 @@ class Engine:
     # --- one batch
 
     def _run(self, entry: Entry) -> None:
-        graph, started, before = self.graph, clock.monotonic(), self.retries.copy()
+        graph, started = self.graph, clock.monotonic()
         log_, written = graph.log, Counter[str]()
         if entry.n in log_.skipped:
             skipped.set_aside(graph, entry)
@@ -367,16 +420,24 @@ class Engine:
             self._lease.check()
             state.save(entry.n)
 
-        outputs = {f"output {name!r}": partial(write, name, output) for name, output in graph.outputs.items()}
+        timed = self.reports.timed
+        outputs = {f"output {name!r}": timed("outputs", partial(write, name, o)) for name, o in graph.outputs.items()}
         states = {f"state {name!r}": state for name, state in graph.states.items()}
-        advance = {name: partial(_advance, graph, state, entry) for name, state in states.items()}
-        self._until_done(entry, outputs | advance)
-        self._until_done(entry, {"windows": graph.settle})
-        if entry.n % SNAPSHOT_EVERY == 0:
-            self._until_done(entry, {name: partial(save, state) for name, state in states.items()})
-            self._until_done(entry, {name: state.prune for name, state in states.items()})
+        advance = {name: timed("states", partial(_advance, graph, state, entry)) for name, state in states.items()}
+        with watched(f"batch {entry.n}", partial(tasks_done, graph.session)):
+            self._until_done(entry, outputs | advance)
+            self._until_done(entry, {"windows": timed("states", graph.settle)})
+            if entry.n % SNAPSHOT_EVERY == 0:
+                self._until_done(
+                    entry, {name: timed("snapshots", partial(save, state)) for name, state in states.items()}
+                )
+                self._until_done(entry, {name: state.prune for name, state in states.items()})
+                self.reports.saved()
         self._lease.check()
-        log_.mark_done(entry.n)
+        seconds = clock.monotonic() - started
+        delay = (streaming.clock_ms(self._ssc) - entry.time) / 1000
+        report = self.reports.done(entry, seconds=seconds, delay=delay, rows=written, errors=self.errors)
+        log_.mark_done(entry.n, self.reports.note())
         self._tell_sources(entry)
         graph.drop_contexts()
         self.finished += 1
@@ -385,10 +446,9 @@ class Engine:
         self.written.update(written)
         if entry.data:
             self._rate.update(clock.monotonic() - started)
-        facts = [_describe(entry), *(f"{name} {rows} rows" for name, rows in written.items())]
-        retries = self.retries - before
-        facts += [f"{name} retried {n} times ({self.errors[name]})" for name, n in retries.items()]
-        log.info("batch %d done in %.1f s: %s", entry.n, clock.monotonic() - started, ", ".join(facts))
+        log.info("batch %d done in %.1f s: %s", entry.n, seconds, line(report), extra={"event": as_json(report)})
+        self._read += sum(size.records or 0 for name, size in report.sizes.items() if name not in graph.received)
+        tell(graph, report)
         self._idle_since = clock.monotonic()
 
     def _tell_sources(self, entry: Entry) -> None:
@@ -409,6 +469,7 @@ class Engine:
                 failures = _failures(waiting)
             if not failures:
                 return
+            self.reports.failures += len(failures)
             reasons = {name: jvm.reason(failure) for name, failure in failures.items()}
             for name, why in reasons.items():
                 same[name] = same[name] + 1 if why == self.errors.get(name) else 1
@@ -422,7 +483,9 @@ class Engine:
             if left <= 0 or in_vain or self.stopping.is_set():
                 raise self._step_failed(entry, failures, in_vain)
             self.retries.update(failures.keys())
+            self.reports.retries.update(failures.keys())
             for name in failures:
+                tell(graph, StepFailed(entry.n if entry else None, name, self.errors[name], min(pause, left)))
                 is_data = jvm.is_caused_by_data(failures[name])
                 log.warning(
                     "%s: the %s failed (%s); retrying in %.1f s, %s",
@@ -477,21 +540,6 @@ def _failures(waiting: dict[str, Callable[[], object]]) -> dict[str, Exception]:
 def _advance(graph: Graph, state: State, entry: Entry) -> None:
     state.at(graph.context(entry))
     graph.settle()
-
-
-def _describe(entry: Entry) -> str:
-    """The ranges of a batch; where offsets are not plain numbers, the name of the source alone.
-
-    >>> _describe(Entry(3, 1000, {"files": (12, 40), "kafka": (None, {"logs": {}})}, {}))
-    'files 12 to 40, kafka'
-    """
-    return (
-        ", ".join(
-            name if isinstance(end, dict | list) else f"{name} {start} to {end}"
-            for name, (start, end) in entry.ranges.items()
-        )
-        or "no data"
-    )
 
 
 # --- callbacks: the only part of a job in Spark's checkpoint

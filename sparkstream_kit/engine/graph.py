@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol, TypeVar
@@ -22,8 +21,9 @@ from pyspark.streaming import DStream, StreamingContext
 
 from ..bridge import dataframes, jvm, placement, rows, streaming
 from ..columns import check_unique
-from ..contracts import Batch, Source, Write
+from ..contracts import Batch, Size, Source, Write
 from ..errors import StateRefused, UsageError
+from ..events import Listener
 from ..recovery import snapshots, storage
 from ..recovery.home import Home
 from ..recovery.offset_log import Entry, OffsetLog
@@ -31,9 +31,6 @@ from ..recovery.offset_log import Entry, OffsetLog
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-SAY_EVERY = 5.0
-"""Seconds between two lines that tell how far a replay is."""
 
 LONGEST_NAME = 200
 """Bytes of a name: file systems take 255, of which temporary names need some."""
@@ -101,6 +98,8 @@ class Output:
     """Called at every start with the empty frame and the last batch of earlier runs (n = 0 if there is none)."""
     lasting: bool = True
     """Whether what it writes stays, so that a start without it would leave a gap; False for a screen."""
+    rejects: bool = False
+    """Whether its rows are lines that a parser rejected."""
 
 
 class State(Protocol):
@@ -125,6 +124,9 @@ class State(Protocol):
 
     def first_snapshot(self) -> int:
         """The batch of the oldest snapshot; 0 if there is none."""
+
+    def size(self) -> Size:
+        """Its rows, as of the newest snapshot, and its bytes in the executors."""
 
     def reset(self) -> None:
         """Drop what is in memory."""
@@ -171,6 +173,7 @@ class Graph:
         self.slides: list[Slide] = []
         self.enrichments: dict[str, object] = {}
         self.outputs: dict[str, Output] = {}
+        self.listeners: list[Listener] = []
         self.shared: dict[str, Any] = {}
         """What the outputs of one kind share, such as the screen of a terminal."""
         self.first_start_checks: list[Callable[[], None]] = []
@@ -274,6 +277,9 @@ class Graph:
         except UsageError:
             self._dry_run = BatchContext(DRY_RUN, 0)
             self._check_steps()
+
+    def restore(self) -> None:
+        """Load the newest snapshot of each state."""
         for state in self.states.values():
             state.restore()
 
@@ -400,16 +406,6 @@ class Graph:
 
     def _look_back(self) -> int:
         return int(max((window.look_back for window in self.windows), default=0))
-
-
-def replayed(what: str, batches: Sequence[T]) -> Iterator[T]:
-    """The batches, with a line in the log every few seconds if that many are computed again."""
-    said = time.monotonic()
-    for number, batch in enumerate(batches, 1):
-        if time.monotonic() - said >= SAY_EVERY:
-            said = time.monotonic()
-            log.info("%s: replaying batch %d of %d", what, number, len(batches))
-        yield batch
 
 
 def add_named(kind: str, nodes: dict[str, T], name: str, node: T) -> None:

@@ -12,12 +12,15 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..aggregates import Aggregate, Aggregates, Part
+from ..bridge import placement
 from ..columns import Columns, column_names
+from ..contracts import Size
 from ..errors import HomeDamaged, StateRefused
 from ..recovery import snapshots, storage
 from ..recovery.offset_log import Entry
-from .graph import BatchContext, Slide, Stream, add_named, replayed
+from .graph import BatchContext, Slide, Stream, add_named
 from .merges import together
+from .progress import replayed
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class StateNode:
         self._frame: DataFrame | None = None  # checkpointed rows
         self._rows: DataFrame | None = None  # those that exist after batch n
         self._n = 0
+        self._saved: int | None = None  # rows of the newest snapshot
         add_named("states", self._graph.states, name, self)
         if source.stateful and source.look_back:  # a state has rows at every tick, so this one sees every tick
             self._graph.slides.append(Slide(self._graph.interval, source.look_back))
@@ -102,6 +106,11 @@ class StateNode:
         rows = self.retained(self._graph.context(self._graph.log[n]))
         assert self._n == n
         snapshots.save(rows, self._directory, n, self._means, final=final, epoch=self._graph.log.epoch)
+        self._saved = snapshots.rows(f"{self._directory}/{n}")
+
+    def size(self) -> Size:
+        """Its rows, as of the newest snapshot, and its bytes in the executors."""
+        return Size(self._saved, placement.stored_bytes(self._frame) if self._frame is not None else None)
 
     def prune(self) -> None:
         """Remove the snapshots that are not needed once all states are saved."""
@@ -148,6 +157,7 @@ class StateNode:
                 known,
             )
         if n:  # not before `compacted`, which was refused above
+            self._saved = snapshots.rows(f"{self._directory}/{n}")
             frame = self._loaded(frame, self._graph.log[n])
         if self._frame is not None:
             self._graph.discard(self._frame)

@@ -18,8 +18,9 @@ from .. import durations
 from ..aggregates import Aggregates
 from ..columns import Columns, check_added, column_names, named, quoted
 from .chains import Steps, after
-from .graph import BatchContext, Slide, Stream, replayed
+from .graph import BatchContext, Slide, Stream
 from .merges import Merge, union
+from .progress import replayed
 from .state import batch_literal
 
 log = logging.getLogger(__name__)

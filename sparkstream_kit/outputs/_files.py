@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from json import dumps, loads
 from typing import Literal
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType
 
 from ..bridge import dataframes, hadoop
@@ -114,13 +115,18 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
         _is_there(folder, name, before)
 
-    def write(frame: DataFrame, batch: Batch) -> None:
+    def write(frame: DataFrame, batch: Batch) -> int | None:
+        rows = None
         folder = f"{hadoop.qualified(directory)}/{name}"
         claim(folder, batch.home_id, f"{kind}:{name}")
         target, attempts = f"{folder}/batch={batch.n}", f"{folder}/.attempts"
         if not _is_there(folder, name, batch):
             temporary = f"{attempts}/batch={batch.n}-{uuid.uuid4().hex}"
+            counted = Observation()
+            if stream.rejects:  # counting takes a tenth of a small batch, so only these are
+                frame = frame.observe(counted, F.count("*").alias("rows"))
             frame.write.partitionBy(*partition_by).format(kind).save(temporary)
+            rows = int(counted.get["rows"]) if stream.rejects else None
             storage.write(f"{temporary}/{RANGES}", ranges_of(batch))
             if not storage.publish(temporary, target):
                 _is_there(folder, name, batch)  # another driver was faster: its batch must be the same
@@ -128,6 +134,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             n = left.partition("-")[0].removeprefix("batch=")
             if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
                 storage.delete(f"{attempts}/{left}")
+        return rows
 
     stream.for_each_batch(write, name=f"{kind}:{name}", check=check)
 

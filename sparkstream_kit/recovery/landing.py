@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 
-from ..contracts import Offset
+from ..contracts import Offset, Size
 from ..errors import HomeDamaged
 from . import snapshots, storage
 
@@ -21,12 +21,21 @@ def land(frame: DataFrame, directory: str, tick: int, epoch: int = 0) -> bool:
     if tick in landed.values():
         return False
     offset = max(landed, default=0) + 1
-    return snapshots.write(frame, f"{directory}/{offset:010d}-{tick}", epoch)
+    return snapshots.write(frame, f"{directory}/{offset:010d}-{tick}", epoch, count=True)
 
 
 def latest_offset(directory: str) -> Offset:
     """The newest landed offset; None before the first."""
     return max(_landed(directory), default=None)
+
+
+def size(directory: str, start: Offset, end: Offset) -> Size:
+    """The rows and the bytes of Parquet that were landed in (start, end]; no rows if earlier versions landed some."""
+    inside = {offset: tick for offset, tick in _landed(directory).items() if (start or 0) < offset <= (end or 0)}
+    paths = [f"{directory}/{offset:010d}-{tick}" for offset, tick in inside.items()]
+    rows = [snapshots.rows(path) for path in paths]
+    known = [n for n in rows if n is not None]
+    return Size(sum(known) if known == rows else None, sum(sum(storage.sizes(path).values()) for path in paths))
 
 
 def read(session: SparkSession, directory: str, start: Offset, end: Offset) -> DataFrame:

@@ -1,7 +1,7 @@
 """The offset log: which input belongs to which batch, written before any output of the batch.
 
     offsets/<n>             entry n: recorded time, offset range of each source, epoch of the lease that wrote it
-    offsets/<n>.done        all outputs of batch n are written
+    offsets/<n>.done        all outputs of batch n are written; its text is a note, such as the totals so far
     offsets/<n>.skipped     why an operator set the input of batch n aside
     offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed
     offsets/drain           the end offsets of a drain, from its start until it has reached them
@@ -157,10 +157,21 @@ class OffsetLog:
         self._last = entry.n
         return entry
 
-    def mark_done(self, n: int) -> None:
-        """Record that all outputs of batch n are written."""
-        storage.write(f"{self._root}/{n}.done", "")
+    def mark_done(self, n: int, note: str = "") -> None:
+        """Record that all outputs of batch n are written, with a note."""
+        storage.write(f"{self._root}/{n}.done", note)
         self._done.add(n)
+
+    def note(self, n: int) -> str:
+        """The note of a batch that is done; empty if nothing was noted."""
+        try:
+            return storage.read(f"{self._root}/{n}.done")
+        except FileNotFoundError:  # compacted
+            pass
+        try:
+            return str(json.loads(storage.read(f"{self._root}/{n}.compacted")).get(_NOTE, ""))
+        except FileNotFoundError:
+            return ""
 
     def skip(self, n: int, why: str) -> None:
         """Set the input of a batch aside: it runs without."""
@@ -219,7 +230,8 @@ class OffsetLog:
         """Remove the entries up to n if it is done; the end offsets of their sources are kept."""
         if n <= self._first or not self.is_done(n):
             return
-        storage.write(f"{self._root}/{n}.compacted", json.dumps(asdict(self._entries[n])))
+        kept = {**asdict(self._entries[n]), _NOTE: self.note(n)}
+        storage.write(f"{self._root}/{n}.compacted", json.dumps(kept))
         covered = [name for name in storage.names(self._root) if _is_covered(name, n)]
         unfinished = [name for name in storage.hidden(self._root) if _is_covered(name[1:].rpartition(".")[0], n)]
         for name in covered + unfinished:  # not of a driver that may have taken over meanwhile: it writes later ones
@@ -254,6 +266,9 @@ def rebuild(root: str, entries: dict[int, Entry]) -> Entry:
 
 
 _RESETS = "resets"
+
+_NOTE = "note"
+"""In a compacted entry: what its done mark said."""
 
 
 def _compacted_to(names: list[str]) -> int:

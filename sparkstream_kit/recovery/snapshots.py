@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StructType
 
@@ -25,6 +25,7 @@ from . import storage
 log = logging.getLogger(__name__)
 
 _MANIFEST = "_manifest"
+_ROWS = "_rows"
 _COPY = ".copy"
 _MEANS = "means"
 
@@ -32,12 +33,22 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 """What columns mean if nobody says it: anything."""
 
 
-def write(frame: DataFrame, path: str, epoch: int = 0) -> bool:
-    """Write the frame, under a lease; False if the path exists."""
-    temporary = storage.attempt(path, epoch)
-    frame.write.parquet(temporary)
+def write(frame: DataFrame, path: str, epoch: int = 0, *, count: bool = False) -> bool:
+    """Write the frame, under a lease; False if the path exists. With `count`, `rows` knows how many there are."""
+    temporary, counted = storage.attempt(path, epoch), Observation()
+    (frame.observe(counted, F.count("*").alias(_ROWS)) if count else frame).write.parquet(temporary)
+    if count:
+        storage.write_new(f"{temporary}/{_ROWS}", str(counted.get[_ROWS]))
     storage.write_new(f"{temporary}/{_MANIFEST}", json.dumps(storage.sizes(temporary)))
     return storage.publish(temporary, path)
+
+
+def rows(path: str) -> int | None:
+    """The number of rows that were written to a path; None if they were not counted."""
+    try:
+        return int(storage.read(f"{path}/{_ROWS}"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read(session: SparkSession, *paths: str) -> DataFrame:
@@ -87,7 +98,7 @@ def save(
     for name in [str(n), f"{n}{_COPY}"] if final else [str(n)]:
         if name not in _names(directory):
             explained = {column: {_MEANS: text} for column, text in means.items() if column in frame.columns}
-            write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}", epoch)
+            write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}", epoch, count=True)
 
 
 def prune(directory: str, epoch: int = 0) -> None:

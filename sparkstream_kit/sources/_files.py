@@ -22,7 +22,7 @@ from pyspark.streaming import StreamingContext
 from ..bridge import hadoop
 from ..bridge import ranges as exact
 from ..checks import check_directory
-from ..contracts import Offset, Source
+from ..contracts import Offset, Size, Source
 from ..durations import Duration, milliseconds
 from ..engine.chains import Steps
 from ..engine.graph import graph_of
@@ -120,6 +120,7 @@ def files(
         functools.partial(lines.read, graph.session),
         "value string",
         lines.limit,
+        size=lines.size,
         prepare=lines.prepare,
         commit=lines.commit,
         initial_batch_size=FIRST_BATCH,
@@ -169,6 +170,13 @@ class _Lines:
         sizes = (r.end - r.start for r in self._between(start, end))
         fitting = sum(1 for total in itertools.accumulate(sizes) if total <= most)
         return self._journal().offset(count(start) + max(1, fitting))
+
+    def size(self, start: Offset, end: Offset) -> Size:
+        """The bytes between two offsets, uncompressed, and the lines if they were copied into the home."""
+        ranges = self._between(start, end)
+        copy = None if self._disk.in_place else storage.local(self._landed(count(start), ranges))
+        lines = _lines.count(copy) if copy is not None and ranges and copy.exists() else None
+        return Size(lines, sum(r.end - r.start for r in ranges))
 
     def prepare(self, start: Offset, end: Offset) -> Offset:
         """Copy what Spark cannot read where it is into the home; returns the offset up to which that was possible.

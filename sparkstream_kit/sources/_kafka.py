@@ -24,7 +24,7 @@ from ..engine.rate import ALL
 from ..errors import InputLost, UsageError
 from ..frames import FrameStream
 from ..recovery import storage
-from ._kafka_offsets import RECORD, Piece, covers, pieces_of, shares_of, tasks_of
+from ._kafka_offsets import RECORD, Piece, covers, pieces_of, shares_of, size_of, tasks_of
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def kafka(
         functools.partial(reader.read, graph.session),
         bridge.SCHEMA,
         reader.limit,
+        size=size_of,
         prepare=reader.prepare,
         done=reader.done,
     )

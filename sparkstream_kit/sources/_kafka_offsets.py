@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..bridge import placement
 from ..bridge.kafka import OffsetRange
-from ..contracts import Offset
+from ..contracts import Offset, Size
 
 RECORD = 200
 """Bytes that a record is taken to have, to cut a batch into tasks."""
@@ -49,6 +49,11 @@ def pieces_of(start: Offset, end: Offset) -> list[Piece]:
         spans = enumerate(zip(since, topic["next"], strict=True))
         pieces += [Piece(name, topic["id"], n, first, until) for n, (first, until) in spans if first < until]
     return pieces
+
+
+def size_of(start: Offset, end: Offset) -> Size:
+    """The records between two offsets, with what transactions and compaction leave empty."""
+    return Size(sum(piece.end - piece.start for piece in pieces_of(start, end)))
 
 
 def tasks_of(pieces: Sequence[Piece]) -> list[list[OffsetRange]]:

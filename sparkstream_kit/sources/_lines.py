@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import functools
 import gzip
 import lzma
 import re
@@ -82,6 +83,12 @@ def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
         raise EOFError("is a zstd file that is cut off")
     if error is not None:
         raise ValueError(f"is a damaged zstd file ({error})")
+
+
+def count(path: Path) -> int:
+    """The number of lines of a file of clean lines."""
+    with path.open("rb") as file:
+        return sum(block.count(_LF) for block in iter(functools.partial(file.read, BLOCK), b""))
 
 
 def clean(

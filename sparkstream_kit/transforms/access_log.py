@@ -405,10 +405,13 @@ def split(lines: Lines, format: Format | str = "combined") -> tuple[Lines, Lines
 
     Cost: grows with the bytes of the lines, read once for each result that is used.
     """
-    return (
+    parsed, failed = (
         lines.transform(functools.partial(parse, format=format)),
         lines.transform(functools.partial(rejected, format=format)),
     )
+    if isinstance(failed, FrameStream):
+        failed.rejects = True
+    return parsed, failed
 
 
 def split_query(path: Column) -> tuple[Column, Column]:

@@ -79,10 +79,13 @@ def split(lines: Lines, schema: StructType | str) -> tuple[Lines, Lines]:
 
     Cost: grows with the bytes of the lines, read once for each result that is used.
     """
-    return (
+    parsed, failed = (
         lines.transform(functools.partial(parse, schema=schema)),
         lines.transform(functools.partial(rejected, schema=schema)),
     )
+    if isinstance(failed, FrameStream):
+        failed.rejects = True
+    return parsed, failed
 
 
 def _read(frame: DataFrame, schema: StructType) -> DataFrame:

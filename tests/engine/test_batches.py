@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from sparkstream_kit.contracts import Source
 from sparkstream_kit.engine import batches
 from sparkstream_kit.engine.rate import RateController
 from sparkstream_kit.errors import BatchFailed
+from sparkstream_kit.events import Listener
 from sparkstream_kit.recovery.offset_log import OffsetLog
 
 
@@ -22,6 +24,7 @@ class Job:
 
     def __init__(self, root: str):
         self.root, self.made, self.batches = root, 0, []
+        self.listeners: list[Listener] = []
 
     def engine(self, **options: Any) -> batches.Engine:
         source = Source(lambda now: self.made, lambda start, end: None, "n bigint")  # type: ignore[arg-type, return-value]
@@ -32,7 +35,15 @@ class Job:
             sources={"numbers": source},
             received={},
             states={},
-            outputs={"all": SimpleNamespace(compute=None, write=lambda frame, batch: self.batches.append(batch))},
+            outputs={
+                "all": SimpleNamespace(
+                    compute=None, write=lambda frame, batch: self.batches.append(batch), rejects=False
+                )
+            },
+            listeners=self.listeners,
+            home=SimpleNamespace(root=self.root),
+            session=None,
+            time=lambda entry: datetime.fromtimestamp(entry.time / 1000, timezone.utc),
             batch=lambda entry: entry.ranges["numbers"],
             context=lambda entry: ctx,
             drop_contexts=lambda **options: None,
@@ -41,7 +52,7 @@ class Job:
             is_due=lambda time: False,
             replayable_from=lambda: 0,
         )
-        lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda lost: None)
+        lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda lost: None, epoch=1)
         engine = batches.Engine(None, graph, lease, **options)  # type: ignore[arg-type]
         engine.activate(None)  # type: ignore[arg-type]
         return engine
@@ -51,6 +62,9 @@ class Job:
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(batches, "_live", None)
     monkeypatch.setattr(batches.streaming, "newest_waiting_tick", lambda ssc: 0)
+    monkeypatch.setattr(batches.streaming, "clock_ms", lambda ssc: 0)
+    monkeypatch.setattr(batches.surgery, "InputRates", lambda ssc: SimpleNamespace(add=lambda time, records: None))
+    monkeypatch.setattr(batches, "Meters", lambda *arguments, **options: SimpleNamespace(start=int, stop=int))
     return Job(f"file:{tmp_path}")
 
 

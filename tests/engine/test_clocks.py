@@ -279,7 +279,7 @@ def test_a_state_that_was_not_saved_at_the_stop_is_not_reset(
     job = machine(counted)
     job.run(*BEFORE)
 
-    def full(*args: object) -> bool:
+    def full(*args: object, **options: object) -> bool:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:

@@ -145,7 +145,7 @@ def test_a_batch_does_not_run_without_its_input_before_that_is_kept(
         assert cli.main(["skip", str(tmp_path), "2", *words]) == 0
     assert (tmp_path / "offsets/2.skipped").read_text() == "v is 0"
 
-    def full(*_: Any) -> bool:
+    def full(*_: Any, **options: Any) -> bool:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):

@@ -16,7 +16,7 @@ from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
 from sparkstream_kit import aggregates as agg
-from sparkstream_kit.engine import batches, graph
+from sparkstream_kit.engine import batches, progress
 from sparkstream_kit.errors import HomeDamaged, StateRefused
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import snapshots
@@ -66,7 +66,7 @@ def test_a_long_replay_says_how_far_it_is(
     monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 100)
     run_ticks(with_state, tmp_path, range(1, 4))
     caplog.clear()
-    monkeypatch.setattr(graph, "SAY_EVERY", 0)
+    monkeypatch.setattr(progress, "SAY_AFTER", 0)
     with caplog.at_level("INFO"):
         run_ticks(with_state, tmp_path, [4])
     said = [record.getMessage() for record in caplog.records if "replaying" in record.getMessage()]
@@ -119,9 +119,9 @@ def test_a_job_killed_while_it_saves_at_a_graceful_stop_goes_on(
     counting(logs, seen, home, 1)
     write, calls = snapshots.write, []
 
-    def dying(frame: DataFrame, path: str, epoch: int) -> bool:
+    def dying(frame: DataFrame, path: str, epoch: int, **options: Any) -> bool:
         calls.append(path)
-        return write(frame, path, epoch) if "/state/" not in path or len(calls) < at else bool(killed(9))
+        return write(frame, path, epoch, **options) if "/state/" not in path or len(calls) < at else bool(killed(9))
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(batches, "SNAPSHOT_EVERY", 100)
@@ -203,7 +203,7 @@ def test_a_state_that_cannot_be_saved_is_a_warning_and_the_next_start_replays(
 ) -> None:
     logs, home, seen = tmp_path / "logs", tmp_path / "home", Seen()
 
-    def full(*args: Any) -> bool:
+    def full(*args: Any, **options: Any) -> bool:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:

@@ -89,7 +89,7 @@ class Reader:
         """A tick in which the process is killed after the outputs, before the done mark of a new batch."""
         log, last = engine.graph.log, engine.graph.log.last.n
         unfinished, mark_done = not log.is_done(last), log.mark_done
-        log.mark_done = lambda n: killed(9) if n > last else mark_done(n)
+        log.mark_done = lambda n, note="": killed(9) if n > last else mark_done(n, note)
         with contextlib.suppress(SystemExit):
             self.tick(engine)
         assert self._runs[last] == (2 if unfinished else self._runs[last]), "the batch before was not run again"

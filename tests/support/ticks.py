@@ -18,7 +18,7 @@ from pyspark.sql.types import ArrayType, StructType
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit.context import at_home, new_context
-from sparkstream_kit.contracts import Batch, Offset, Source
+from sparkstream_kit.contracts import Batch, Offset, Size, Source
 from sparkstream_kit.engine.batches import Engine, live
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.testing import local_session
@@ -43,7 +43,10 @@ def given(ssc: StreamingContext, batches: Given, schema: str, name: str = "rows"
         row = F.element_at(F.from_json(F.lit(json.dumps(rows)), ArrayType(kind)), F.col("id").cast("int") + 1)
         return session.range(0, len(rows), 1, 2).select(row.alias("row")).select("row.*")
 
-    return FrameStream.from_source(ssc, name, Source(latest_offset, read, schema))
+    def size(start: Offset, end: Offset) -> Size:
+        return Size(sum(len(batch or ()) for batch in batches[start or 0 : end]))
+
+    return FrameStream.from_source(ssc, name, Source(latest_offset, read, schema, size=size))
 
 
 @contextlib.contextmanager
@@ -84,8 +87,8 @@ def run_ticks(build: Build, home: Path | str, ticks: Sequence[int], seen: Seen |
     return seen
 
 
-def killed(n: int) -> None:
-    raise SystemExit(n)
+def killed(*_: object) -> None:
+    raise SystemExit(9)
 
 
 def run_with_kills(build: Build, home: Path, ticks: Sequence[int], kills: set[int]) -> Seen:

@@ -1,0 +1,234 @@
+"""What a batch did: measured while it runs, and told to the log, to listeners and to Spark's metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from ..bridge import jvm
+from ..contracts import Size
+from ..events import BatchDone, Event
+from ..recovery.offset_log import Entry
+from . import clocks
+from .graph import Graph
+
+log = logging.getLogger(__name__)
+
+LONGEST = 1000
+"""Characters of an offset range in a line of the log."""
+
+PHASES = ("plan", "prepare", "outputs", "states", "snapshots")
+
+
+class Reports:
+    """Measures the batches of one job; `totals` are sums since its home was made."""
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+        self.totals = Counter[str](_totals(graph))
+        self.failures = 0
+        """Tries of steps that failed in this process."""
+        self.retries = Counter[str]()
+        """How often each step was tried again since the last batch was done."""
+        self.last: BatchDone | None = None
+        """The last batch of this process."""
+        self.ended = self.progressed = time.monotonic()
+        """When the last batch was done, and when a batch was done or there was nothing to do."""
+        self._phases = defaultdict[str, float](float)
+        self._states: dict[str, Size] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure what the block takes as part of a phase."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._phases[name] += time.monotonic() - started
+
+    def timed(self, phase: str, step: Callable[[], object]) -> Callable[[], None]:
+        """The step, measured as part of a phase."""
+
+        def run() -> None:
+            with self.phase(phase):
+                step()
+
+        return run
+
+    def progress(self) -> None:
+        """A batch is done, or there was nothing to do: what was measured belongs to no later batch."""
+        self._phases.clear()
+        self.progressed = time.monotonic()
+
+    def saved(self) -> None:
+        """The states were saved, so their rows are known."""
+        self._states = {name: state.size() for name, state in self._graph.states.items()}
+
+    def done(
+        self, entry: Entry, *, seconds: float, delay: float, rows: Mapping[str, int], errors: Mapping[str, str]
+    ) -> BatchDone:
+        """The report of a batch, whose figures are added to the totals."""
+        if not self._states:
+            self.saved()
+        skipped = entry.n in self._graph.log.skipped
+        sizes = {name: Size(0, 0) if skipped else self._size(name, *at) for name, at in entry.ranges.items()}
+        lags = {name: self._size(name, end, entry.available.get(name, end)) for name, end in entry.end_offsets.items()}
+        rejecting = [rows[name] for name, output in self._graph.outputs.items() if output.rejects and name in rows]
+        rejected = max(rejecting) if rejecting else None
+        retries, self.retries = dict(self.retries), Counter()
+        self._add(sizes, rows, rejected or 0, retries)
+        self.ended = time.monotonic()
+        phases = {name: self._phases[name] for name in PHASES}
+        self.progress()
+        self.last = BatchDone(
+            n=entry.n,
+            time=self._graph.time(entry),
+            seconds=seconds,
+            delay=max(delay, seconds),
+            ended=clocks.machine_clock() / 1000,
+            phases=phases,
+            ranges=entry.ranges,
+            sizes=sizes,
+            lags=lags,
+            rows=dict(rows),
+            rejected=rejected,
+            retries=retries,
+            errors={name: errors[name] for name in retries if name in errors},
+            states=self._states,
+            totals=dict(self.totals),
+        )
+        return self.last
+
+    def share(self, start: Mapping[str, Any], now: Mapping[str, Any], end: Mapping[str, Any]) -> float | None:
+        """How much of what the sources have between two offsets is done, that of the slowest; None if unknown."""
+        shares = []
+        for name in end:
+            done, total = (self._size(name, start.get(name), until.get(name)) for until in (now, end))
+            unit = 0 if None not in (done.records, total.records) else 1
+            part, whole = done[unit], total[unit]
+            if part is None or whole is None:
+                return None
+            shares.append(part / whole if whole else 1.0)
+        return min(shares, default=None)
+
+    def _size(self, name: str, start: Any, end: Any) -> Size:
+        """What a source says of a range; nothing if it fails, as a batch does not hang on that."""
+        if start == end:
+            return Size(0, 0)
+        try:
+            return self._graph.sources[name].size(start, end)
+        except Exception as error:
+            log.debug("the source %r does not know how much is after %s: %s", name, start, jvm.reason(error))
+            return Size()
+
+    def _add(
+        self, sizes: Mapping[str, Size], rows: Mapping[str, int], rejected: int, retries: Mapping[str, int]
+    ) -> None:
+        totals = self.totals
+        totals["batches"] += 1
+        totals["rejected"] += rejected
+        totals["retries"] += sum(retries.values())
+        for source, size in sizes.items():
+            for unit, amount in size._asdict().items():
+                totals[unit] += amount or 0
+                totals[f"source.{source}.{unit}"] += amount or 0
+        for output in self._graph.outputs:
+            totals[f"output.{output}.rows"] += rows.get(output, 0)
+            totals[f"output.{output}.retries"] += retries.get(f"output {output!r}", 0)
+
+    def note(self) -> str:
+        """What is kept of a batch beside its done mark."""
+        return json.dumps({"totals": self.totals})
+
+
+def _totals(graph: Graph) -> dict[str, int]:
+    """The totals noted with the last batch that is done; none if an earlier version wrote it, or it is damaged."""
+    last = graph.log.last.n
+    try:
+        noted = json.loads(graph.log.note(last if graph.log.is_done(last) else last - 1))["totals"]
+        return {str(name): int(total) for name, total in noted.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def tell(graph: Graph, event: Event) -> None:
+    """Call the job's listeners; one that raises is logged, and called again with the next event."""
+    for listener in graph.listeners:
+        try:
+            listener(event)
+        except BaseException as error:  # sys.exit, too, would end the batch
+            name = getattr(listener, "__qualname__", repr(listener))
+            log.warning("the listener %s failed on %s: %s", name, type(event).__name__, jvm.reason(error))
+
+
+# --- the line of a batch in the log
+
+
+def line(report: BatchDone) -> str:
+    """A batch as words name=value, those with spaces or quotes as JSON.
+
+    >>> from datetime import datetime, timezone
+    >>> at = datetime(2026, 1, 31, tzinfo=timezone.utc)
+    >>> read = {"ranges": {"files": (None, "1:a0")}, "sizes": {"files": Size(2, 318)}, "lags": {"files": Size(0, 64)}}
+    >>> made = {"rows": {"sql:hits": 7}, "rejected": 3, "retries": {}, "errors": {}, "states": {}}
+    >>> print(line(BatchDone(7, at, 0.412, 1.5, 0, {"plan": 0.01}, **read, **made)).replace(" offsets", "\\n offsets"))
+    time=2026-01-31T00:00:00.000Z delay=1.5 records=2 bytes=318 rejected=3 plan=0.01
+     offsets.files=[null,"1:a0"] lag.files=0 rows.sql:hits=7
+    """
+    words: dict[str, Any] = {
+        "time": f"{report.time:%Y-%m-%dT%H:%M:%S}.{report.time.microsecond // 1000:03d}Z",
+        "delay": round(report.delay, 3),
+        "records": report.records,
+        "bytes": report.bytes,
+        "rejected": report.rejected,
+        **{name: round(seconds, 3) for name, seconds in report.phases.items()},
+        **{f"offsets.{name}": _short(range_) for name, range_ in report.ranges.items()},
+        **{f"lag.{name}": _amount(lag) for name, lag in report.lags.items()},
+        **{f"rows.{name}": rows for name, rows in report.rows.items()},
+        "retries": sum(report.retries.values()) or None,
+        "errors": ", ".join(f"{step} {n} times ({report.errors.get(step)})" for step, n in report.retries.items())
+        or None,
+    }
+    return " ".join(f"{_word(name)}={_word(value)}" for name, value in words.items() if value is not None)
+
+
+def _short(offsets: Any) -> Any:
+    """The offsets; None if they would fill the log, as those of many partitions do: the home has them."""
+    return offsets if len(json.dumps(offsets)) <= LONGEST else None
+
+
+def _amount(size: Size) -> str | None:
+    """In records, else in bytes."""
+    return str(size.records) if size.records is not None else f"{size.bytes}B" if size.bytes is not None else None
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value, separators=(",", ":"))
+    plain = value and value.isprintable() and not set(value) & set(' "=')
+    return value if plain else json.dumps(value)
+
+
+def as_json(event: Event) -> dict[str, Any]:
+    """An event as JSON values: its fields, times in ISO 8601 and in UTC."""
+    values = {f.name: getattr(event, f.name) for f in fields(event)}
+    if isinstance(event, BatchDone):
+        values |= {"records": event.records, "bytes": event.bytes}
+        values["ranges"] = {name: _short(range_) for name, range_ in event.ranges.items()}
+    return {"event": type(event).__name__, **{name: _json(value) for name, value in values.items()}}
+
+
+def _json(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat(timespec="milliseconds")
+    if isinstance(value, Size):
+        return value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): _json(one) for name, one in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
