@@ -42,6 +42,7 @@ class Metrics:
     """
 
     def __init__(self, source: str, *, gauges: Collection[str], counters: Collection[str]):
+        """New gauges and counters (MetricRegistry.register)."""
         metrics = view().com.codahale.metrics
         registry = metrics.MetricRegistry()
         self._gauges = {name: registry.register(name, metrics.DefaultSettableGauge(float("nan"))) for name in gauges}
@@ -74,5 +75,6 @@ class Metrics:
         self._system().removeSource(self._source)
 
     def _system(self) -> Any:
+        """Spark's metrics system (SparkEnv.metricsSystem)."""
         context()
         return view().org.apache.spark.SparkEnv.get().metricsSystem()

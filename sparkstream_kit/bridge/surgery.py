@@ -203,6 +203,7 @@ class InputRates:
     """
 
     def __init__(self, ssc: StreamingContext):
+        """The batches of a context (JobScheduler.jobSets)."""
         _check_members(_INPUT)
         streaming, spark = view().org.apache.spark.streaming, ssc._jssc.ssc()
         self._time, self._info = streaming.Time, streaming.scheduler.StreamInputInfo
@@ -213,7 +214,7 @@ class InputRates:
         self._batches = sets.get(spark.scheduler())
 
     def add(self, time: int, records: int) -> None:
-        """Note the records of the batch that runs now, given its time in ms."""
+        """Note the records of the batch that runs now, given its time in ms (JobSet.streamIdToInputInfo)."""
         batch = self._batches.get(self._time(time))
         if batch is None:  # of a context that was not started by Spark's clock
             return

@@ -92,7 +92,7 @@ class Engine:
         self._checkpoints: Checkpoints | None = None
         self._meters = Meters(self.reports, graph, starts=lease.epoch)
         self._failure: BaseException | None = None
-        self._is_told = False
+        self._is_reported = False
         self._is_ahead = False
         """Whether the recorded time was ahead of the clock when that was last looked at."""
         self._planning_tick = 0
@@ -209,8 +209,8 @@ class Engine:
 
     def failed(self, error: BaseException) -> None:
         """Tell listeners and metrics, once, that the job ends with this error."""
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_reported:
+            self._is_reported = True
             tell(self.graph, JobFailed(jvm.reason(error)))
             self._meters.stop()
 

@@ -27,6 +27,7 @@ class Stream:
 
     write: Write
     check: Write
+    rejects = False
 
     def for_each_batch(self, write: Write, *, check: Write, **_: Any) -> None:
         self.write, self.check = write, check
