@@ -12,7 +12,9 @@ from pyspark.sql import SparkSession
 
 from sparkstream_kit.bridge import jvm
 from sparkstream_kit.bridge.metrics import Metrics
+from sparkstream_kit.context import end_previous
 from sparkstream_kit.engine import meters
+from sparkstream_kit.engine.batches import live
 from tests.engine.test_reports import ROWS, Heard, counted
 from tests.support.ticks import job, run_ticks
 
@@ -34,8 +36,15 @@ def published() -> dict[str, float]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def no_job_before(spark: SparkSession) -> None:
+    """Jobs of other tests end like killed processes, and leave their metrics to the next job."""
+    end_previous()
+    assert published() == {}
+
+
 @pytest.fixture
-def metrics(spark: SparkSession) -> Iterator[Metrics]:
+def metrics() -> Iterator[Metrics]:
     made = Metrics("sparkstream", gauges=["lag"], counters=["records"])
     made.register()
     yield made
@@ -92,6 +101,9 @@ def test_a_job_publishes_its_figures(spark: SparkSession, tmp_path: Path) -> Non
 def test_the_next_job_of_a_process_replaces_the_metrics_of_one_that_was_left(tmp_path: Path) -> None:
     for home in ("a", "b"):
         run_ticks(counted(Heard()), tmp_path / home, [1, 3])  # ends without a stop
+    engine = live()
+    assert engine is not None
+    engine._meters.update()
     assert published()["batches"] == 2
 
 

@@ -35,7 +35,7 @@ def test_an_output_that_fails_for_a_while_is_retried_until_it_works(new_job: New
     away.unlink()
     assert run.end() == 0, run.said()
     error = "ConnectionError: text:lines is away"
-    assert re.search(rf"batch 1 done in .*, output 'text:lines' retried \d+ times \({error}\)", run.said())
+    assert re.search(rf"batch 1 done in .* errors=.output 'text:lines' \d+ times \({error}\)", run.said())
     assert re.search(rf"output 'text:lines': retried \d+ times, last error: {error}", run.said()), "and in the summary"
     recount(job, "an output that fails for a while", count=count, seed=1)
 

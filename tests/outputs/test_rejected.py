@@ -141,8 +141,8 @@ def test_one_batch_is_bounded_in_bytes_and_the_log_says_what_was_dropped(
     assert (
         "batch 2 has 5 rejected rows of 150 bytes: dropped 2 of them, as a batch keeps up to 10000 row" in caplog.text
     )
-    done = [r.getMessage().rpartition(", ")[2] for r in caplog.records if "done in" in r.getMessage()]
-    assert done == [f"rejected:rejected {n} rows" for n in (2, 3, 1)]
+    done = [r.getMessage().rpartition(" ")[2] for r in caplog.records if "done in" in r.getMessage()]
+    assert done == [f"rows.rejected:rejected={n}" for n in (2, 3, 1)]
 
 
 def test_rows_without_a_line_and_a_missing_directory_are_refused(tmp_path: Path, spark: SparkSession) -> None:
