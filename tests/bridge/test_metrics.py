@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def test_a_job_publishes_its_figures(spark: SparkSession, tmp_path: Path) -> Non
         assert math.isnan(found["state.by-k.rows"]) or found["state.by-k.rows"] == 3
         engine.close()
     assert published() == {}
+
+
+def test_operate_md_lists_all_metrics(spark: SparkSession, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/operate.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \| (counter|gauge) \|", page, re.MULTILINE)
+    listed = [(name, kind) for names, kind in rows for name in re.findall(r"`(.+?)`", names)]
+    with job(counted(Heard()), tmp_path):
+        found = {re.sub(r"^(source|output|state)\.[^.]+\.", r"\1.NAME.", name) for name in published()}
+    assert sorted(name for name, _ in listed) == sorted(found)
 
 
 def test_the_next_job_of_a_process_replaces_the_metrics_of_one_that_was_left(tmp_path: Path) -> None:
