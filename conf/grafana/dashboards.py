@@ -183,13 +183,9 @@ PANELS = [
         "percentunit",
         [
             Query(
-                "driver",
-                'sum(rate(spark_driver_jvm_gc_milliseconds{app="$app"}[$__rate_interval])) / 1000',
-            ),
-            Query(
                 "{{executor_id}}",
-                'rate(metrics_executor_totalGCTime_seconds_total{instance=~"$instance", executor_id!="driver"}'
-                "[$__rate_interval])",
+                'rate(metrics_executor_MinorGCTime_seconds_total{instance=~"$instance"}[$__rate_interval])'
+                ' + rate(metrics_executor_MajorGCTime_seconds_total{instance=~"$instance"}[$__rate_interval])',
                 f"groupByNode(scale(perSecond({SPARK}.jvm.*.time), 0.001), 1, 'sum')",
             ),
         ],
