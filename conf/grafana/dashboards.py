@@ -53,8 +53,8 @@ def gauge(legend: str, name: str) -> Query:
 
 
 def each(kind: str, name: str) -> Query:
-    """A gauge that there is one of for each source, output or state."""
-    metric = f'sparkstream_{kind}_{name}{{app="$app"}}'
+    """A gauge that there is one of for each source, output or state; NaN, which is unknown, has no line."""
+    metric = f'sparkstream_{kind}_{name}{{app="$app"}} >= 0'
     return Query(f"{{{{{kind}}}}}", metric, f"aliasByNode({OURS}.{kind}.*.{name}, 4)")
 
 
@@ -149,8 +149,8 @@ PANELS = [
         "short",
         [rate("failed tries", "failures", 60), rate("all", "retries", 60), rate_of_each("output", "retries", 60)],
     ),
-    Panel("Rows of each state", "short", [each("state", "rows")]),
-    Panel("Size of each state", "bytes", [each("state", "bytes")]),
+    Panel("Rows of each state", "short", [each("state", "rows")], "As of its last snapshot"),
+    Panel("Size of each state", "bytes", [each("state", "bytes")], "As of its last snapshot, in the executors"),
     Panel(
         "Memory of the driver",
         "bytes",

@@ -6,10 +6,11 @@ What is not in the format goes to one more output, `others`.
 import os
 import sys
 
+from pyspark.streaming import StreamingContext
+
 import sparkstream_kit as ss
 from jobs import access_log
-
-from pyspark.streaming import StreamingContext
+from sparkstream_kit.engine import batches
 
 
 def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
@@ -19,4 +20,5 @@ def build(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> 
 
 
 if __name__ == "__main__":
+    batches.SNAPSHOT_EVERY = 2  # which is when the rows of a state are counted
     sys.exit(ss.main(build))
