@@ -319,12 +319,14 @@ def table_of(table: Table) -> dict[str, Any]:
     }
 
 
-def dashboard(title: str, plugin: str, variables: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> str:
+def dashboard(
+    name: str, title: str, plugin: str, variables: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]
+) -> str:
     """A dashboard as Grafana imports it."""
     choice = {"name": "datasource", "label": "Data source", "type": "datasource", "query": plugin}
     content = {
         "title": title,
-        "uid": f"sparkstream-{plugin}",
+        "uid": f"sparkstream-{name}",
         "tags": ["sparkstream"],
         "schemaVersion": 39,
         "refresh": "10s",
@@ -361,11 +363,11 @@ def files() -> dict[Path, str]:
     ]
     graphite = [variable("app", "graphite", "*", label="Job", regex="/^(?!carbon$).*$/")]
     return {
-        FOLDER / f"{name}.json": dashboard(f"Sparkstream job ({title})", plugin, variables, made)
+        FOLDER / f"{name}.json": dashboard(name, f"Sparkstream job ({title})", plugin, variables, made)
         for name, title, plugin, variables, made in (
             ("prometheus", "Prometheus", "prometheus", prometheus, [panel_of(p, "prometheus") for p in PANELS]),
             ("graphite", "Graphite", "graphite", graphite, [panel_of(p, "graphite") for p in PANELS]),
-            ("sql", "SQL", "grafana-postgresql-datasource", [], [table_of(t) for t in TABLES]),
+            ("sql", "results in SQL", "grafana-postgresql-datasource", [], [table_of(t) for t in TABLES]),
         )
     }
 
