@@ -45,6 +45,7 @@ FOREIGN_OPTIONS = {
     *("--conf", "--files", "--jars", "--load-spark-defaults", "--master", "--packages", "--properties-file"),
     "--py-files",  # these are spark-submit's
     *("--driver-memory", "--dist"),  # in PYSPARK_SUBMIT_ARGS, and pytest-xdist's
+    *("--config", "--storage"),  # the first words of two of Prometheus
 }
 LINE = '203.0.113.9 - - [10/Oct/2000:13:55:36 +0000] "GET / HTTP/1.1" 200 5\n'
 
