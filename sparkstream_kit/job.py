@@ -188,14 +188,14 @@ class _Printable(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """Log lines as JSON objects in ASCII, one a line: time, level, logger, message, and what else a record has."""
+    """Log lines as JSON objects in ASCII, one a line: time, level, logger, message, and the event of a batch."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         facts = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
-        return json.dumps(facts | vars(record).get("event", {}), default=str)
+        return json.dumps(facts | {name: fact for name, fact in vars(record).items() if name == "event"}, default=str)
 
 
 def _log_to_stderr(kind: str, *, quiet: bool) -> None:

@@ -55,6 +55,7 @@ class Meters:
         gauges += [f"state.{name(state)}.{unit}" for state in self._graph.states for unit in OF_STATES]
         try:
             self._metrics = Metrics(SOURCE, gauges={*gauges}, counters={*self._counters, "failures"})
+            self.update()  # first: a total that was 0 in between would look like a counter that began again
             self._metrics.register()
         except Exception as error:  # a job runs without, too
             log.warning("the metrics of the job cannot be registered: %s", jvm.reason(error))

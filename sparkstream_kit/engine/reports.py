@@ -216,12 +216,12 @@ def _word(value: Any) -> str:
 
 
 def as_json(event: Event) -> dict[str, Any]:
-    """An event as JSON values: its fields, times in ISO 8601 and in UTC."""
+    """An event as JSON values: its type and fields, times in ISO 8601 and in UTC."""
     values = {f.name: getattr(event, f.name) for f in fields(event)}
     if isinstance(event, BatchDone):
         values |= {"records": event.records, "bytes": event.bytes}
         values["ranges"] = {name: _short(range_) for name, range_ in event.ranges.items()}
-    return {"event": type(event).__name__, **{name: _json(value) for name, value in values.items()}}
+    return {"type": type(event).__name__, **{name: _json(value) for name, value in values.items()}}
 
 
 def _json(value: Any) -> Any:

@@ -99,6 +99,15 @@ def test_a_job_publishes_its_figures(spark: SparkSession, tmp_path: Path) -> Non
     assert published() == {}
 
 
+def test_a_restart_never_shows_a_counter_that_began_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_ticks(counted(Heard()), tmp_path, [1])
+    seen = []
+    register = Metrics.register
+    monkeypatch.setattr(Metrics, "register", lambda self: (register(self), seen.append(published()["records"])))
+    with job(counted(Heard()), tmp_path):
+        assert seen == [3]
+
+
 def test_operate_md_lists_all_metrics(spark: SparkSession, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs/operate.md").read_text()
     rows = re.findall(r"^\| (`.*?) \| (counter|gauge) \|", page, re.MULTILINE)

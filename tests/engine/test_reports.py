@@ -317,8 +317,10 @@ def test_the_log_as_json_has_a_line_for_each_record_with_all_figures_of_a_batch(
     assert line.isascii() and "\n" not in line
     found = json.loads(line)
     assert found["message"] == "line\n\x1b[2J é"
-    assert (found["event"], found["n"], found["records"], found["bytes"]) == ("BatchDone", 1, 3, None)
-    assert found["sizes"] == {"rows": {"records": 3, "bytes": None}}
+    event = found["event"]
+    assert (event["type"], event["n"], event["records"], event["bytes"]) == ("BatchDone", 1, 3, None)
+    assert found["time"] != event["time"] == "2026-01-31T00:00:00.000+00:00"
+    assert event["sizes"] == {"rows": {"records": 3, "bytes": None}}
     try:
         raise ValueError("\x1b[2J")
     except ValueError:
@@ -328,7 +330,7 @@ def test_the_log_as_json_has_a_line_for_each_record_with_all_figures_of_a_batch(
 
 def test_every_event_is_json() -> None:
     for event in (JobStarted("file:/h", 0, 1), StepFailed(None, "source 'a'", "e", 0.5), JobFailed("e"), report()):
-        assert json.loads(json.dumps(reports.as_json(event)))["event"] == type(event).__name__
+        assert json.loads(json.dumps(reports.as_json(event)))["type"] == type(event).__name__
     assert events.JobStopped(1, drained=True) == JobStopped(1, drained=True)
 
 
