@@ -34,7 +34,7 @@ def test_what_a_job_logs_is_printable_its_tracebacks_included(
 ) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
-    job._log_to_stderr(quiet=False)
+    job._log_to_stderr("text", quiet=False)
     try:
         raise ValueError(EVIL)
     except ValueError:

@@ -489,7 +489,7 @@ def test_a_job_on_frames_writes_each_batch_and_is_refused_before_the_first_one(
     run_batches(job, [[("a",), ("b",)], [("a",)], []])
     assert rows_of(url, "hits") == [("a", 2), ("b", 1)]
     said = [record.getMessage() for record in caplog.records if "done in" in record.getMessage()]
-    assert [line.rpartition(", ")[2] for line in said] == ["sql:hits 2 rows", "sql:hits 1 rows"]
+    assert [line.rpartition(" ")[2] for line in said] == ["rows.sql:hits=2", "rows.sql:hits=1"]
     restart()
     with pytest.raises(
         OutputRefused, match="'hits' holds rows of the home [0-9a-f]{32}, and this is the home [a-f0-9]"
