@@ -46,6 +46,7 @@ class Stream:
     """Receives the function that an output passes to for_each_batch."""
 
     write: Write
+    rejects = False
 
     def for_each_batch(self, write: Write, **_: Any) -> None:
         self.write = write
