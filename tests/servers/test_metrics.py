@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import psycopg
 import pytest
 
 from tests.servers.conftest import Graphite, Postgres, Prometheus, free_port, installed
+from tests.support.supervisor import wait_until
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -58,19 +58,20 @@ def targets(name: str, field: str) -> list[Any]:
     ]
 
 
-def eventually(found: Callable[[], Any], what: str | Callable[[], str], seconds: float = 60) -> Any:
+def eventually(found: Callable[[], Any], what: str) -> Any:
     """What is found at last; a server that does not answer yet has found nothing."""
-    last: object = None
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    last: Any = None
+
+    def holds() -> Any:
+        nonlocal last
         try:
-            if last := found():
-                return last
-        except (urllib.error.URLError, ConnectionError, psycopg.errors.UndefinedTable) as error:
-            last = error
-        time.sleep(0.2)
-    said = what if isinstance(what, str) else what()
-    pytest.fail(f"not within {seconds:.0f} s: {said}; the last answer was {last!r}")
+            last = found()
+        except (urllib.error.URLError, ConnectionError, psycopg.errors.UndefinedTable):
+            last = None
+        return last
+
+    wait_until(holds, f"there is {what}")
+    return last
 
 
 def job_command(folder: Path, graphite: Graphite, database: str, ui: int) -> list[str]:
@@ -122,9 +123,7 @@ def running(graphite: Graphite, postgres: Postgres) -> Iterator[Running]:
     prometheus = None
     try:
         prometheus = Prometheus(folder / "prometheus", quick_scrape(folder, ui))
-        eventually(
-            lambda: job.poll() is not None or prometheus.query("sparkstream_batch_number > 1"), log.read_text, 180
-        )
+        eventually(lambda: job.poll() is not None or prometheus.query("sparkstream_batch_number > 1"), "a second batch")
         assert job.poll() is None, log.read_text()
         yield Running(prometheus, graphite, database)
     finally:
