@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .lifecycle import stop_on_marker as stop_on_marker
     from .lifecycle import stop_when as stop_when
     from .listeners import listen as listen
+    from .page.server import serve_page as serve_page
     from .tracing import spans as spans
 
 __version__ = "0.1.0"
@@ -100,6 +101,7 @@ PUBLIC = {
     "stop_on_marker": "lifecycle",
     "stop_when": "lifecycle",
     "listen": "listeners",
+    "serve_page": "page.server",
     "spans": "tracing",
 }
 

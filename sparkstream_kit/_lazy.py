@@ -16,6 +16,8 @@ EXTRAS = {
     "redis": "redis",
     "rich": "console",
     "sqlalchemy": "sql",
+    "starlette": "page",
+    "uvicorn": "page",
 }
 """The extra of pyproject.toml that installs a library."""
 

@@ -134,11 +134,15 @@ docs/kafka.md has the versions, and what to do on a machine without access to a 
 """
 
 
+PARTS = {".py", ".properties", ".html", ".css", ".js"}
+"""Kinds of the files that the package consists of."""
+
+
 def archive(target: Path) -> None:
     """Write the package into a zip file, with the same bytes for the same sources."""
     package = Path(__file__).parent
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        for file in sorted([*package.rglob("*.py"), *package.rglob("*.properties")]):
+        for file in sorted(file for file in package.rglob("*") if file.suffix in PARTS):
             entry = zipfile.ZipInfo(str(Path(package.name) / file.relative_to(package)), (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(entry, file.read_bytes())

@@ -22,7 +22,7 @@ from typing import Protocol
 from pyspark import SparkConf
 from pyspark.streaming import StreamingContext
 
-from . import durations, outputs, sources, uris
+from . import _lazy, durations, outputs, sources, uris
 from .context import get_or_create
 from .engine import batches, progress
 from .engine.batches import engine_of
@@ -78,7 +78,7 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
 
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
     from_where = [uris.parse(text, sources) for text in options.source]
-    to_where = [uris.parse(text, outputs, named=True) for text in options.output or ["console:"]]
+    to_where = [uris.parse(text, outputs, named=True) for text in options.output or _default_outputs(options)]
     access_log.check_format(options.format)
     enough = _stop_after(options.stop_after)
     _log_to_stderr(options.log, quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))
@@ -89,8 +89,11 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
             raise UsageError(f"got --conf {setting}, expected --conf NAME=VALUE")
         conf.set(name, value)
 
+    page = _page(options.page)
+
     def build_all(ssc: StreamingContext) -> None:
         results: set[str] = set()
+        page(ssc)
         build(ssc, _Source(from_where, options.format), _job_output(to_where, results))
         wanted, has = {spec.name for spec in to_where}, ", ".join(sorted(results)) or "none"
         unknown = sorted(wanted - results - {""})
@@ -114,6 +117,19 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     engine = engine_of(ssc)
     assert engine is not None, "a job of main() has FrameStreams"
     return run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
+
+
+def _default_outputs(options: argparse.Namespace) -> list[str]:
+    return ["console:", "page:"] if options.page else ["console:"]
+
+
+def _page(address: str | None) -> Callable[[StreamingContext], object]:
+    """What serves the page that the command line asks for."""
+    if address is None:
+        return lambda ssc: None
+    server = _lazy.load(__package__, {"page.server": "."}, "page.server")
+    server.parse_address(address)
+    return lambda ssc: server.serve_page(ssc, address)
 
 
 def _report(error: KitError) -> int:
@@ -222,7 +238,7 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         default=[],
         metavar="[NAME=]KIND:...",
         help="where results go; with a NAME only the result of that name; two outputs of one kind for one result need "
-        "an option name= of their own, as in lines=json:/copy?name=copy (default: console:)",
+        "an option name= of their own, as in lines=json:/copy?name=copy (default: console:, with --page also page:)",
     )
     add(
         "--format",
@@ -268,6 +284,11 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         metavar="FILE",
         help="go on although bytes of this input file, or records of this Kafka topic, are gone that a batch needs; "
         "the home notes which",
+    )
+    add(
+        "--page",
+        metavar="[HOST:]PORT",
+        help="serve a live page of the job, with 8080 at http://127.0.0.1:8080/; --output page: shows results on it",
     )
     add(
         "--log",

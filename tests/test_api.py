@@ -94,6 +94,7 @@ OF_EXTRAS = {
     "console": (outputs, "_console", "console"),
     "delta": (outputs, "_delta", "delta"),
     "otel": (ss, "tracing", "spans"),
+    "page": (ss, "page.server", "serve_page"),
     "redis": (outputs, "_redis", "redis_hash"),
     "sql": (outputs, "_sql", "sql"),
 }

@@ -28,6 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"recovery"},
     {"aggregates", "workers"},
     {"engine"},
+    {"page"},
     {"frames"},
     {"sources", "transforms", "outputs"},
     {"context", "lifecycle", "listeners", "tracing"},
@@ -51,6 +52,7 @@ EXTRAS = {
     "sparkstream_kit.outputs._sql_staging": "sqlalchemy psycopg",
     "sparkstream_kit.outputs._sql_types": "sqlalchemy",
     "sparkstream_kit.pytest_plugin": "pytest",
+    "sparkstream_kit.page.server": "starlette uvicorn",
     "sparkstream_kit.tracing": "opentelemetry",
     "sparkstream_kit.workers": "pyarrow",
 }

@@ -84,7 +84,8 @@ class Engine:
         self.stopping = threading.Event()
         """Set when a stop is requested: only what receivers brought is still planned, and retries do not wait."""
         self._ssc, self._lease = ssc, lease
-        self._limit, self._drain, self._retry_for = max_per_batch, drain, retry_for
+        self._limit, self._retry_for = max_per_batch, retry_for
+        self.is_draining = drain
         self._rate = RateController(graph.interval / 1000)
         self._rates: surgery.InputRates | None = None
         self._read = 0
@@ -107,7 +108,7 @@ class Engine:
         _live, self._ssc = self, ssc
         if self.graph.received:
             self._checkpoints = Checkpoints(self.graph.home / "checkpoint", self.graph.interval)
-        if not self._drain:
+        if not self.is_draining:
             self.graph.log.end_drain()  # left by a drain that was interrupted
         try:
             self._rates = surgery.InputRates(ssc)
@@ -235,7 +236,7 @@ class Engine:
         if not self.graph.log.is_done(last.n):
             log.info("finishing batch %d of an earlier run", last.n)
             self._run(last)
-        if self._drain:
+        if self.is_draining:
             if not self.drained.is_set():
                 self._drain_sources(time)
         elif self._is_superseded(time):
@@ -518,7 +519,8 @@ class Engine:
 
     def _compact(self) -> None:
         log_ = self.graph.log
-        log_.compact(self.graph.replayable_from())
+        replayable_from = self.graph.replayable_from()
+        log_.compact(replayable_from, self.reports.until(replayable_from))
         for name, source in self.graph.sources.items():
             source.commit(log_.compacted_to.end_offsets.get(name))
 

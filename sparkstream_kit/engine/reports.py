@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 LONGEST = 1000
 """Characters of an offset range in a line of the log."""
 
+HISTORY = 200
+"""Batches that are remembered, also across restarts: as many as a page shows side by side."""
+
 PHASES = ("plan", "prepare", "outputs", "states", "snapshots")
 
 
@@ -32,6 +35,8 @@ class Reports:
     def __init__(self, graph: Graph):
         self._graph = graph
         self.totals = Counter[str](_totals(graph))
+        self.history = deque[dict[str, Any]](_history(graph), maxlen=HISTORY)
+        """The newest batches in short, those of earlier runs included."""
         self.failures = 0
         """Tries of steps that failed in this process."""
         self.retries = Counter[str]()
@@ -103,6 +108,7 @@ class Reports:
             states=self._states,
             totals=dict(self.totals),
         )
+        self.history.append(brief(self.last))
         return self.last
 
     def share(self, start: Mapping[str, Any], now: Mapping[str, Any], end: Mapping[str, Any]) -> float | None:
@@ -144,7 +150,11 @@ class Reports:
 
     def note(self) -> str:
         """What is kept of a batch beside its done mark."""
-        return json.dumps({"totals": self.totals})
+        return json.dumps({"totals": self.totals, "batch": self.history[-1]})
+
+    def until(self, n: int) -> list[dict[str, Any]]:
+        """The history up to batch n."""
+        return [batch for batch in self.history if batch["n"] <= n]
 
 
 def _totals(graph: Graph) -> dict[str, int]:
@@ -155,6 +165,32 @@ def _totals(graph: Graph) -> dict[str, int]:
         return {str(name): int(total) for name, total in noted.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def _history(graph: Graph) -> list[dict[str, Any]]:
+    """The batches of which the log has a note; those of earlier versions are left out."""
+    log = graph.log
+    found = log.history()
+    for entry in log.after(log.compacted_to.n):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            found.append(json.loads(log.note(entry.n))["batch"])
+    return [batch for batch in found if isinstance(batch, dict) and batch.get("n") in range(1, log.last.n + 1)]
+
+
+def brief(report: BatchDone) -> dict[str, Any]:
+    """A batch as few JSON values, for a history; times are seconds since 1970."""
+    return {
+        "n": report.n,
+        "time": report.time.timestamp(),
+        "ended": round(report.ended, 3),
+        "seconds": round(report.seconds, 3),
+        "delay": round(report.delay, 3),
+        "records": report.records,
+        "bytes": report.bytes,
+        "rejected": report.rejected,
+        "retries": sum(report.retries.values()),
+        "phases": {name: round(seconds, 3) for name, seconds in report.phases.items()},
+    }
 
 
 def tell(graph: Graph, event: Event) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._files import parquet as parquet
     from ._files import text as text
     from ._kafka import kafka as kafka
+    from ._page import page as page
     from ._redis import redis_counter as redis_counter
     from ._redis import redis_hash as redis_hash
     from ._redis import redis_ranking as redis_ranking
@@ -27,6 +28,7 @@ URIS = {
     "delta": "_delta",
     "json": "_files",
     "kafka": "_kafka",
+    "page": "_page",
     "parquet": "_files",
     "redis_counter": "_redis",
     "redis_hash": "_redis",

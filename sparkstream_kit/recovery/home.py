@@ -12,6 +12,7 @@ skipped/        input of batches that an operator set aside
 rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
+page/           the token of the live page, if it has one
 ticks/          always empty: the stream on it ticks without data
 RUNNING         delete it to stop the job gracefully
 STOPPED         the last run stopped gracefully; if both are missing, a stop is pending

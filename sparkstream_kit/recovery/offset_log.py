@@ -1,9 +1,10 @@
 """The offset log: which input belongs to which batch, written before any output of the batch.
 
     offsets/<n>             entry n: recorded time, offset range of each source, epoch of the lease that wrote it
-    offsets/<n>.done        all outputs of batch n are written; its text is a note, such as the totals so far
+    offsets/<n>.done        all outputs of batch n are written; its text is a note of the batch and the totals so far
     offsets/<n>.skipped     why an operator set the input of batch n aside
-    offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed
+    offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed, with a short
+                            history of these batches
     offsets/drain           the end offsets of a drain, from its start until it has reached them
     offsets/resets          when the clock was reset, and after which batch: no earlier one is read with a later time
 
@@ -17,8 +18,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from ..contracts import Offset, OffsetRange
 from ..errors import Fenced, HomeDamaged
@@ -173,6 +175,13 @@ class OffsetLog:
         except FileNotFoundError:
             return ""
 
+    def history(self) -> list[Any]:
+        """What the last compaction kept of the batches before; nothing if an earlier version wrote it."""
+        try:
+            return list(json.loads(storage.read(f"{self._root}/{self._first}.compacted")).get(_HISTORY, []))
+        except FileNotFoundError:
+            return []
+
     def skip(self, n: int, why: str) -> None:
         """Set the input of a batch aside: it runs without."""
         storage.write(f"{self._root}/{n}.skipped", why)
@@ -226,11 +235,11 @@ class OffsetLog:
                 "backup, or start with a new home"
             ) from None
 
-    def compact(self, n: int) -> None:
-        """Remove the entries up to n if it is done; the end offsets of their sources are kept."""
+    def compact(self, n: int, history: Sequence[Any] = ()) -> None:
+        """Remove the entries up to n if it is done; the end offsets of their sources are kept, with a history."""
         if n <= self._first or not self.is_done(n):
             return
-        kept = {**asdict(self._entries[n]), _NOTE: self.note(n)}
+        kept = {**asdict(self._entries[n]), _NOTE: self.note(n), _HISTORY: list(history)}
         storage.write(f"{self._root}/{n}.compacted", json.dumps(kept))
         covered = [name for name in storage.names(self._root) if _is_covered(name, n)]
         unfinished = [name for name in storage.hidden(self._root) if _is_covered(name[1:].rpartition(".")[0], n)]
@@ -269,6 +278,8 @@ _RESETS = "resets"
 
 _NOTE = "note"
 """In a compacted entry: what its done mark said."""
+
+_HISTORY = "history"
 
 
 def _compacted_to(names: list[str]) -> int:

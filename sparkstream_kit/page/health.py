@@ -1,0 +1,77 @@
+"""How a job is, in one word and one sentence, from its newest batches. The thresholds are those of the alert rules
+in conf/prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+STALLED_AFTER = 120
+"""Seconds without progress after which a job is stalled, or ten batch intervals if those are longer."""
+
+MOST_REJECTED = 0.05
+"""Share of rejected records above which the format is likely to be wrong."""
+
+RECENT = 20
+"""Batches over which the share of rejected records is taken."""
+
+SLOW = 5
+"""A job is slow if this many batches in a row took longer than the interval."""
+
+Level = Literal["good", "warn", "bad", "off"]
+
+
+class Health(NamedTuple):
+    """What to show."""
+
+    state: str
+    """One word: starting, running, draining, slow, rejecting, retrying, stalled, failed or stopped."""
+    level: Level
+    reason: str
+
+
+def health(batches: Sequence[Mapping[str, Any]], *, interval: float, idle: float, failing: str = "") -> Health:
+    """The health of a job that runs.
+
+    `batches` is its history, newest last, `idle` the time in seconds since a batch was done or there was nothing to do,
+    and `failing` says what is tried again.
+
+    >>> done = {"n": 7, "seconds": 0.41, "delay": 0.9, "records": 100, "rejected": 0}
+    >>> health([done], interval=2, idle=0.5)
+    Health(state='running', level='good', reason='batch 7 took 0.41 s of an interval of 2 s')
+    >>> health([{**done, "rejected": 30}], interval=2, idle=0.5).reason
+    '30 % of the records of the newest batches are rejected: does the input have another format?'
+    """
+    if idle > max(STALLED_AFTER, 10 * interval):
+        more = f", as {failing}" if failing else ": the batch hangs, or is too large"
+        return Health("stalled", "bad", f"no progress for {idle:.0f} s{more}")
+    if failing:
+        return Health("retrying", "bad", failing)
+    if not batches:
+        return Health("running", "good", "waiting for the first batch")
+    last, newest = batches[-1], batches[-SLOW:]
+    late = [batch for batch in newest if batch["seconds"] > interval]
+    is_later = last["delay"] > 5 * interval and last["delay"] > newest[0]["delay"]
+    if len(late) == SLOW or is_later:
+        mean = sum(batch["seconds"] for batch in newest) / len(newest)
+        return Health(
+            "slow",
+            "warn",
+            f"batches take {mean:.2g} s, with an interval of {interval:g} s, and are done {last['delay']:.0f} s late: "
+            "more arrives than is processed",
+        )
+    share = rejected_share(batches[-RECENT:])
+    if share > MOST_REJECTED:
+        return Health(
+            "rejecting",
+            "warn",
+            f"{100 * share:.0f} % of the records of the newest batches are rejected: does the input have another "
+            "format?",
+        )
+    return Health("running", "good", f"batch {last['n']} took {last['seconds']:.2f} s of an interval of {interval:g} s")
+
+
+def rejected_share(batches: Sequence[Mapping[str, Any]]) -> float:
+    """The share of rejected records, 0 to 1; 0 if nothing is known."""
+    records = sum(batch["records"] or 0 for batch in batches)
+    return sum(batch["rejected"] or 0 for batch in batches) / records if records else 0.0
