@@ -36,6 +36,9 @@ MOST_ROWS = 1000
 POINTS = 300
 """Points of a line."""
 
+LINES = 8
+"""Lines of one chart: as many as the page has strokes that can be told apart."""
+
 LARGEST = 2**53
 """JavaScript's numbers are exact up to here."""
 
@@ -59,9 +62,9 @@ def page(
     table    the first `rows` rows of the newest batch
     latest   the newest `rows` rows, of whichever batch: for alerts, and what is rare; so are rejected lines shown
     bar      a bar for each of the first `rows` rows: the column `value`, named by the column `by`
-    line     over time, a line for each value of the column `by` with the column `value`, at most `rows` lines; without
-             `by`, for each column with numbers of the one row. The last 300 points are kept. `x` is a column with times
-             for streams by event time; without it a point is at the recorded time of its batch
+    line     over time, a line for each value of the column `by` with the column `value`; without `by`, one for each
+             column with numbers of the one row. The 8 largest lines are drawn, each with its last 300 points. `x` is a
+             column with times for streams by event time; without it a point is at the recorded time of its batch
 
     Unless they are named, `value` is the first column with numbers that is not `by`, and `by` the first column of a
     bar, and of a line the first that has neither numbers nor times.
@@ -218,9 +221,9 @@ class _Panel:
         largest = sorted(totals, key=lambda label: -totals[label])
         lines = [
             {"label": printable(label), "values": [values.get(label) for values in self._points.values()]}
-            for label in sorted(largest[: self.rows])
+            for label in sorted(largest[:LINES])
         ]
-        return {"x": list(self._points), "lines": lines, "cut": len(largest) > self.rows}
+        return {"x": list(self._points), "lines": lines, "cut": len(largest) > LINES}
 
 
 def _kind(type_: DataType) -> str:

@@ -4,6 +4,7 @@ in conf/prometheus."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 STALLED_AFTER = 120
@@ -30,16 +31,18 @@ class Health(NamedTuple):
     reason: str
 
 
-def health(batches: Sequence[Mapping[str, Any]], *, interval: float, idle: float, failing: str = "") -> Health:
+def health(
+    batches: Sequence[Mapping[str, Any]], *, interval: float, now: float, idle: float, failing: str = ""
+) -> Health:
     """The health of a job that runs.
 
-    `batches` is its history, newest last, `idle` the time in seconds since a batch was done or there was nothing to do,
-    and `failing` says what is tried again.
+    `batches` is its history, newest last; `now` is in seconds since 1970, `idle` the time in seconds since a batch was
+    done or there was nothing to do, and `failing` says what is tried again.
 
-    >>> done = {"n": 7, "seconds": 0.41, "delay": 0.9, "records": 100, "rejected": 0}
-    >>> health([done], interval=2, idle=0.5)
+    >>> done = {"n": 7, "ended": 1000, "seconds": 0.41, "delay": 0.9, "records": 100, "rejected": 0}
+    >>> health([done], interval=2, now=1001, idle=0.5)
     Health(state='running', level='good', reason='batch 7 took 0.41 s of an interval of 2 s')
-    >>> health([{**done, "rejected": 30}], interval=2, idle=0.5).reason
+    >>> health([{**done, "rejected": 30}], interval=2, now=1001, idle=0.5).reason
     '30 % of the records of the newest batches are rejected: does the input have another format?'
     """
     if idle > max(STALLED_AFTER, 10 * interval):
@@ -52,14 +55,13 @@ def health(batches: Sequence[Mapping[str, Any]], *, interval: float, idle: float
     last, newest = batches[-1], batches[-SLOW:]
     late = [batch for batch in newest if batch["seconds"] > interval]
     is_later = last["delay"] > 5 * interval and last["delay"] > newest[0]["delay"]
-    if len(late) == SLOW or is_later:
-        mean = sum(batch["seconds"] for batch in newest) / len(newest)
-        return Health(
-            "slow",
-            "warn",
-            f"batches take {mean:.2g} s, with an interval of {interval:g} s, and are done {last['delay']:.0f} s late: "
-            "more arrives than is processed",
+    has_caught_up = now - last["ended"] > 3 * max(interval, last["seconds"])
+    if (len(late) == SLOW or is_later) and not has_caught_up:
+        took = median(batch["seconds"] for batch in newest)
+        more = (
+            f"and are done {last['delay']:.0f} s after their time, later and later" if is_later else "all of the last 5"
         )
+        return Health("slow", "warn", f"batches take {took:.1f} s of an interval of {interval:g} s, {more}")
     share = rejected_share(batches[-RECENT:])
     if share > MOST_REJECTED:
         return Health(
@@ -68,6 +70,8 @@ def health(batches: Sequence[Mapping[str, Any]], *, interval: float, idle: float
             f"{100 * share:.0f} % of the records of the newest batches are rejected: does the input have another "
             "format?",
         )
+    if has_caught_up:
+        return Health("running", "good", f"there is nothing new after batch {last['n']}")
     return Health("running", "good", f"batch {last['n']} took {last['seconds']:.2f} s of an interval of {interval:g} s")
 
 

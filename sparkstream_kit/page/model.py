@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..engine import batches
+from ..engine import batches, clocks
 from ..engine.graph import Graph
 from ..engine.reports import HISTORY, brief
 from ..events import BatchDone, Event, JobFailed, JobStarted, JobStopped, StepFailed
@@ -65,7 +65,8 @@ class Page:
         if engine.is_draining and history and not failing:
             return Health("draining", "good", f"batch {history[-1]['n']} took {history[-1]['seconds']:.2f} s")
         idle = time.monotonic() - engine.reports.progressed
-        return health(history, interval=self._graph.interval / 1000, idle=idle, failing=failing)
+        interval, now = self._graph.interval / 1000, clocks.machine_clock() / 1000
+        return health(history, interval=interval, now=now, idle=idle, failing=failing)
 
     def _reason(self, since: float) -> str:
         """What has failed since the job went on last."""

@@ -153,9 +153,10 @@ def test_a_line_by_event_time_has_its_points_in_order_each_with_its_newest_value
     assert found["lines"] == [{"label": "a", "values": [2, 3]}, {"label": "b", "values": [None, 4]}]
 
 
-def test_only_the_largest_lines_are_drawn(tmp_path: Path) -> None:
+def test_only_the_largest_lines_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparkstream_kit.outputs._page.LINES", 2)
     batches = [[("a", 1), ("b", 9)], [("c", 5), ("a", 1)]]
-    found = shown(batches, "k string, v int", tmp_path, show="line", rows=2)
+    found = shown(batches, "k string, v int", tmp_path, show="line")
     assert ([line["label"] for line in found["lines"]], found["cut"]) == (["b", "c"], True)
 
 

@@ -11,9 +11,12 @@ from sparkstream_kit.page.health import MOST_REJECTED, STALLED_AFTER, health
 ALERTS = (Path(__file__).parents[2] / "conf" / "prometheus" / "alerts.yml").read_text()
 
 
+NOW = 1_800_000_000
+
+
 def several(*facts: dict[str, Any]) -> list[dict[str, Any]]:
     """A history of batches, each with what is different about it."""
-    usual = {"seconds": 0.4, "delay": 0.9, "records": 100, "rejected": 0}
+    usual = {"ended": NOW - 1, "seconds": 0.4, "delay": 0.9, "records": 100, "rejected": 0}
     return [{"n": n, **usual, **fact} for n, fact in enumerate(facts, 1)]
 
 
@@ -29,6 +32,8 @@ def several(*facts: dict[str, Any]) -> list[dict[str, Any]]:
         ("running", several({"delay": 50}, {"delay": 40}), 1, ""),
         ("running", several({"rejected": 5}), 1, ""),
         ("slow", several(*[{"seconds": 3}] * 5), 1, ""),
+        ("running", several(*[{"seconds": 3, "ended": NOW - 10}] * 5), 1, ""),
+        ("running", several({}, {"delay": 11, "ended": NOW - 7}), 1, ""),
         ("slow", several({}, {"delay": 5}, {"delay": 11}), 1, ""),
         ("rejecting", several({"rejected": 6}), 1, ""),
         ("rejecting", several(*[{"rejected": 80}] * 20), 1, ""),
@@ -40,14 +45,14 @@ def several(*facts: dict[str, Any]) -> list[dict[str, Any]]:
     ],
 )
 def test_the_health_of_a_job(state: str, batches: list[dict[str, Any]], idle: float, failing: str) -> None:
-    found = health(batches, interval=2, idle=idle, failing=failing)
+    found = health(batches, interval=2, now=NOW, idle=idle, failing=failing)
     assert found.state == state
     assert failing in found.reason
 
 
 def test_a_job_with_a_long_interval_has_more_time() -> None:
-    assert health([], interval=60, idle=599).state == "running"
-    assert health([], interval=60, idle=601).state == "stalled"
+    assert health([], interval=60, now=NOW, idle=599).state == "running"
+    assert health([], interval=60, now=NOW, idle=601).state == "stalled"
 
 
 def test_the_thresholds_are_those_of_the_alert_rules() -> None:
