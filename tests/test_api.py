@@ -39,6 +39,7 @@ def test_the_top_level_is() -> None:
         ),
         *(
             "running_sum",
+            "serve_page",
             "settings",
             "sources",
             "spans",
@@ -55,7 +56,18 @@ def test_the_top_level_is() -> None:
 def test_the_sources_outputs_and_transforms_are() -> None:
     assert sorted(sources.__all__) == ["event_hubs", "files", "generator", "iot_hub", "kafka", "socket"]
     assert sorted(outputs.__all__) == [
-        *("console", "delta", "json", "kafka", "parquet", "redis_counter", "redis_hash", "redis_ranking", "rejected"),
+        *(
+            "console",
+            "delta",
+            "json",
+            "kafka",
+            "page",
+            "parquet",
+            "redis_counter",
+            "redis_hash",
+            "redis_ranking",
+            "rejected",
+        ),
         *("sql", "sql_table", "text", "webhook"),
     ]
     assert sorted(transforms.__all__) == [

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
 from sparkstream_kit.job import JobOutput, JobSource, main
+from sparkstream_kit.page import server
 
 
 def build(ssc: StreamingContext, source: JobSource, output: JobOutput) -> None:
@@ -166,6 +167,17 @@ def test_it_says_that_it_runs_and_where_it_goes_on(run, tmp_path: Path, caplog: 
         assert f"running: a batch interval of 200ms, {last}, home file:{tmp_path}/home" in caplog.text
 
 
+def test_with_a_page_and_no_outputs_every_result_is_on_it(drain) -> None:
+    assert drain("--page", "0")[0] == 0
+    (found,) = server._servers()
+    panels = found.page.since(0)[1]["panels"]
+    assert [(panel["name"], panel["show"], len(panel["rows"])) for panel in panels] == [
+        ("lines", "table", 1),
+        ("lengths", "table", 5),
+    ]
+    assert found.page.health().state == "stopped"
+
+
 def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path: Path) -> None:
     home = ("--home", f"{tmp_path}/home", "--output", f"json:{tmp_path}/out")
     code, _ = run("--source", "generator:?rate=100", *home, "--batch-interval", "200ms", "--stop-after", "2batches")
@@ -194,6 +206,11 @@ def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path
             "error: got %Z in the format, which is not a directive",
         ),
         (["--source", "generator:?count=1", "--conf", "spark.x"], "error: got --conf spark.x, expected"),
+        (["--source", "generator:?count=1", "--page", "80a"], "error: got the address '80a' for the page, expected a"),
+        (
+            ["--source", "generator:?count=1", "--output", "page:"],
+            "error: the output page: needs a page: start the job with --page 8080",
+        ),
         ([], "error: the job needs one --source, got none"),
         (
             ["--source", "a=generator:", "--source", "b=generator:"],
@@ -221,6 +238,8 @@ def test_help_shows_what_the_job_says_of_itself_and_every_kind(capsys: pytest.Ca
         "files:PATH?glob=...",
         "generator:",
         "socket:HOST:PORT",
+        "--page [HOST:]PORT",
+        "page:?show=table|latest|line|bar&rows=...&by=...&value=...&x=...",
         "json:DIRECTORY",
         "console:",
         "--format NAME|STRING",

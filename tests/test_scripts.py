@@ -50,7 +50,7 @@ class Project:
         self.log = folder / "log"
         shutil.copytree(SCRIPTS, self.root / "scripts")
         (self.root / "pyproject.toml").write_text(
-            "[project.optional-dependencies]\nconsole = []\nsql = []\ntest = []\n"
+            "[project.optional-dependencies]\nconsole = []\npage = []\nsql = []\ntest = []\n"
         )
         (self.root / "constraints.txt").touch()
         self.bin.mkdir()
@@ -270,7 +270,16 @@ def test_another_spark_on_the_machine_does_not_interfere(with_python: Project) -
 @pytest.mark.parametrize("fails", ["nothing", "-m slow"])
 def test_a_test_run_ends_with_the_seconds_and_tests_of_each_suite(with_python: Project, fails: str) -> None:
     with_python.java("java", "17", on_path=True)
-    for program in ("mvn", "postgres", "redis-server", "logrotate", "promtool", "carbon-cache", "graphite-manage"):
+    for program in (
+        "mvn",
+        "postgres",
+        "redis-server",
+        "logrotate",
+        "promtool",
+        "carbon-cache",
+        "graphite-manage",
+        "chromium",
+    ):
         with_python.executable(with_python.bin / program, "#!/usr/bin/env bash\n")
     with_python.executable(with_python.bin / "spark-submit", "#!/usr/bin/env bash\n")
     command = [BASH, str(with_python.root / "scripts" / "test")]

@@ -72,7 +72,7 @@ def page(
     Guarantee: at least once, and nothing lasts: after a restart a result is shown with its next batch. Text is shown as
     text, whatever is in it, up to 500 characters; control characters are written as repr does. Times are in UTC.
 
-    Raises UsageError if the job has no page, for columns that the stream does not have or that are no numbers, and for
+    Raises UsageError if the job has no page, for columns that the stream does not have or that have no numbers, and for
     `rows` beyond 1000.
 
     Cost: grows with `rows`: a Spark job of its own for each batch.

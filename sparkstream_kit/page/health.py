@@ -58,10 +58,9 @@ def health(
     has_caught_up = now - last["ended"] > 3 * max(interval, last["seconds"])
     if (len(late) == SLOW or is_later) and not has_caught_up:
         took = median(batch["seconds"] for batch in newest)
-        more = (
-            f"and are done {last['delay']:.0f} s after their time, later and later" if is_later else "all of the last 5"
-        )
-        return Health("slow", "warn", f"batches take {took:.1f} s of an interval of {interval:g} s, {more}")
+        late_by = f"batches are done {last['delay']:.0f} s after their time, later and later, and take"
+        what = late_by if is_later else f"the last {SLOW} batches were longer than the interval, and took"
+        return Health("slow", "warn", f"{what} {took:.1f} s of {interval:g} s")
     share = rejected_share(batches[-RECENT:])
     if share > MOST_REJECTED:
         return Health(

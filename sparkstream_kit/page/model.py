@@ -29,8 +29,8 @@ class Page:
         self._parts: dict[str, tuple[int, Any]] = {}
         self._batches: dict[int, tuple[int, dict[str, Any]]] = {}
         self._panels: dict[str, tuple[int, dict[str, Any]]] = {}
-        self._failing: dict[str, tuple[float, StepFailed]] = {}
-        self._tries: dict[str, int] = {}
+        self._failing: dict[str, tuple[int, float, StepFailed]] = {}
+        """How often each step has failed in this batch, and when it did last."""
         self._errors: dict[str, str] = {}
         """The last error of each output."""
         self._last: Health | None = Health("starting", "off", "the job has not started its batches yet")
@@ -56,11 +56,12 @@ class Page:
     def health(self) -> Health:
         """How the job is now."""
         engine = batches.live()
-        if self._last is not None or engine is None:
+        if self._last is not None or engine is None or engine.graph is not self._graph:
             return self._last or Health("stopped", "off", "the job has ended")
         if engine.stopping.is_set():
             return Health("stopping", "off", "a stop was requested: the batch that runs is finished first")
-        history = [batch for _, batch in list(self._batches.values())]
+        with self._lock:
+            history = [batch for _, batch in self._batches.values()]
         failing = self._reason(engine.reports.progressed)
         if engine.is_draining and history and not failing:
             return Health("draining", "good", f"batch {history[-1]['n']} took {history[-1]['seconds']:.2f} s")
@@ -70,11 +71,10 @@ class Page:
 
     def _reason(self, since: float) -> str:
         """What has failed since the job went on last."""
-        for step, (at, event) in list(self._failing.items()):
-            if at < since:
-                continue
-            batch = f"batch {event.n}: " if event.n else ""
-            return f"{batch}the {step} failed {_times(self._tries[step])} and is tried again ({event.error})"
+        for step, (tries, at, event) in self._failing.items():
+            if at >= since:
+                batch = f"batch {event.n}: " if event.n else ""
+                return f"{batch}the {step} failed {_times(tries)} and is tried again ({event.error})"
         return ""
 
     # --- what changes
@@ -110,8 +110,9 @@ class Page:
         elif isinstance(event, BatchDone):
             self._done(event)
         elif isinstance(event, StepFailed):
-            self._failing[event.step] = (time.monotonic(), event)
-            self._tries[event.step] = self._tries.get(event.step, 0) + 1
+            tries, _, _ = self._failing.get(event.step, (0, 0.0, event))
+            # replaced and not changed, as another thread reads it
+            self._failing = {**self._failing, event.step: (tries + 1, time.monotonic(), event)}
             self._errors[event.step] = event.error
             self._set_outputs({}, {})
         elif isinstance(event, JobFailed):
@@ -134,8 +135,7 @@ class Page:
         self._last = None
 
     def _done(self, event: BatchDone) -> None:
-        self._failing.clear()
-        self._tries.clear()
+        self._failing = {}
         self._add([brief(event)])
         self._set("totals", {name: event.totals.get(name, 0) for name in TOTALS})
         names = dict.fromkeys([*event.lags, *event.sizes])

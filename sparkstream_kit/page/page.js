@@ -42,9 +42,6 @@ function svg(tag, attributes, ...children) {
   return element;
 }
 
-/** How a text may wrap: a short one is easier to read in one line, and a long word must not widen the page. */
-const wrap = (text) => (text.length > 24 ? "long" : "short");
-
 /** Change a text only if it is another: screen readers announce what changes. */
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -183,10 +180,10 @@ function health() {
 
 function drawTiles() {
   const { records, rejected, batches, retries } = known.totals ?? {};
-  const tile = (name, text, detail = "") =>
-    find(`[data-tile=${name}]`).replaceChildren(text, ...(detail ? [" ", html("small", {}, detail)] : []));
-  tile("records", number(records));
-  tile("rejected", number(rejected), records && isNumber(rejected) ? percent(rejected / records) : "");
+  const tile = (name, ...content) => find(`[data-tile=${name}]`).replaceChildren(...content);
+  const short = (value) => (value < 1e8 || !isNumber(value) ? number(value) : compact.format(value)); // fits on phones
+  tile("records", short(records));
+  tile("rejected", short(rejected), " ", html("small", {}, records ? percent(rejected / records) : ""));
   tile("batches", number(batches));
   tile("rate", rate(known.batches));
   tile("delay", duration(known.batches.at(-1)?.delay));
@@ -261,12 +258,11 @@ function drawRecords(chart, batches, slots, width) {
   const y = scale(0, high, PLOT.bottom, PLOT.top);
   const bars = slots(({ records, rejected }, x, slot) => {
     const top = y(records ?? 0);
-    const middle = rejected ? Math.min(Math.max(y(records - rejected), top + 3), PLOT.bottom) : top; // 3 px can be seen
-    const accepted = bar("accepted", x, slot, middle, PLOT.bottom);
-    if (!rejected) return [accepted];
-    const part = bar("rejected", x + 0.5, slot - 1, top, middle);
-    part.setAttribute("fill", "url(#hatch)");
-    return [accepted, part];
+    if (!rejected) return [bar("accepted", x, slot, top, PLOT.bottom)];
+    const middle = Math.min(Math.max(y(records - rejected), top + 3), PLOT.bottom); // even a few can be seen
+    const hatched = bar("rejected", x + 0.5, slot - 1, top, middle);
+    hatched.setAttribute("fill", "url(#hatch)");
+    return [bar("accepted", x, slot, middle, PLOT.bottom), hatched];
   });
   resized(chart, width, PLOT.bottom + 4, ...grid(y, 0, high, width), ...bars);
   chart.ariaLabel = `Records of each batch. The newest: ${inWords(batches.at(-1))}`;
@@ -320,17 +316,24 @@ function chooseByKey({ key }) {
   if (!step) return;
   const shown = [...document.querySelectorAll("#records .batch")].map((slot) => Number(slot.dataset.n));
   const at = chosen === null ? shown.length - 1 : shown.indexOf(chosen) + step;
-  choose(shown[Math.min(Math.max(at, 0), shown.length - 1)]);
+  choose(shown.at(Math.min(Math.max(at, 0), shown.length - 1)));
 }
 
 // --- tables
 
-function row(header, ...cells) {
-  return html("tr", {}, html("th", { scope: "row", className: wrap(header) }, header),
-    ...cells.map((text) => html("td", { className: "number" }, text)));
+/** A cell; a short text is in one line, and of one that is very long the end may be seen in the tooltip only. */
+function cell(tag, { side = "", ...properties }, text) {
+  const className = `${side} ${text.length > 24 ? "long" : "short"}`;
+  return html(tag, { className, ...properties }, html("div", { title: text.length > 100 ? text : "" }, text));
 }
 
-const fill = (table, rows) => find(`${table} tbody`).replaceChildren(...(rows.length ? rows : [row("–")]));
+function row(header, ...figures) {
+  return html("tr", {}, cell("th", { scope: "row" }, header),
+    ...figures.map((text) => cell("td", { side: "number" }, text)));
+}
+
+const errorRow = (error) => html("tr", { className: "error" }, cell("td", { colSpan: 4 }, `▲ last error: ${error}`));
+const fill = (selector, rows) => find(`${selector} tbody`).replaceChildren(...(rows.length ? rows : [row("–")]));
 
 function drawTables() {
   fill("#sources", known.sources.map((source) =>
@@ -347,10 +350,6 @@ function waiting({ lag_records: records, lag_bytes: bytes }) {
   return records == null && bytes != null ? size(bytes) : number(records) + (bytes ? ` (${size(bytes)})` : "");
 }
 
-function errorRow(error) {
-  return html("tr", { className: "error" }, html("td", { colSpan: 4, className: "long" }, `▲ last error: ${error}`));
-}
-
 // --- results
 
 const views = new Map(); // of each panel its elements, and what is drawn in them
@@ -359,19 +358,16 @@ function drawPanels() {
   const names = known.order?.filter((name) => known.panels.has(name)) ?? [...known.panels.keys()];
   find("#results .empty").hidden = names.length > 0 || !known.job;
   for (const name of names) if (!views.has(name)) views.set(name, newView(name));
-  const articles = names.map((name) => views.get(name).article);
-  const shown = find(".panels");
-  if (articles.some((article, i) => article !== shown.children[i]) || articles.length !== shown.children.length) {
-    shown.replaceChildren(...articles);
-  }
+  const [articles, shown] = [names.map((name) => views.get(name).article), find(".panels")];
+  const isSame = articles.length === shown.children.length && articles.every((one, i) => one === shown.children[i]);
+  if (!isSame) shown.replaceChildren(...articles); // which loses the focus and what is scrolled
   for (const name of names) drawPanel(views.get(name), known.panels.get(name));
 }
 
 function newView(name) {
   const when = html("span", { className: "quiet" });
   const body = html("div", { className: "scroll", role: "group", ariaLabel: name });
-  const article = html("article", { className: "panel" },
-    html("header", {}, html("h3", {}, name), when), body);
+  const article = html("article", { className: "panel" }, html("header", {}, html("h3", {}, name), when), body);
   article.dataset.name = name;
   return { article, when, body, panel: null, width: 0 };
 }
@@ -383,46 +379,42 @@ function drawPanel(view, panel) {
   view.article.dataset.show = panel.show;
   view.body.tabIndex = panel.show === "line" ? -1 : 0; // whatever may scroll does so by keyboard, too
   view.article.classList.toggle("wide", (panel.columns?.length ?? 0) > 6);
-  const isEmpty = panel.n == null;
-  write(view.when, isEmpty ? "" : `batch ${panel.n} at ${utc(panel.time)} UTC`);
-  const draw = { table: cells, latest: cells, bar: bars, line: lines }[panel.show];
-  view.body.replaceChildren(...(isEmpty || !draw ? [note("no batch yet")] : draw(panel, width)));
+  write(view.when, panel.n == null ? "" : `batch ${panel.n} at ${utc(panel.time)} UTC`);
+  const draw = { bar: bars, line: lines }[panel.show] ?? cells;
+  view.body.replaceChildren(...(panel.n == null ? [note("no batch yet")] : draw(panel, width)));
 }
 
 const note = (text) => html("p", { className: "quiet" }, text);
+const rest = (cut, things) => (cut ? [note(`… and more ${things}`)] : []);
 
-function cells({ columns, rows, cut }) {
-  const head = columns.map(({ name, kind }) =>
-    html("th", { scope: "col", className: `${wrap(name)} ${kind === "number" ? "number" : ""}` }, name));
-  const body = rows.map((values) => html("tr", {}, ...values.map((value, i) => cell(value, columns[i]?.kind))));
-  const table = html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body));
-  return [table, ...(rows.length ? [] : [note("no rows")]), ...(cut ? [note("… and more rows")] : [])];
+function table(className, head, rows) {
+  return html("table", { className }, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows));
 }
 
-function cell(value, kind) {
-  const side = kind === "number" ? "number" : "";
-  if (value === null) return html("td", { className: `null ${side}` }, "null");
-  const text = side ? number(value) : String(value);
-  const title = text.length > 200 ? text : ""; // the end of a longer one may be cut off
-  return html("td", { className: `${wrap(text)} ${side}` }, html("div", { title }, text));
+function cells({ columns, rows, cut }) {
+  const sides = columns.map(({ kind }) => (kind === "number" ? "number" : ""));
+  const head = columns.map(({ name }, i) => cell("th", { scope: "col", side: sides[i] }, name));
+  const body = rows.map((values) => html("tr", {}, ...values.map((value, i) => valueCell(value, sides[i]))));
+  return [table("", head, body), ...(rows.length ? [] : [note("no rows")]), ...rest(cut, "rows")];
+}
+
+function valueCell(value, side) {
+  if (value === null) return cell("td", { side: `null ${side}` }, "null");
+  return cell("td", { side }, side ? number(value) : String(value));
 }
 
 function bars({ bars: items, value: measured, cut }) {
   if (!items.length) return [note("no rows")];
-  const most = Math.max(...items.map(({ value }) => Math.abs(value ?? 0))) || 1;
+  const most = Math.max(...items.map(({ value }) => Math.abs(value)));
   const body = items.map(({ label, value }) => {
-    const drawn = html("div", { className: value < 0 ? "bar negative" : "bar" });
-    drawn.style.width = `${(100 * Math.abs(value ?? 0)) / most}%`;
+    const drawn = html("div", { className: value < 0 ? "bar negative" : "bar", hidden: !value });
+    drawn.style.width = `${(100 * Math.abs(value)) / most}%`;
     return html("tr", {}, html("th", { scope: "row", title: label }, label), html("td", {}, drawn),
       html("td", { className: "number" }, number(value)));
   });
-  const head = html("tr", {}, html("td", {}), html("td", {}),
-    html("th", { scope: "col", className: "number", title: measured }, measured));
-  const table = html("table", { className: "bars" }, html("thead", {}, head), html("tbody", {}, ...body));
-  return [table, ...(cut ? [note("… and more rows")] : [])];
+  const named = html("th", { scope: "col", className: "number", title: measured }, measured);
+  return [table("bars", [html("td", {}), html("td", {}), named], body), ...rest(cut, "rows")];
 }
-
-// --- lines over time
 
 const LINES = { height: 180, top: 8, bottom: 160, colours: 6 };
 const DASHES = ["none", "7 4", "2 4", "10 4 2 4", "14 5"];
@@ -443,7 +435,7 @@ function lines({ x: times, lines: all, cut }, width) {
   const paths = all.map((line, i) => svg("path", { ...style(i), d: path(times.map(x), line.values, y) }));
   resized(chart, width, LINES.height, ...grid(y, low, high, width), ...timeAxis(times, x), ...paths);
   chart.ariaLabel = `Lines over time: ${all.map(({ label }) => label).join(", ")}`;
-  return [chart, html("div", { className: "key" }, ...all.map(keyOf)), ...(cut ? [note("… and more lines")] : [])];
+  return [chart, html("div", { className: "key" }, ...all.map(keyOf)), ...rest(cut, "lines")];
 }
 
 /** A line with a gap where there is no value; a value on its own is a small circle. */
@@ -466,11 +458,12 @@ function timeAxis(times, x) {
   const wanted = ((last - first) * 80) / Math.max(x(last) - x(first), 1); // s between labels, at 80 px each
   const step = STEPS.find((seconds) => seconds >= wanted) ?? Math.ceil(wanted / 86400) * 86400;
   const ticks = last > first ? multiples(step, first, last) : [first];
-  return ticks.map((time) => {
+  const zone = svg("text", { class: "end", x: LEFT - 26, y: LINES.height - 4 }, "UTC");
+  return [zone, ...ticks.map((time) => {
     const text = time % 86400 === 0 ? iso(time).slice(0, 10) : step < 60 ? utc(time) : utc(time).slice(0, 5);
-    const near = Math.min(Math.max(x(time), LEFT), x(last) - 20);
+    const near = Math.max(Math.min(x(time), x(last) - 20), LEFT); // else the last one is cut off
     return svg("text", { class: "middle", x: near, y: LINES.height - 4 }, text);
-  });
+  })];
 }
 
 // --- the start

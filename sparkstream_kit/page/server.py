@@ -81,7 +81,7 @@ def serve_page(ssc: StreamingContext, address: str | int = 8080) -> None:
     `address` is a port of this machine, or HOST:PORT. The log says where the page is: if the port is taken, it is at
     the first free one of the 15 that follow. From 127.0.0.1, the default, only this machine can read it, `ssh -L
     8080:127.0.0.1:8080 DRIVER` included. Any other host, such as 0.0.0.0, asks for a token: the home keeps it across
-    restarts, and the log has the address with it. There is no encryption: that is what ssh or a proxy is for.
+    restarts, and the log has the address with it. Nothing is encrypted: ssh or a proxy does that.
 
     The page is there when the batches begin. It shows the health with its reason, the newest 200 batches, sources with
     what is waiting, outputs, states, and the results of `ss.outputs.page`. Browsers get what is new by push, and again
@@ -161,7 +161,9 @@ class _Server(threading.Thread):
         self._server = uvicorn.Server(config)
 
     def run(self) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what a browser sends is no matter of the job's log
+        logging.getLogger("uvicorn").setLevel(
+            logging.CRITICAL
+        )  # what browsers send does not belong in the log of the job
         self._server.run(sockets=[self._listener])
 
     def stop(self) -> None:
@@ -188,7 +190,7 @@ def _start(page: Page, home: Home, host: str, port: int) -> None:
     try:
         listener = _listen(host, port)
     except OSError as error:
-        log.warning("there is no page, as %s:%d cannot be used: %s", host, port, error.strerror or error)
+        log.warning("the job has no page, as %s:%d cannot be used: %s", host, port, error.strerror or error)
         return
     token = None if host in LOOPBACK else _token(home)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host

@@ -116,3 +116,8 @@ def test_every_line_is_counted_in_the_end(demo: Seen) -> None:
 
 def test_the_job_was_stopped_gracefully(demo: Seen) -> None:
     assert re.search(r"\nhealth +stopped\n", demo.screen)
+
+
+def test_it_opens_with_the_address_of_its_page_and_the_job_is_there(demo: Seen) -> None:
+    (address,) = re.findall(r"^Open (http://127\.0\.0\.1:\d+/) to watch the job in a browser\.\n", demo.screen)
+    assert f"INFO page: {address}\n" in demo.stderr

@@ -235,7 +235,7 @@ def test_a_job_that_begins_again_in_this_process_has_its_port_again(tmp_path: Pa
 def test_a_job_runs_without_a_page_where_none_can_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     seen = run_ticks(on_page("192.0.2.1:8080"), tmp_path, [1])
     assert seen == {"rows": {1: [(1,)]}}
-    assert "there is no page, as 192.0.2.1:8080 cannot be used: Cannot assign requested address" in caplog.text
+    assert "the job has no page, as 192.0.2.1:8080 cannot be used: Cannot assign requested address" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["", "http://localhost:80", "80a", "host:", "99999", "a b:1", "-1", "127.0.0.1"])
