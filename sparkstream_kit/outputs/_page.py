@@ -192,6 +192,8 @@ class _Panel:
         if self.show == "latest":
             self._latest[batch.n] = cells[::-1]
             cells = self._newest()
+            if not cells:  # since the start: a browser that was there before keeps what it has
+                return {"name": self.name, "show": self.show, "n": None, "time": None}
         columns = [{"name": printable(field.name), "kind": _kind(field.dataType)} for field in schema.fields]
         return {**facts, "columns": columns, "rows": cells}
 

@@ -381,7 +381,7 @@ function drawPanel(view, panel) {
   view.article.classList.toggle("wide", (panel.columns?.length ?? 0) > 6);
   write(view.when, panel.n == null ? "" : `batch ${panel.n} at ${utc(panel.time)} UTC`);
   const draw = { bar: bars, line: lines }[panel.show] ?? cells;
-  view.body.replaceChildren(...(panel.n == null ? [note("no batch yet")] : draw(panel, width)));
+  view.body.replaceChildren(...(panel.n == null ? [note("nothing yet")] : draw(panel, width)));
 }
 
 const note = (text) => html("p", { className: "quiet" }, text);

@@ -119,5 +119,5 @@ def test_the_job_was_stopped_gracefully(demo: Seen) -> None:
 
 
 def test_it_opens_with_the_address_of_its_page_and_the_job_is_there(demo: Seen) -> None:
-    (address,) = re.findall(r"^Open (http://127\.0\.0\.1:\d+/) to watch the job in a browser\.\n", demo.screen)
+    (address,) = re.findall(r"^The job has a page: open (http://127\.0\.0\.1:\d+/) when it runs\.\n", demo.screen)
     assert f"INFO page: {address}\n" in demo.stderr

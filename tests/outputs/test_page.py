@@ -89,6 +89,11 @@ def test_the_latest_rows_stay_until_newer_ones_come(tmp_path: Path) -> None:
     assert found["rows"] == [[5], [4], [3], [2]]
 
 
+def test_a_restarted_job_without_new_rows_takes_no_latest_ones_away(tmp_path: Path) -> None:
+    found = shown([[], []], "v int", tmp_path, show="latest")
+    assert found == {"name": "hits", "show": "latest", "n": None, "time": None}
+
+
 def test_a_batch_that_runs_again_is_shown_once(tmp_path: Path) -> None:
     pages: list[Page] = []
     for show in ("latest", "line"):

@@ -119,7 +119,7 @@ def test_a_page_elsewhere_whose_name_leads_here_may_not(open_server: server._Ser
 
 
 @pytest.mark.parametrize("path", ["/", "/events", "/page.js", "/?token=", "/?token=wrong", "/?token=%00%ff"])
-def test_without_the_token_nothing_is_told(guarded_server: server._Server, path: str) -> None:
+def test_without_the_token_nothing_is_shown(guarded_server: server._Server, path: str) -> None:
     for cookie in ("", "sparkstream-00000000=x", "=", "sparkstream-00000000=\xff"):
         answer = asked(guarded_server, path, Cookie=cookie)
         assert answer.status == 401
@@ -159,7 +159,7 @@ def test_a_connection_that_asks_nothing_is_closed(open_server: server._Server, m
 @pytest.mark.parametrize(
     "sent", [b"\0\xff\n\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"]
 )
-def test_what_is_no_request_ends_its_connection_alone(
+def test_a_malformed_request_ends_its_connection_alone(
     open_server: server._Server, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_connection(("127.0.0.1", port(open_server)), timeout=20) as hostile:

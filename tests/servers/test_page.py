@@ -186,6 +186,7 @@ def seen(browser: Browser) -> Iterator[Seen]:
             for row in desktop.locator(".panel[data-name=counts] tbody tr").all()
         }
         seen["rejected"] = cells(desktop, "rejected")
+        seen["alerts"] = cells(desktop, "alerts")
         seen["clients"], seen["outputs"] = cells(desktop, "clients"), told(desktop, "#outputs")
         lines = desktop.locator(".panel[data-name=statuses] .key > span").all_inner_texts()
         seen["lines"] = [line.split() for line in lines]
@@ -237,6 +238,10 @@ def test_every_line_is_counted_once(seen: Seen) -> None:
     statuses = Counter(found[1] for line in lines if (found := re.search(r'" (\d{3}) (?:\d+|-)', line)))
     assert seen["counts"] == {status: f"{count:,}" for status, count in sorted(statuses.items())}
     assert seen["lines"] == [[status, f"{count:,}"] for status, count in sorted(statuses.items())]
+
+
+def test_alerts_from_before_the_restart_are_still_there(seen: Seen) -> None:
+    assert seen["alerts"]
 
 
 def test_outputs_have_their_rows(seen: Seen) -> None:
