@@ -155,7 +155,6 @@ def seen(browser: Browser) -> Iterator[Seen]:
         for chunk in chunks[:6]:
             job.write(chunk)
             wait_for_records(desktop, job)
-        screenshot(desktop, "page-desktop-running")
         seen["before"] = len(job.lines)
         job.kill()
         for page, name in ((desktop, "desktop"), (phone, "phone")):
@@ -173,8 +172,8 @@ def seen(browser: Browser) -> Iterator[Seen]:
             job.write(chunk)
             wait_for_records(desktop, job)
         wait_for_records(phone, job)
-        screenshot(desktop, "page-desktop-again")
-        screenshot(phone, "page-phone-again")
+        screenshot(desktop, "page-desktop")
+        screenshot(phone, "page-phone")
         seen["same page"] = [page.evaluate("window.opened") for page in (desktop, phone)]
         late = opened(DESKTOP)
         wait_for_records(late, job)
