@@ -14,16 +14,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from importlib import resources
 
 import uvicorn
 from pyspark.streaming import StreamingContext
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..engine.graph import graph_of
@@ -56,9 +55,9 @@ LAST_WORDS = 1.0
 """Seconds that a job which ends waits until open pages show that."""
 
 FILES = {
-    "": ("page.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
-    "page.js": ("page.js", "text/javascript"),
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
 }
 
 HEADERS = {
@@ -235,45 +234,43 @@ def _token(home: Home) -> str:
 # --- what it answers
 
 
-def application(page: Page, token: str | None, sent: dict[object, int]) -> Starlette:
+def application(page: Page, token: str | None, sent: dict[object, int]) -> ASGIApp:
     """The pages of the server; without a token, for browsers of this machine only.
 
     `sent` gets the version of the page that each open browser has.
     """
     cookie = f"sparkstream-{sha256((token or '').encode()).hexdigest()[:8]}"  # those of other ports are sent, too
 
-    def refusal(request: Request) -> Response | None:
-        if token is None:  # a page elsewhere whose name has become 127.0.0.1 is not of this machine (DNS rebinding)
-            return (
-                None
-                if HERE.fullmatch(request.headers.get("host", ""))
-                else PlainTextResponse("only as 127.0.0.1\n", 400)
-            )
-        if "token" in request.query_params and _same(request.query_params["token"], token):
-            response = RedirectResponse(request.url.path.rpartition("/")[2] or "./", 303)
+    def answer(request: Request) -> Response:
+        here, path = HERE.fullmatch(request.headers.get("host", "")), request.url.path
+        if request.method != "GET" or {"content-length", "transfer-encoding"} & {*request.headers}:
+            return _refused(405, "only GET, without a body")
+        if token is None and not here:  # a page elsewhere whose name leads here is not of this machine (DNS rebinding)
+            return _refused(400, "only as 127.0.0.1 or localhost")
+        if token is not None and _same(request.query_params.get("token", ""), token):
+            response = RedirectResponse(path.rpartition("/")[2] or "./", 303)
             response.set_cookie(cookie, token, httponly=True, samesite="strict")
             return response
-        if _same(request.cookies.get(cookie, ""), token):
-            return None
-        return PlainTextResponse("open the address with ?token=, which is in the log of the job\n", 401)
-
-    def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            response = refusal(request) or await answer(request)
-            response.headers.update(HEADERS)
-            return response
-
-        return endpoint
-
-    async def file(request: Request) -> Response:
-        name, kind = FILES[request.url.path.rpartition("/")[2]]
+        if token is not None and not _same(request.cookies.get(cookie, ""), token):
+            return _refused(401, "open the address with ?token=, which is in the log of the job")
+        if path == "/events":
+            return StreamingResponse(_news(page, sent), media_type="text/event-stream")
+        if path not in FILES:
+            return _refused(404, "nothing is here")
+        name, kind = FILES[path]
         return Response(resources.files(__package__).joinpath(name).read_bytes(), media_type=kind)
 
-    async def news(request: Request) -> Response:
-        return StreamingResponse(_news(page, sent), media_type="text/event-stream")
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = answer(Request(scope))
+        response.headers.update(HEADERS)
+        await response(scope, receive, send)
 
-    routes = [Route(f"/{name}", guarded(file)) for name in FILES]
-    return Starlette(routes=[*routes, Route("/events", guarded(news))])
+    return app
+
+
+def _refused(status: int, why: str) -> Response:
+    """An answer that ends its connection, so that nothing more is read of what somebody sends."""
+    return PlainTextResponse(f"{why}\n", status, headers={"Connection": "close"})
 
 
 async def _news(page: Page, sent: dict[object, int]) -> AsyncIterator[str]:
@@ -292,4 +289,4 @@ async def _news(page: Page, sent: dict[object, int]) -> AsyncIterator[str]:
 
 
 def _same(got: str, expected: str) -> bool:
-    return hmac.compare_digest(got.encode(), expected.encode())
+    return hmac.compare_digest(got.encode(errors="replace"), expected.encode())

@@ -99,9 +99,19 @@ def test_nothing_else_is_served(open_server: server._Server, path: str) -> None:
     assert asked(open_server, path).status == 404
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
 def test_nothing_can_be_changed(open_server: server._Server, method: str) -> None:
     assert asked(open_server, "/events", method).status == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/nowhere"])
+@pytest.mark.parametrize("header", ["Content-Length: 1000000000000", "Transfer-Encoding: chunked"])
+def test_a_body_ends_its_connection(open_server: server._Server, path: str, header: str) -> None:
+    with socket.create_connection(("127.0.0.1", port(open_server)), timeout=20) as hostile:
+        hostile.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n".encode())
+        with pytest.raises(OSError):
+            for _ in range(10_000):
+                hostile.sendall(b"1\r\nx\r\n" * 10_000)
 
 
 # --- who may read it
