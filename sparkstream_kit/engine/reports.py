@@ -174,7 +174,16 @@ def _history(graph: Graph) -> list[dict[str, Any]]:
     for entry in log.after(log.compacted_to.n):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found.append(json.loads(log.note(entry.n))["batch"])
-    return [batch for batch in found if isinstance(batch, dict) and batch.get("n") in range(1, log.last.n + 1)]
+    return [batch for batch in found if _is_brief(batch)]
+
+
+def _is_brief(batch: Any) -> bool:
+    """Whether this is what `brief` makes of a batch."""
+    if not isinstance(batch, dict) or not isinstance(batch.get("phases"), dict):
+        return False
+    known = [batch.get(name) for name in ("n", "time", "ended", "seconds", "delay", "retries")]
+    maybe = [batch.get(name, "") for name in ("records", "bytes", "rejected")]
+    return all(isinstance(value, int | float) for value in [*known, *(value for value in maybe if value is not None)])
 
 
 def brief(report: BatchDone) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-from collections.abc import Sequence
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     BooleanType,
@@ -39,8 +41,24 @@ POINTS = 300
 LINES = 8
 """Lines of one chart: as many as the page has strokes that can be told apart."""
 
+LABELS = 100
+"""Lines whose points are kept, as any of them may become one of the largest."""
+
+COLUMNS = 50
+"""Columns of a table that are shown."""
+
+CHARACTERS = 200_000
+"""Characters of a table, so that what browsers are sent has a bound."""
+
 LARGEST = 2**53
 """JavaScript's numbers are exact up to here."""
+
+DRAWN = 1e300
+"""Beyond that a sum of them may be infinite."""
+
+MICROSECONDS = 1_000_000
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 Show = Literal["table", "latest", "line", "bar"]
 
@@ -63,14 +81,16 @@ def page(
     latest   the newest `rows` rows, of whichever batch: for alerts, and what is rare; so are rejected lines shown
     bar      a bar for each of the first `rows` rows: the column `value`, named by the column `by`
     line     over time, a line for each value of the column `by` with the column `value`; without `by`, one for each
-             column with numbers of the one row. The 8 largest lines are drawn, each with its last 300 points. `x` is a
-             column with times for streams by event time; without it a point is at the recorded time of its batch
+             column with numbers of the first row. The 8 largest lines are drawn, each with its last 300 points. `x` is
+             a column with times for streams by event time; without it a point is at the recorded time of its batch
 
     Unless they are named, `value` is the first column with numbers that is not `by`, and `by` the first column of a
     bar, and of a line the first that has neither numbers nor times.
 
     Guarantee: at least once, and nothing lasts: after a restart a result is shown with its next batch. Text is shown as
-    text, whatever is in it, up to 500 characters; control characters are written as repr does. Times are in UTC.
+    text, whatever is in it, up to 500 characters; control characters are written as repr does. Times are in UTC. Of a
+    table there are 50 columns and 200,000 characters at most. Of a line 1,000 rows of a batch are read, the largest, or
+    with `x` the latest, and what is beyond the 100 largest lines is forgotten.
 
     Raises UsageError if the job has no page, for columns that the stream does not have or that have no numbers, and for
     `rows` beyond 1000.
@@ -96,11 +116,11 @@ def page(
         )
     assert isinstance(shared, Page)
     panel = _Panel(name, "latest" if stream.rejects and show == "table" else show, rows, by, value, x)
-    most = MOST_ROWS if show == "line" and x else rows  # a row for each line, unless rows have times of their own
 
     def write(frame: DataFrame, batch: Batch) -> int | None:
-        found = _short(frame).limit(most + 1).collect()
-        shared.show(panel.with_rows(frame.schema, found, batch))
+        most = panel.rows_of_batch
+        found = panel.first(frame).limit(most + 1).collect()
+        shared.show(panel.with_rows(frame.schema, [*map(list, found)], batch))
         if not stream.rejects:  # counting costs a job; what is rejected is counted for the health of the job
             return None
         return len(found) if len(found) <= most else frame.count()
@@ -113,18 +133,25 @@ def page(
     add_named("outputs", stream.graph.outputs, f"page:{name}", output)
 
 
-def _short(frame: DataFrame) -> DataFrame:
-    """The columns, those that are long or nested as short text, so that the driver gets no more than is shown."""
-    kept = (NumericType, BooleanType, DateType, TimestampType, TimestampNTZType)
-    if all(isinstance(field.dataType, kept) for field in frame.schema):
-        return frame
+def _plain(frame: DataFrame) -> DataFrame:
+    """The columns, named by their numbers, as what Python can take whatever is in them, and not longer than is shown.
+
+    Times become microseconds since 1970: the years of Python end at 9999.
+    """
     numbered = frame.toDF(*(f"c{i}" for i in range(len(frame.columns))))  # names may have dots
-    return numbered.select(
-        *(
-            field.name if isinstance(field.dataType, kept) else F.col(field.name).cast("string").substr(1, LONGEST + 1)
-            for field in numbered.schema.fields
-        )
-    )
+    return numbered.select(*(_plain_column(F.col(field.name), field.dataType) for field in numbered.schema.fields))
+
+
+def _plain_column(column: Column, type_: DataType) -> Column:
+    if isinstance(type_, NumericType | BooleanType):
+        return column
+    if isinstance(type_, TimestampType):
+        return F.unix_micros(column)
+    if isinstance(type_, TimestampNTZType):
+        return F.unix_micros(F.concat(column.cast("string"), F.lit("Z")).try_cast("timestamp"))
+    if isinstance(type_, DateType):
+        return F.unix_date(column) * F.lit(24 * 3600 * MICROSECONDS)
+    return column.cast("string").substr(1, LONGEST + 1)
 
 
 class _Columns(NamedTuple):
@@ -136,15 +163,23 @@ class _Columns(NamedTuple):
 
 
 class _Panel:
-    """A result on the page; of lines it keeps the points so far."""
+    """A result on the page: which columns it takes, and the rows of earlier batches that it still shows."""
 
     def __init__(self, name: str, show: Show, rows: int, by: str, value: str, x: str):
         self.name, self.show, self.rows = name, show, rows
+        self.rows_of_batch = MOST_ROWS if show == "line" else rows
         self._by, self._value, self._x = by, value, x
-        self._points: dict[float, dict[str, float | None]] = {}
-        """Of a line: at each time the value of each label."""
+        self._lines = _Lines()
         self._latest: dict[int, list[list[Cell]]] = {}
         """The rows of the newest batches that had any."""
+
+    def first(self, frame: DataFrame) -> DataFrame:
+        """The frame, of a line with the rows that count first."""
+        plain, at = _plain(frame), self.columns(frame.schema)
+        if self.show != "line" or (at.by is None and at.x is None):
+            return plain
+        first = F.abs(F.col(f"c{at.values[0]}")) if at.x is None else F.col(f"c{at.x}")
+        return plain.orderBy(first.desc_nulls_last())
 
     def columns(self, schema: StructType) -> _Columns:
         """The columns of a chart; UsageError if the stream does not have them."""
@@ -176,26 +211,32 @@ class _Panel:
             raise UsageError(f"got {option}={wanted} for page:{self.name}, whose columns are {', '.join(names)}")
         return names.index(wanted)
 
-    def with_rows(self, schema: StructType, found: list[Row], batch: Batch) -> dict[str, Any]:
-        """What the page shows once it has the rows of a batch, which may be one it had before."""
-        rows = [[_in_utc(value, field.dataType) for value, field in zip(row, schema, strict=True)] for row in found]
-        rows, cut = rows if self._x else rows[: self.rows], len(rows) > self.rows
-        facts = {"name": self.name, "show": self.show, "n": batch.n, "time": batch.time.timestamp(), "cut": cut}
-        at = self.columns(schema)
+    def with_rows(self, schema: StructType, found: list[list[Any]], batch: Batch) -> dict[str, Any]:
+        """What the page shows once it has the plain rows of a batch, which may be one it had before."""
+        facts = {"name": self.name, "show": self.show, "n": batch.n, "time": batch.time.timestamp()}
+        at, rows, cut = self.columns(schema), found[: self.rows_of_batch], len(found) > self.rows_of_batch
+        kinds = [_kind(field.dataType) for field in schema]
+        if self.show == "line":
+            self._lines.add(_points(schema.names, rows, at, kinds, batch.time.timestamp()))
+            return {**facts, **self._lines.largest(cut)}
         if self.show == "bar":
             assert at.by is not None
-            bars = [{"label": str(_cell(row[at.by])), "value": _number(row[at.values[0]])} for row in rows]
-            return {**facts, "bars": bars, "value": printable(schema.names[at.values[0]])}
-        if self.show == "line":
-            return {**facts, **self._lines(schema.names, rows, at, batch)}
-        cells = [[_cell(value) for value in row] for row in rows]
+            bars = [(_label(row[at.by], kinds[at.by]), _number(row[at.values[0]])) for row in rows]
+            shown = [{"label": label, "value": number} for label, number in bars]
+            return {**facts, "cut": cut, "bars": shown, "value": printable(schema.names[at.values[0]])}
+        cells = [[_cell(value, kind) for value, kind in zip(row, kinds[:COLUMNS], strict=False)] for row in rows]
         if self.show == "latest":
             self._latest[batch.n] = cells[::-1]
             cells = self._newest()
             if not cells:  # since the start: a browser that was there before keeps what it has
                 return {"name": self.name, "show": self.show, "n": None, "time": None}
-        columns = [{"name": printable(field.name), "kind": _kind(field.dataType)} for field in schema.fields]
-        return {**facts, "columns": columns, "rows": cells}
+        columns = [
+            {"name": printable(name), "kind": "time" if kind == "date" else kind}
+            for name, kind in zip(schema.names, kinds[:COLUMNS], strict=False)
+        ]
+        fitting = _fitting(cells)
+        cut = cut or len(fitting) < len(cells) or len(kinds) > COLUMNS
+        return {**facts, "cut": cut, "columns": columns, "rows": fitting}
 
     def _newest(self) -> list[list[Cell]]:
         """The newest rows first; batches whose rows are no longer shown are dropped."""
@@ -207,61 +248,104 @@ class _Panel:
                 del self._latest[n]
         return newest[: self.rows]
 
-    def _lines(self, names: list[str], rows: Sequence[list[Any]], at: _Columns, batch: Batch) -> dict[str, Any]:
-        for row in rows if at.by is not None or at.x is not None else rows[:1]:
-            time = batch.time.timestamp() if at.x is None else _seconds(row[at.x])
-            if time is None:
-                continue
-            labels = [names[i] for i in at.values] if at.by is None else [str(_cell(row[at.by]))]
-            values = {label: _number(row[i]) for label, i in zip(labels, at.values, strict=True)}
-            self._points[time] = {**self._points.get(time, {}), **values}
+
+class _Lines:
+    """The points of a chart over time: bounded numbers of times and of labels."""
+
+    def __init__(self) -> None:
+        self._points: dict[float, dict[str, float | None]] = {}
+        self._is_cut = False
+
+    def add(self, points: Iterable[tuple[float, str, float | None]]) -> None:
+        """Add points (time, label, value): the newest value counts."""
+        for time, label, value in points:
+            self._points.setdefault(time, {})[label] = value
         self._points = {time: self._points[time] for time in sorted(self._points)[-POINTS:]}
+        beyond = self._by_size()[LABELS:]
+        self._is_cut = self._is_cut or bool(beyond)
+        for label in beyond:
+            for values in self._points.values():
+                values.pop(label, None)
+
+    def _by_size(self) -> list[str]:
+        """The labels, those with the largest values first."""
         totals: dict[str, float] = {}
         for values in self._points.values():
-            for label, number in values.items():
-                totals[label] = totals.get(label, 0) + abs(number or 0)
-        largest = sorted(totals, key=lambda label: -totals[label])
+            for label, value in values.items():
+                totals[label] = totals.get(label, 0) + abs(value or 0)
+        return sorted(totals, key=lambda label: (-totals[label], label))
+
+    def largest(self, cut: bool) -> dict[str, Any]:
+        """The lines that are drawn; `cut` says that there may be others."""
+        labels = self._by_size()
         lines = [
-            {"label": printable(label), "values": [values.get(label) for values in self._points.values()]}
-            for label in sorted(largest[:LINES])
+            {"label": label, "values": [values.get(label) for values in self._points.values()]}
+            for label in sorted(labels[:LINES])
         ]
-        return {"x": list(self._points), "lines": lines, "cut": len(largest) > LINES}
+        return {"x": list(self._points), "lines": lines, "cut": cut or self._is_cut or len(labels) > LINES}
+
+
+def _points(
+    names: list[str], rows: list[list[Any]], at: _Columns, kinds: list[str], now: float
+) -> Iterator[tuple[float, str, float | None]]:
+    """The points of the rows: time in seconds since 1970, label, value."""
+    for row in rows if at.by is not None or at.x is not None else rows[:1]:
+        time = now if at.x is None else row[at.x] and row[at.x] / MICROSECONDS
+        for i in at.values if time is not None else []:
+            yield time, printable(names[i]) if at.by is None else _label(row[at.by], kinds[at.by]), _number(row[i])
+
+
+def _fitting(rows: list[list[Cell]]) -> list[list[Cell]]:
+    """The first rows, up to the characters that a table may have."""
+    sizes = itertools.accumulate(sum(len(str(cell)) for cell in row) for row in rows)
+    return [row for row, size in zip(rows, sizes, strict=True) if size <= CHARACTERS]
 
 
 def _kind(type_: DataType) -> str:
     if isinstance(type_, NumericType):
         return "number"
-    return "time" if isinstance(type_, TimestampType | TimestampNTZType | DateType) else "text"
+    if isinstance(type_, DateType):
+        return "date"
+    if isinstance(type_, TimestampType | TimestampNTZType):
+        return "time"
+    return "text"
 
 
-def _in_utc(value: Any, type_: DataType) -> Any:
-    """The value; a timestamp, which PySpark gives in local time, in UTC."""
-    return value.astimezone(timezone.utc) if value is not None and isinstance(type_, TimestampType) else value
-
-
-def _cell(value: Any) -> Cell:
-    """A value as JSON that a browser shows as it is."""
+def _cell(value: Any, kind: str) -> Cell:
+    """A plain value as JSON that a browser shows as it is."""
     if value is None or isinstance(value, bool):
         return value
+    if kind in ("time", "date"):
+        return _time(value, "%Y-%m-%d %H:%M:%S" if kind == "time" else "%Y-%m-%d")
     if isinstance(value, int):
         return value if abs(value) <= LARGEST else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    text = str(value)
-    return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+    text = printable(str(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _label(value: Any, kind: str) -> str:
+    """A plain value as the name of a line or bar."""
+    cell = _cell(value, kind)
+    return cell if isinstance(cell, str) else json.dumps(cell)
+
+
+def _time(micros: int, form: str) -> str:
+    """Microseconds since 1970 in words, in UTC.
+
+    >>> _time(1_769_860_800_000_000, "%Y-%m-%d"), _time(253402300800_000_000, "%Y-%m-%d")
+    ('2026-01-31', '253402300800 s since 1970')
+    """
+    try:
+        return (EPOCH + timedelta(microseconds=micros)).strftime(form)
+    except OverflowError:  # beyond the years 1 to 9999
+        return f"{micros // MICROSECONDS} s since 1970"
 
 
 def _number(value: Any) -> float | None:
     """A value as a number that can be drawn."""
-    if isinstance(value, int | float | Decimal) and math.isfinite(value):
-        return float(value) if isinstance(value, Decimal) or abs(value) > LARGEST else value
-    return None
-
-
-def _seconds(value: Any) -> float | None:
-    """A time in seconds since 1970; a date or a time without a zone is taken as in UTC."""
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
-    return None if value is None else datetime(value.year, value.month, value.day, tzinfo=timezone.utc).timestamp()
+    if value is None or not abs(value) < DRAWN:  # NaN is not less, either
+        return None
+    number: float = float(value) if isinstance(value, Decimal) or abs(value) > LARGEST else value
+    return number

@@ -76,5 +76,6 @@ def health(
 
 def rejected_share(batches: Sequence[Mapping[str, Any]]) -> float:
     """The share of rejected records, 0 to 1; 0 if nothing is known."""
-    records = sum(batch["records"] or 0 for batch in batches)
-    return sum(batch["rejected"] or 0 for batch in batches) / records if records else 0.0
+    known = [batch for batch in batches if batch["records"] is not None]
+    records = sum(batch["records"] for batch in known)
+    return sum(batch["rejected"] or 0 for batch in known) / records if records else 0.0

@@ -16,6 +16,10 @@ from .health import Health, health
 TOTALS = ("records", "bytes", "rejected", "batches", "retries")
 
 
+LOOK_EVERY = 0.2
+"""Seconds between two looks at the health."""
+
+
 class Page:
     """The parts of a page, each with the version of the page in which it last changed.
 
@@ -24,7 +28,9 @@ class Page:
 
     def __init__(self, graph: Graph, app: str):
         self._graph, self._app = graph, app
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._looked = 0.0
+        """When the health was told last, by a clock that does not go back."""
         self._version = 0
         self._parts: dict[str, tuple[int, Any]] = {}
         self._batches: dict[int, tuple[int, dict[str, Any]]] = {}
@@ -40,7 +46,8 @@ class Page:
 
     def since(self, version: int) -> tuple[int, dict[str, Any]]:
         """The newest version, and as JSON values what has changed since an earlier one; 0 for all there is."""
-        self._look()
+        if time.monotonic() - self._looked > LOOK_EVERY:  # and not once for each browser
+            self._look()
         with self._lock:
             news = {name: value for name, (at, value) in self._parts.items() if at > version}
             for name, items in (("batches", self._batches), ("panels", self._panels)):
@@ -51,7 +58,9 @@ class Page:
 
     def _look(self) -> None:
         """Look at the health again: it changes with time."""
-        self._set("health", self.health()._asdict())
+        with self._lock:  # or what was found before the end could be told after it
+            self._looked = time.monotonic()
+            self._set("health", self.health()._asdict())
 
     def health(self) -> Health:
         """How the job is now."""
@@ -94,7 +103,7 @@ class Page:
         with self._lock:
             self._version += 1
             self._panels[panel["name"]] = (self._version, panel)
-        self._set("panel_order", list(self._panels))
+            self._set("panel_order", list(self._panels))
 
     def _add(self, history: list[dict[str, Any]]) -> None:
         with self._lock:

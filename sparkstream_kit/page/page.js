@@ -22,6 +22,7 @@ const known = {
 const clock = { ahead: 0, heard: 0, opened: 0 }; // ms: the job's clock against ours, the last message, the connection
 let events; // the EventSource
 let isLost = true;
+let isRefused = false; // the server asks for a token
 let width; // px of the page
 let chosen = null; // the number of the batch that is described below the charts, instead of the newest
 
@@ -101,7 +102,9 @@ function connect() {
     isLost = true;
     drawHeader();
     // the browser tries again by itself if a connection is refused, but not after an HTTP error, as of a proxy
-    if (events.readyState === EventSource.CLOSED) setTimeout(connect, RETRY);
+    if (events.readyState !== EventSource.CLOSED) return;
+    setTimeout(connect, RETRY);
+    fetch("./").then(({ status }) => { isRefused = status === 401; }, () => {});
   };
 }
 
@@ -117,11 +120,12 @@ function tick() {
 function take(news) {
   if (news.job && known.job && news.job.id !== known.job.id) return location.reload(); // another job has the port now
   Object.assign(clock, { heard: Date.now(), ahead: news.now * 1000 - Date.now() });
-  isLost = false;
+  isLost = isRefused = false;
   for (const part of ["job", "health", "totals", "sources", "outputs", "states"]) {
     if (part in news) known[part] = news[part];
   }
-  const batches = new Map([...known.batches, ...(news.batches ?? [])].map((batch) => [batch.n, batch]));
+  const before = news.job ? [] : known.batches; // with the job come all the batches that its home knows
+  const batches = new Map([...before, ...(news.batches ?? [])].map((batch) => [batch.n, batch]));
   known.batches = [...batches.values()].sort((a, b) => a.n - b.n).slice(-KEPT);
   for (const panel of news.panels ?? []) {
     // a restarted job has no results before its next batch: those it had before stay until then
@@ -137,8 +141,20 @@ function take(news) {
 const dirty = new Set();
 
 function redraw(draw) {
-  if (!dirty.size) requestAnimationFrame(() => [...dirty].forEach((next) => dirty.delete(next) && next()));
+  if (!dirty.size) requestAnimationFrame(drawDirty);
   dirty.add(draw);
+}
+
+function drawDirty() {
+  const draws = [...dirty];
+  dirty.clear();
+  for (const draw of draws) {
+    try {
+      draw();
+    } catch (error) {
+      console.error(error); // the other parts are still to be seen
+    }
+  }
 }
 
 /** What is drawn from which keys of a message. The header is drawn at once: its title is seen in hidden tabs, too. */
@@ -173,6 +189,9 @@ function health() {
   const { state, level, reason } = known.health;
   if (["stopped", "failed"].includes(state)) {
     return { state, level, reason: reason.includes("the job has ended") ? reason : `the job has ended: ${reason}` };
+  }
+  if (isRefused) {
+    return { state: "no-connection", level: "off", reason: "open the address with ?token=, which is in the log" };
   }
   const heard = clock.heard ? `; last heard of ${ago(Date.now() - clock.heard)}` : "";
   return { state: "no-connection", level: "off", reason: `the job is down, or starting again${heard}` };
@@ -408,7 +427,7 @@ function bars({ bars: items, value: measured, cut }) {
   const most = Math.max(...items.map(({ value }) => Math.abs(value)));
   const body = items.map(({ label, value }) => {
     const drawn = html("div", { className: value < 0 ? "bar negative" : "bar", hidden: !value });
-    drawn.style.width = `${(100 * Math.abs(value)) / most}%`;
+    drawn.style.width = `${(Math.abs(value) / most) * 100}%`;
     return html("tr", {}, html("th", { scope: "row", title: label }, label), html("td", {}, drawn),
       html("td", { className: "number" }, number(value)));
   });

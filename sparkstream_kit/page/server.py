@@ -49,7 +49,10 @@ CONNECTIONS = 64
 """Open at once; further ones are closed, so that nobody can take the descriptors of the driver."""
 
 SILENT = 10
-"""Seconds after which a connection that has asked nothing is closed."""
+"""Seconds after which a connection is closed that does not wait for news, or does not take them."""
+
+SHORTEST = 20
+"""Characters of a token."""
 
 LAST_WORDS = 1.0
 """Seconds that a job which ends waits until open pages show that."""
@@ -78,20 +81,22 @@ def serve_page(ssc: StreamingContext, address: str | int = 8080) -> None:
             ss.outputs.page(lines.count(), name="lines", show="line")
 
     `address` is a port of this machine, or HOST:PORT. The log says where the page is: if the port is taken, it is at
-    the first free one of the 15 that follow. From 127.0.0.1, the default, only this machine can read it, `ssh -L
-    8080:127.0.0.1:8080 DRIVER` included. Any other host, such as 0.0.0.0, asks for a token: the home keeps it across
-    restarts, and the log has the address with it. Nothing is encrypted: ssh or a proxy does that.
+    the first free one of the 15 that follow. At 127.0.0.1, the default, every user of this machine can read it, and
+    nobody else; `ssh -L 8080:127.0.0.1:8080 DRIVER` brings it to yours. Any other host, such as 0.0.0.0, asks for a
+    token: the home keeps it across restarts, and the log has the address with it. Nothing is encrypted: ssh or a proxy
+    does that.
 
     The page is there when the batches begin. It shows the health with its reason, the newest 200 batches, sources with
     what is waiting, outputs, states, and the results of `ss.outputs.page`. Browsers get what is new by push, and again
     when a restarted job is there; figures of batches survive the restart in the home, results come with the next batch.
 
-    Guarantee: at most once, and no job waits for its page or fails because of it, except for a second when it ends.
+    Guarantee: at most once, and no job waits for its page or fails because of it, except for a second when it ends. A
+    result that cannot be computed fails its batch, as with any output.
 
     Raises UsageError for another address, MissingLibrary without the extra page. Jobs of plain DStreams have no page:
     Spark's own web UI serves them.
 
-    Cost: a thread, and nothing for each batch beyond a few small dictionaries.
+    Cost: a thread, which looks for news three times a second for each open browser, up to 64.
 
     >>> import sparkstream_kit as ss
     >>> from sparkstream_kit.testing import run_batches
@@ -179,7 +184,16 @@ class _Protocol(H11Protocol):
         if len(self.connections) > CONNECTIONS:
             transport.abort()
         else:
-            self.loop.call_later(SILENT, lambda: self.cycle is None and transport.abort())
+            self.loop.call_later(SILENT, self._look, transport, 0)
+
+    def _look(self, transport: asyncio.Transport, before: int) -> None:
+        """Close the connection if it does not wait for news, or has not taken a byte of them since the last look."""
+        waits = self.cycle is not None and not self.cycle.response_complete and self.scope["path"] == "/events"
+        unsent = transport.get_write_buffer_size()
+        if not waits or (unsent and unsent == before):
+            transport.abort()
+        elif self in self.connections:
+            self.loop.call_later(SILENT, self._look, transport, unsent)
 
 
 def _start(page: Page, home: Home, host: str, port: int) -> None:
@@ -188,8 +202,9 @@ def _start(page: Page, home: Home, host: str, port: int) -> None:
         server.stop()
     try:
         listener = _listen(host, port)
-    except OSError as error:
-        log.warning("the job has no page, as %s:%d cannot be used: %s", host, port, error.strerror or error)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        log.warning("the job has no page, as %s:%d cannot be used: %s", host, port, why)
         return
     token = None if host in LOOPBACK else _token(home)
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
@@ -228,7 +243,11 @@ def _token(home: Home) -> str:
     storage.make_directory(home / "page")
     with contextlib.suppress(FileExistsError):
         storage.write_new(home / "page/token", secrets.token_urlsafe(24))
-    return storage.read(home / "page/token").strip()
+    token = storage.read(home / "page/token").strip()
+    if len(token) < SHORTEST:  # an empty one would open the page to everybody
+        token = secrets.token_urlsafe(24)
+        storage.write(home / "page/token", token)
+    return token
 
 
 # --- what it answers
@@ -249,8 +268,12 @@ def application(page: Page, token: str | None, sent: dict[object, int]) -> ASGIA
             return _refused(400, "only as 127.0.0.1 or localhost")
         if token is not None and _same(request.query_params.get("token", ""), token):
             response = RedirectResponse(path.rpartition("/")[2] or "./", 303)
-            response.set_cookie(cookie, token, httponly=True, samesite="strict")
+            response.set_cookie(
+                cookie, token, httponly=True, samesite="lax"
+            )  # strict would not let a link in a log viewer lead here
             return response
+        if path != "/" and request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return _refused(403, "only for the page itself")  # other sites could take all connections
         if token is not None and not _same(request.cookies.get(cookie, ""), token):
             return _refused(401, "open the address with ?token=, which is in the log of the job")
         if path == "/events":
@@ -258,7 +281,8 @@ def application(page: Page, token: str | None, sent: dict[object, int]) -> ASGIA
         if path not in FILES:
             return _refused(404, "nothing is here")
         name, kind = FILES[path]
-        return Response(resources.files(__package__).joinpath(name).read_bytes(), media_type=kind)
+        text = resources.files(__package__).joinpath(name).read_bytes()
+        return Response(text, media_type=kind, headers={"Connection": "close"})
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = answer(Request(scope))
@@ -273,7 +297,7 @@ def _refused(status: int, why: str) -> Response:
     return PlainTextResponse(f"{why}\n", status, headers={"Connection": "close"})
 
 
-async def _news(page: Page, sent: dict[object, int]) -> AsyncIterator[str]:
+async def _news(page: Page, sent: dict[object, int]) -> AsyncIterator[bytes]:
     """Server-sent events: what is new, whenever something is; else the time, so that a dead connection is noticed."""
     version, beat, me = 0, 0.0, object()
     try:
@@ -281,9 +305,13 @@ async def _news(page: Page, sent: dict[object, int]) -> AsyncIterator[str]:
             version, parts = page.since(version)
             if parts or time.monotonic() - beat >= 5:
                 beat = time.monotonic()
-                yield f"data: {json.dumps({'now': round(time.time(), 3), **parts})}\n\n"
+                text = json.dumps({"now": round(time.time(), 3), **parts}, ensure_ascii=False, allow_nan=False)
+                yield f"data: {text}\n\n".encode(errors="replace")
             sent[me] = version
             await asyncio.sleep(EVERY)
+    except Exception as error:
+        log.warning("a browser gets no more of the page: %s: %s", type(error).__name__, error)
+        raise
     finally:
         sent.pop(me, None)
 

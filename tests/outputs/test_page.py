@@ -14,6 +14,7 @@ from pyspark.streaming import StreamingContext
 import sparkstream_kit as ss
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.outputs._page import LABELS, _Lines
 from sparkstream_kit.page import server
 from sparkstream_kit.page.model import Page
 from sparkstream_kit.testing import run_batches
@@ -165,6 +166,51 @@ def test_only_the_largest_lines_are_drawn(tmp_path: Path, monkeypatch: pytest.Mo
     assert ([line["label"] for line in found["lines"]], found["cut"]) == (["b", "c"], True)
 
 
+def test_the_largest_lines_are_those_of_all_rows(tmp_path: Path) -> None:
+    batches = [[(f"k{n:03d}", n) for n in range(60)] for _ in range(2)]
+    found = shown(batches, "k string, v int", tmp_path, show="line")
+    assert [line["label"] for line in found["lines"]] == [f"k{n:03d}" for n in range(52, 60)]
+    assert [line["values"] for line in found["lines"]] == [[n, n] for n in range(52, 60)]
+    assert found["cut"]
+
+
+def test_labels_without_end_are_forgotten() -> None:
+    lines = _Lines()
+    for n in range(50):
+        lines.add((1.0, f"{n}-{k}", float(k)) for k in range(100))
+    assert len(lines._points[1.0]) == LABELS
+    assert {line["values"][0] for line in lines.largest(False)["lines"]} == {99.0}
+    assert lines.largest(False)["cut"]
+
+
+def test_numbers_that_cannot_be_added_are_not_drawn(tmp_path: Path) -> None:
+    found = shown([[(1e308,)], [(-1e308,)], [(1.0,)], [(float("nan"),)]], "v double", tmp_path, show="line")
+    assert found["lines"] == [{"label": "v", "values": [None, None, 1.0, None]}]
+
+
+def test_a_line_by_times_that_python_does_not_have(tmp_path: Path) -> None:
+    def build(lines: Any) -> FrameStream:
+        ss.serve_page(lines.context())
+        stream = FrameStream.of(lines).transform(
+            lambda frame: frame.selectExpr("timestamp_seconds(cast(value as bigint)) AS t", "1 AS v")
+        )
+        pages.append(stream.graph.shared["page"])
+        ss.outputs.page(stream, name="hits", show="line", x="t")
+        return stream.transform(lambda frame: frame.selectExpr("1 AS one"))
+
+    pages: list[Page] = []
+    run_batches(build, [["253402300800", "-99999999999"]])
+    assert panel(pages[0])["x"] == [-99999999999, 253402300800]
+
+
+def test_a_table_is_bounded_in_columns_and_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparkstream_kit.outputs._page.COLUMNS", 2)
+    monkeypatch.setattr("sparkstream_kit.outputs._page.CHARACTERS", 5)
+    found = shown([[("a", "bc", "d"), ("e", "f", "g"), ("h", "i", "j")]], "a string, b string, c string", tmp_path)
+    assert [column["name"] for column in found["columns"]] == ["a", "b"]
+    assert (found["rows"], found["cut"]) == ([["a", "bc"], ["e", "f"]], True)
+
+
 def test_the_points_of_a_line_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparkstream_kit.outputs._page.POINTS", 3)
     found = shown([[(n,)] for n in range(5)], "v int", tmp_path, show="line")
@@ -191,6 +237,7 @@ def test_each_type_is_shown_as_what_it_is(spark: SparkSession) -> None:
         "9007199254740993L": "9007199254740993",
         "42": 42,
         "cast('NaN' as double)": "nan",
+        "1e308D": 1e308,
         "1.5D": 1.5,
         "12.50": "12.50",
         "true": True,
@@ -198,6 +245,12 @@ def test_each_type_is_shown_as_what_it_is(spark: SparkSession) -> None:
         "timestamp'2026-01-31 12:00:00+01:00'": "2026-01-31 11:00:00",
         "timestamp_ntz'2026-01-31 12:00:00'": "2026-01-31 12:00:00",
         "date'2026-01-31'": "2026-01-31",
+        "timestamp_seconds(-62135596800)": "1-01-01 00:00:00",
+        "timestamp_seconds(-62167219200)": "-62167219200 s since 1970",
+        "timestamp_seconds(253402300800)": "253402300800 s since 1970",
+        "timestamp'9999-12-31 23:59:59Z'": "9999-12-31 23:59:59",
+        "date_add(date'9999-12-31', 1)": "253402300800 s since 1970",
+        "cast(timestamp_seconds(253402300800) as timestamp_ntz) - interval 9000 year": "1000-01-01 00:00:00",
         "array(1, null)": "[1, null]",
         "named_struct('a', '<b>')": "{<b>}",
         "map('k', 1)": "{k -> 1}",
@@ -218,8 +271,8 @@ def test_each_type_is_shown_as_what_it_is(spark: SparkSession) -> None:
     found = panel(pages[0])
     assert found["rows"] == [list(columns.values())]
     kinds = [column["kind"] for column in found["columns"]]
-    assert kinds == ["number"] * 5 + ["text"] * 2 + ["time"] * 3 + ["text"] * 5
-    assert Decimal(found["rows"][0][4]) == Decimal("12.50")
+    assert kinds == ["number"] * 6 + ["text"] * 2 + ["time"] * 9 + ["text"] * 5
+    assert Decimal(found["rows"][0][5]) == Decimal("12.50")
 
 
 def test_rejected_lines_are_counted_and_the_latest_stay(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def several(*facts: dict[str, Any]) -> list[dict[str, Any]]:
         ("rejecting", several({"rejected": 6}), 1, ""),
         ("rejecting", several(*[{"rejected": 80}] * 20), 1, ""),
         ("running", several({"rejected": 100}, *[{}] * 20), 1, ""),
+        ("running", several({"records": 10}, {"records": None, "rejected": 30}), 1, ""),
         ("retrying", several({}), 1, "the output 'sql:hits' failed once"),
         ("retrying", [], 1, "the output 'sql:hits' failed once"),
         ("stalled", several({}), STALLED_AFTER + 1, ""),

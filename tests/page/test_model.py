@@ -119,7 +119,10 @@ def test_the_history_is_bounded_in_memory_and_in_the_home(tmp_path: Path, monkey
         assert [batch["n"] for batch in everything(page)["batches"]] == [last - 2, last - 1, last]
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"totals": {}}', "null", '{"batch": 3}', '{"batch": {"n": "x"}}'])
+NOTES = ["", "{", "[]", '{"totals": {}}', "null", '{"batch": 3}', '{"batch": {"n": "x"}}', '{"batch": {"n": 1}}']
+
+
+@pytest.mark.parametrize("note", NOTES)
 def test_a_damaged_note_costs_its_batch_alone(note: str, tmp_path: Path) -> None:
     run_ticks(shown_on([]), tmp_path, [1, 2])
     (tmp_path / "offsets/1.done").write_text(note)

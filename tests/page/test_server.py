@@ -141,9 +141,16 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(guarded_server: serve
     assert (answer.status, answer.headers["location"]) == (303, "./")
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
-    assert "samesite=strict" in cookie.lower()
+    assert "samesite=lax" in cookie.lower(), "so that a link in a log viewer leads here"
     assert asked(guarded_server, "/", Cookie=cookie.partition(";")[0]).status == 200
     assert asked(guarded_server, "/events", Cookie=cookie.partition(";")[0]).status == 200
+
+
+def test_other_sites_cannot_ask_for_what_the_page_asks_for(open_server: server._Server) -> None:
+    site = {"Sec-Fetch-Site": "cross-site"}
+    assert asked(open_server, "/", **site).status == 200, "a link may lead here"
+    assert [asked(open_server, path, **site).status for path in ("/events", "/page.js")] == [403, 403]
+    assert asked(open_server, "/events", **{"Sec-Fetch-Site": "same-origin"}).status == 200
 
 
 # --- what it withstands
@@ -164,6 +171,47 @@ def test_a_connection_that_asks_nothing_is_closed(open_server: server._Server, m
             silent.sendall(half)
             with contextlib.suppress(ConnectionResetError):
                 assert silent.recv(1) == b""
+
+
+def test_connections_that_do_not_wait_for_news_are_closed(
+    guarded_server: server._Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SILENT", 0.1)
+    with socket.create_connection(("127.0.0.1", port(guarded_server)), timeout=20) as hostile:
+        hostile.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\nG")
+        with contextlib.suppress(ConnectionResetError):
+            while hostile.recv(1000):
+                pass
+
+
+def test_a_browser_that_takes_nothing_is_given_up(open_server: server._Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENT", 0.1)
+    open_server.page.show({"name": "large", "show": "table", "n": 1, "rows": [["x" * 1000] * 20_000]})
+    with socket.create_connection(("127.0.0.1", port(open_server)), timeout=20) as hostile:
+        hostile.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert hostile.recv(10)
+        wait_until(lambda: not open_server._server.server_state.connections, "nobody is connected")
+
+
+def test_a_browser_that_waits_for_news_keeps_its_connection(
+    open_server: server._Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SILENT", 0.1)
+    answer = asked(open_server, "/events")
+    for n in range(1, 4):
+        assert first_news(answer)
+        answer.readline()
+        open_server.page.show({"name": "hits", "show": "table", "n": n})
+    assert first_news(answer)["panels"][0]["n"] == 3
+
+
+def test_what_is_no_json_is_logged(open_server: server._Server, caplog: pytest.LogCaptureFixture) -> None:
+    answer = asked(open_server, "/events")
+    assert first_news(answer)
+    open_server.page.show({"name": "hits", "n": float("nan")})
+    with contextlib.suppress(http.client.HTTPException, ConnectionError):
+        answer.read()
+    assert "a browser gets no more of the page: ValueError: Out of range float values" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -242,10 +290,25 @@ def test_a_job_that_begins_again_in_this_process_has_its_port_again(tmp_path: Pa
     assert [port(found) for found in server._servers()] == [first]
 
 
-def test_a_job_runs_without_a_page_where_none_can_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    seen = run_ticks(on_page("192.0.2.1:8080"), tmp_path, [1])
-    assert seen == {"rows": {1: [(1,)]}}
-    assert "the job has no page, as 192.0.2.1:8080 cannot be used: Cannot assign requested address" in caplog.text
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("198.51.100.1:8080", "Cannot assign requested address"), ("a..b:8080", "Name or service not known")],
+)
+def test_a_job_runs_without_a_page_where_none_can_be(
+    address: str, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run_ticks(on_page(address), tmp_path, [1]) == {"rows": {1: [(1,)]}}
+    assert f"the job has no page, as {address} cannot be used: {why}" in caplog.text
+
+
+@pytest.mark.parametrize("token", ["", "short"])
+def test_a_damaged_token_opens_nothing(token: str, tmp_path: Path) -> None:
+    run_ticks(on_page("0.0.0.0:0"), tmp_path, [1])
+    (tmp_path / "page/token").write_text(token)
+    run_ticks(on_page("0.0.0.0:0"), tmp_path, [2])
+    (found,) = server._servers()
+    assert asked(found, "/").status == 401
+    assert len((tmp_path / "page/token").read_text()) == 32
 
 
 @pytest.mark.parametrize("address", ["", "http://localhost:80", "80a", "host:", "99999", "a b:1", "-1", "127.0.0.1"])
