@@ -30,7 +30,7 @@ class Page:
         self._graph, self._app = graph, app
         self._lock = threading.RLock()
         self._looked = 0.0
-        """When the health was told last, by a clock that does not go back."""
+        """When the health was looked at last, by a clock that does not go back."""
         self._version = 0
         self._parts: dict[str, tuple[int, Any]] = {}
         self._batches: dict[int, tuple[int, dict[str, Any]]] = {}
@@ -58,7 +58,7 @@ class Page:
 
     def _look(self) -> None:
         """Look at the health again: it changes with time."""
-        with self._lock:  # or what was found before the end could be told after it
+        with self._lock:  # or what was found before the end could come after it
             self._looked = time.monotonic()
             self._set("health", self.health()._asdict())
 

@@ -205,7 +205,7 @@ def test_a_browser_that_waits_for_news_keeps_its_connection(
     assert first_news(answer)["panels"][0]["n"] == 3
 
 
-def test_what_is_no_json_is_logged(open_server: server._Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_json_cannot_hold_is_logged(open_server: server._Server, caplog: pytest.LogCaptureFixture) -> None:
     answer = asked(open_server, "/events")
     assert first_news(answer)
     open_server.page.show({"name": "hits", "n": float("nan")})
