@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,11 +26,13 @@ PATIENCE = 300  # seconds, far more than any step takes
 
 def fetch_jars() -> None:
     whole = JARS / "whole"
-    if not whole.exists():
-        shutil.rmtree(JARS, ignore_errors=True)
-        command = ["mvn", "-B", "-q", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
-        subprocess.run([*command, f"-DoutputDirectory={JARS}"], check=True, stdin=subprocess.DEVNULL)
-        whole.touch()
+    with (HERE / "pom.xml").open() as pom:
+        fcntl.flock(pom, fcntl.LOCK_EX)  # two processes of the tests may be here at once
+        if not whole.exists():
+            shutil.rmtree(JARS, ignore_errors=True)
+            command = ["mvn", "-B", "-q", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+            subprocess.run([*command, f"-DoutputDirectory={JARS}"], check=True, stdin=subprocess.DEVNULL)
+            whole.touch()
 
 
 def free_ports(count: int) -> list[int]:
