@@ -171,7 +171,7 @@ def _history(graph: Graph) -> list[dict[str, Any]]:
     """The batches of which the log has a note; those of earlier versions are left out."""
     log = graph.log
     found = log.history()
-    for entry in log.after(log.compacted_to.n):
+    for entry in log.after(log.last.n - HISTORY):  # a long window keeps many more
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found.append(json.loads(log.note(entry.n))["batch"])
     return [batch for batch in found if _is_brief(batch)]

@@ -165,9 +165,8 @@ class _Server(threading.Thread):
         self._server = uvicorn.Server(config)
 
     def run(self) -> None:
-        logging.getLogger("uvicorn").setLevel(
-            logging.CRITICAL
-        )  # what browsers send does not belong in the log of the job
+        # what browsers send does not belong in the log of the job
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         self._server.run(sockets=[self._listener])
 
     def stop(self) -> None:
@@ -268,9 +267,8 @@ def application(page: Page, token: str | None, sent: dict[object, int]) -> ASGIA
             return _refused(400, "only as 127.0.0.1 or localhost")
         if token is not None and _same(request.query_params.get("token", ""), token):
             response = RedirectResponse(path.rpartition("/")[2] or "./", 303)
-            response.set_cookie(
-                cookie, token, httponly=True, samesite="lax"
-            )  # strict would not let a link in a log viewer lead here
+            # strict would not let a link in a log viewer lead here
+            response.set_cookie(cookie, token, httponly=True, samesite="lax")
             return response
         if path != "/" and request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return _refused(403, "only for the page itself")  # other sites could take all connections

@@ -17,6 +17,7 @@ from sparkstream_kit.events import BatchDone, Event
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.page import server
 from sparkstream_kit.page.model import Page
+from sparkstream_kit.recovery.offset_log import OffsetLog
 from tests.support.ticks import Build, given, job, killed, run_ticks
 
 ROWS = [[(n, n % 3) for n in range(size)] for size in (3, 0, 5, 1, 2, 4, 1, 3)]
@@ -119,6 +120,23 @@ def test_the_history_is_bounded_in_memory_and_in_the_home(tmp_path: Path, monkey
         assert [batch["n"] for batch in everything(page)["batches"]] == [last - 2, last - 1, last]
 
 
+def test_a_start_reads_no_more_notes_than_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_ticks(shown_on([]), tmp_path, range(1, 9))
+    monkeypatch.setattr(reports, "HISTORY", 3)
+    read: list[int] = []
+    note = OffsetLog.note
+
+    def noted(self: OffsetLog, n: int) -> str:
+        read.append(n)
+        return note(self, n)
+
+    monkeypatch.setattr(OffsetLog, "note", noted)
+    pages: list[Page] = []
+    with job(shown_on(pages), tmp_path):
+        assert [batch["n"] for batch in everything(pages[0])["batches"]] == [6, 7, 8]
+    assert sorted(set(read)) == [6, 7, 8]
+
+
 NOTES = ["", "{", "[]", '{"totals": {}}', "null", '{"batch": 3}', '{"batch": {"n": "x"}}', '{"batch": {"n": 1}}']
 
 
@@ -142,15 +160,14 @@ def test_a_job_that_fails_and_recovers_says_so(tmp_path: Path) -> None:
         def write(*_: object) -> None:
             if broken:
                 broken.pop()
-                states.append(pages[0].health())
                 raise OSError("disk full <script>")
 
-        states: list[Any] = []
         streams["sums"].for_each_batch(write, name="flaky")
         return streams
 
     with job(build, tmp_path) as engine:
         engine._retry_for = 60
+        engine.stopping.wait = lambda timeout=None: False  # type: ignore[method-assign]
         engine.tick(1000)
         assert pages[0].health().state == "running"
         (flaky,) = [output for output in everything(pages[0])["outputs"] if output["name"] == "flaky"]
