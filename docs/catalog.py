@@ -135,7 +135,7 @@ NOT_LISTED = {
     # where streams come from, and a question about them
     *("FrameStream.of", "FrameStream.from_source", "FrameStream.columns"),
     # what transformations are built with
-    *(f"ss.aggregates.{name}" for name in ("partial", "merge", "result", "named_parts", "meanings")),
+    *(f"ss.aggregates.{name}" for name in ("partial", "merge", "result", "named_parts", "metadata", "saved")),
 }
 
 Tables = Mapping[str, Sequence[Row]]

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from .lifecycle import stop_when as stop_when
     from .listeners import listen as listen
     from .page.server import serve_page as serve_page
+    from .states import StateAt as StateAt
+    from .states import read_state as read_state
     from .tracing import spans as spans
 
 __version__ = "0.1.0"
@@ -102,6 +104,8 @@ PUBLIC = {
     "stop_when": "lifecycle",
     "listen": "listeners",
     "serve_page": "page.server",
+    "StateAt": "states",
+    "read_state": "states",
     "spans": "tracing",
 }
 

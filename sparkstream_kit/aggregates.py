@@ -11,10 +11,15 @@ Nulls are ignored, as in SQL. The names are those of SQL, and some are those of 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
+import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, ParamSpec
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -49,14 +54,35 @@ class Aggregate:
     column: str = ""
     of_integers: Aggregate | None = None
     """Used instead if `column` has integers; its first part is then bigint, and it has as many parts."""
+    call: tuple[Any, ...] = ()
+    """The function of this module that made it, by its name, and the arguments; empty for one of yours."""
 
 
 Aggregates = Mapping[str, Aggregate]
+
+MEANS = "means"
+CALL = "call"
+"""Keys of the metadata of a saved column."""
+
+P = ParamSpec("P")
+
+
+def _noted(make: Callable[P, Aggregate]) -> Callable[P, Aggregate]:
+    """A function whose aggregates know that it made them, so that a saved state can be read without its job."""
+
+    @functools.wraps(make)
+    def noted(*arguments: P.args, **options: P.kwargs) -> Aggregate:
+        bound = inspect.signature(make).bind(*arguments, **options)
+        return replace(make(*arguments, **options), call=(make.__name__, *bound.arguments.values()))
+
+    return noted
+
 
 _LOW = 2**32 - 1
 """The lower 32 bits."""
 
 
+@_noted
 def count() -> Aggregate:
     """Number of rows: bigint.
 
@@ -70,6 +96,7 @@ def count() -> Aggregate:
     return Aggregate((Part(lambda _: F.count("*"), F.sum, "count(*)", additive=True),), lambda n: n)
 
 
+@_noted
 def sum(column: str) -> Aggregate:
     """Sum of a column: bigint for integers, else double or decimal; null if every value is null.
 
@@ -92,6 +119,7 @@ def sum(column: str) -> Aggregate:
     return _total(column, lambda total, n: F.when(n > 0, total), fitting)
 
 
+@_noted
 def min(column: str) -> Aggregate:
     """Smallest value: the column's type; null if there is none.
 
@@ -106,6 +134,7 @@ def min(column: str) -> Aggregate:
     return Aggregate((least,), lambda smallest: smallest)
 
 
+@_noted
 def max(column: str) -> Aggregate:
     """Largest value: the column's type; null if there is none.
 
@@ -120,6 +149,7 @@ def max(column: str) -> Aggregate:
     return Aggregate((most,), lambda largest: largest)
 
 
+@_noted
 def min_by(column: str, by: str) -> Aggregate:
     """The value in the row with the smallest `by`: the column's type. Among ties the smallest value, null first.
 
@@ -137,6 +167,7 @@ def min_by(column: str, by: str) -> Aggregate:
     return Aggregate((pair,), lambda smallest: smallest["value"])
 
 
+@_noted
 def max_by(column: str, by: str) -> Aggregate:
     """The value in the row with the largest `by`: the column's type. Among ties the largest value, null last.
 
@@ -154,6 +185,7 @@ def max_by(column: str, by: str) -> Aggregate:
     return Aggregate((pair,), lambda largest: largest["value"])
 
 
+@_noted
 def mean(column: str) -> Aggregate:
     """Arithmetic mean: double; null if there is no value.
 
@@ -171,6 +203,7 @@ def mean(column: str) -> Aggregate:
     return _total(column, lambda total, n: F.when(n > 0, total.cast("double") / n), wide)
 
 
+@_noted
 def variance(column: str) -> Aggregate:
     """Sample variance: double; null for fewer than two values.
 
@@ -196,6 +229,7 @@ def variance(column: str) -> Aggregate:
     return Aggregate((Part(make, merge, f"variance({column})"),), lambda p: F.when(p["n"] > 1, p["m2"] / (p["n"] - 1)))
 
 
+@_noted
 def approx_count_distinct(column: str) -> Aggregate:
     """Number of distinct values, with a standard error of 1.6 percent: bigint.
 
@@ -217,6 +251,7 @@ def approx_count_distinct(column: str) -> Aggregate:
     return Aggregate((sketch,), lambda s: F.coalesce(F.hll_sketch_estimate(s), F.lit(0)))
 
 
+@_noted
 def approx_percentile(column: str, fraction: float) -> Aggregate:
     """The smallest value that at least this fraction of the values does not exceed: double; null if there is none.
 
@@ -256,6 +291,7 @@ def approx_percentile(column: str, fraction: float) -> Aggregate:
     )
 
 
+@_noted
 def collect_set(column: str, limit: int) -> Aggregate:
     """The `limit` smallest distinct values, sorted: array of the column's type.
 
@@ -282,6 +318,7 @@ def collect_set(column: str, limit: int) -> Aggregate:
     return Aggregate((some,), lambda values: values)
 
 
+@_noted
 def top_k(column: str, k: int) -> Aggregate:
     """The k most frequent values, most frequent first: array of struct(item: the column's type, count: bigint).
 
@@ -413,16 +450,41 @@ def _part_names(name: str, aggregate: Aggregate) -> list[str]:
     return [name, *(f"{name}_{i}" for i in range(1, len(aggregate.parts)))]
 
 
-def meanings(aggregates: Aggregates) -> dict[str, str]:
-    """What the columns of partial aggregates are, by their names.
+def metadata(aggregates: Aggregates) -> dict[str, dict[str, str]]:
+    """What is saved of the columns of partial aggregates: what each `means`, and the `call` that made an aggregate.
 
     Cost: grows with the number of aggregates.
 
     >>> import sparkstream_kit as ss
-    >>> ss.aggregates.meanings({"hits": ss.aggregates.count(), "most": ss.aggregates.max("bytes")})
-    {'hits': 'count(*)', 'most': 'max(bytes)'}
+    >>> ss.aggregates.metadata({"hits": ss.aggregates.count(), "most": ss.aggregates.max("bytes")})
+    {'hits': {'means': 'count(*)', 'call': '["count"]'}, 'most': {'means': 'max(bytes)', 'call': '["max", "bytes"]'}}
     """
-    return {name: part.means for name, part in named_parts(aggregates) if part.means}
+    about: dict[str, dict[str, str]] = {
+        name: {MEANS: part.means} for name, part in named_parts(aggregates) if part.means
+    }
+    for name, aggregate in aggregates.items():
+        if aggregate.call:
+            about.setdefault(name, {})[CALL] = json.dumps(aggregate.call, default=str)
+    return about
+
+
+def saved(schema: StructType) -> dict[str, Aggregate]:
+    """The aggregates whose parts are columns of a schema, by their `metadata`; those of your own are not known.
+
+    Cost: grows with the columns.
+
+    >>> import sparkstream_kit as ss
+    >>> from pyspark.sql.types import StructType
+    >>> about = ss.aggregates.metadata({"n": ss.aggregates.count()})
+    >>> [*ss.aggregates.saved(StructType().add("client", "string").add("n", "long", metadata=about["n"]))]
+    ['n']
+    """
+    found = {}
+    for field in schema:
+        with contextlib.suppress(ValueError, TypeError, KeyError, UsageError):
+            name, *arguments = json.loads(field.metadata[CALL])
+            found[field.name] = BUILT_IN[name](*arguments)
+    return {name: aggregate for name, aggregate in found.items() if {*_part_names(name, aggregate)} <= {*schema.names}}
 
 
 def _column(frame: DataFrame, name: str) -> Column:
@@ -516,3 +578,25 @@ def _pair(a: Column, b: Column) -> Column:
         (a["mean"] + apart * share).alias("mean"),
         (a["m2"] + b["m2"] + apart * apart * a["n"] * share).alias("m2"),
     )
+
+
+BUILT_IN: Mapping[str, Callable[..., Aggregate]] = MappingProxyType(
+    {
+        make.__name__: make
+        for make in (
+            count,
+            sum,
+            min,
+            max,
+            min_by,
+            max_by,
+            mean,
+            variance,
+            approx_count_distinct,
+            approx_percentile,
+            collect_set,
+            top_k,
+        )
+    }
+)
+"""The functions that make aggregates, by their names."""

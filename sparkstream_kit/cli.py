@@ -2,7 +2,8 @@
 
     sparkstream archive FILE.zip      write the package as one archive for spark-submit --py-files
     sparkstream peek DIRECTORY        look at logs before a job reads them: format, rotation, command
-    sparkstream status HOME [--json]  show a job's progress: last batch, lag, state, who runs it
+    sparkstream status HOME           show a job's health and progress: newest batches, lag, outputs, states
+    sparkstream state HOME [NAME]     show what a state holds, as of a batch
     sparkstream stop HOME [--wait]    stop the job of a home gracefully
     sparkstream replay-rejected HOME DIRECTORY
                                       return rejected lines to a job that reads the directory
@@ -20,7 +21,9 @@ the JVM and take a few seconds longer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 import time
 import zipfile
@@ -28,16 +31,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _lazy, _spark
+from . import __version__, _lazy, _spark, durations, states
 from .bridge import jvm, kafka
-from .context import live_session
+from .context import existing_home, live_session
 from .engine import clocks
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
 from .peek import peek
-from .recovery import lease, storage
+from .recovery import lease, snapshots, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
+from .redaction import printable
 from .status import EXIT_CODES, describe, left, status
 
 PEEK = """\
@@ -51,6 +55,35 @@ lines of each have, how many lines it would reject and why, and the command that
 It sees what the source files: would see with the same options, and parses as jobs do, but reads up to 1,000 lines of
 each of 20 files only, and writes nothing. Exit code 2: the directory is missing or empty, or no file matches.
 """
+
+
+STATUS = """\
+Show a job's health in a word, with the reason, and its progress: the newest batches, what waits in its sources, its
+outputs and states, and who runs it. Nothing is changed, whether or not the job runs.
+
+    sparkstream status /data/access.home --watch
+    sparkstream status hdfs:///apps/access --json | jq .reason
+
+The exit code tells the health to monitors: {codes}. 2: it cannot be read. docs/operate.md explains each, and every
+field of the JSON.
+"""
+
+
+STATE = """\
+Show what a state holds as a table: what it was after its newest snapshot, one of which is written every 20 batches and
+at a graceful stop, or after that of batch N. Nothing is changed, whether or not the job runs.
+
+    sparkstream state /data/access.home                         the states there are, and their snapshots
+    sparkstream state /data/access.home by-client_ip
+    sparkstream state /data/access.home by-client_ip --at 60 --rows 1000000 --json | jq -c 'select(.hits > 100)'
+
+For a batch without a snapshot the job computes the state from the input, which it reads again: add --state NAME@N to
+the command that starts it, or --state NAME for the newest batch. That also changes nothing, and the job may run.
+"""
+
+
+CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+"""Makes a terminal empty."""
 
 
 COMPACT = """\
@@ -162,8 +195,13 @@ def stop(home: Home, *, wait: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    return _reported(lambda: options.run(options))
+
+
+def _reported(run: Callable[[], int | None]) -> int:
+    """Run; an error is one sentence on standard error, and its exit code."""
     try:
-        return options.run(options) or 0
+        return run() or 0
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -193,10 +231,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--encoding", default="utf-8", help="of the files (default: utf-8)")
     add("--format", action="append", default=[], help="a format string to try beside the formats that have a name")
     codes = ", ".join(f"{health} {code}" for health, code in EXIT_CODES.items())
-    does = "show a job's progress: last batch, lag, state, who runs it"
-    add = command("status", does, _status, f"{does}\n\nThe exit code tells its health: {codes}.")
+    does = "show a job's health and progress: newest batches, lag, outputs, states, who runs it"
+    add = command("status", does, _status, STATUS.format(codes=codes))
     add("home")
     add("--json", action="store_true", help="as one JSON object; docs/operate.md has the schema")
+    add(
+        "--watch",
+        nargs="?",
+        const="2s",
+        metavar="DURATION",
+        help="show it again every 2s, or as often as this, until Ctrl-C; with --json an object a line",
+    )
+    add = command("state", "show what a state holds, as of a batch", _state, STATE)
+    add("home")
+    add("name", nargs="?", help="of the state; without it, list the states of the home")
+    add("--at", type=int, metavar="N", help="after batch N (default: the newest snapshot)")
+    add("--rows", type=int, default=20, metavar="N", help="at most this many (default: 20)")
+    add("--json", action="store_true", help="a JSON object for each row")
     add = command("stop", "stop the job of a home gracefully", _stop)
     add("home")
     add("--wait", action="store_true", help="return when it has stopped; exit code 1 if it was not drained")
@@ -231,18 +282,62 @@ def _packages(_: argparse.Namespace) -> None:
 def _peek(options: argparse.Namespace) -> None:
     session = live_session()
     said = peek(session, options.directory, options.glob, encoding=options.encoding, formats=options.format)
-    encoding = sys.stdout.encoding or "utf-8"
-    print(said.encode(encoding, "backslashreplace").decode(encoding))
+    _print(said)
 
 
 def _status(options: argparse.Namespace) -> int:
-    facts = status(_existing(options.home))
-    print(json.dumps(facts, indent=2) if options.json else describe(facts))
-    return EXIT_CODES[facts["health"]]
+    is_screen = sys.stdout.isatty()
+
+    def show() -> int:
+        facts = status(existing_home(options.home))
+        if options.json:
+            text = json.dumps(facts, indent=2 if options.watch is None else None)
+        else:
+            text = describe(facts, coloured=is_screen and not os.environ.get("NO_COLOR"))
+        if options.watch is not None and not options.json:
+            text = f"{CLEAR}{text}" if is_screen else f"{text}\n"
+        _print(text)
+        return EXIT_CODES[facts["health"]]
+
+    return show() if options.watch is None else _again(show, durations.seconds(options.watch))
+
+
+def _again(step: Callable[[], int], pause: float) -> int:
+    """Run a step again and again, until Ctrl-C; returns its last exit code. Errors are printed, and do not end it."""
+    code = 0
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            code = _reported(step)
+            sys.stdout.flush()
+            time.sleep(pause)
+    return code
+
+
+def _print(text: str) -> None:
+    """Print, with what the encoding of the output lacks as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _state(options: argparse.Namespace) -> None:
+    home = existing_home(options.home)
+    if options.name is None:
+        for name in storage.names(home / "state"):
+            print(printable(f"{name}: snapshots after batch {_numbers(snapshots.numbers(home / f'state/{name}'))}"))
+        return
+    state = states.state_of(home, options.name, at=options.at)
+    if options.json:
+        print("\n".join(states.as_json(state, options.rows)))
+    else:
+        _print(states.show(state, options.name, options.rows))
+
+
+def _numbers(found: Sequence[int]) -> str:
+    return ", ".join(map(str, found)) or "none"
 
 
 def _stop(options: argparse.Namespace) -> int:
-    home = _existing(options.home)
+    home = existing_home(options.home)
     stop(home, wait=options.wait)
     if not options.wait:
         print("stop requested")
@@ -261,7 +356,7 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> None:
-    home = _existing(options.home)
+    home = existing_home(options.home)
     live_session()
     lines, files = _rejected.replay(home, options.directory, options.name)
     print(f"{lines} lines written to {files} files in {options.directory}" if files else "no rejected lines to replay")
@@ -288,7 +383,7 @@ def _rebuild(options: argparse.Namespace) -> None:
 
 
 def _reset_clock(options: argparse.Namespace) -> None:
-    ahead = clocks.reset(_existing(options.home))
+    ahead = clocks.reset(existing_home(options.home))
     print(f"times were up to {clocks.about(ahead)} ahead, and are brought back to now" if ahead else "no time is ahead")
 
 
@@ -302,7 +397,7 @@ def _compact(options: argparse.Namespace) -> None:
 
 
 def _skip(options: argparse.Namespace) -> None:
-    home = _existing(options.home)
+    home = existing_home(options.home)
     held = lease.acquire(home / "lease")
     try:
         log = OffsetLog(home / "offsets", held.epoch)
@@ -314,17 +409,6 @@ def _skip(options: argparse.Namespace) -> None:
     finally:
         held.release()
     print(f"the next start sets the input of batch {last} aside, in {home / f'skipped/{last}'}, and runs it without")
-
-
-def _existing(path: str) -> Home:
-    here = Path(path.removeprefix("file:")).absolute()
-    root = f"file:{here}" if (here / "id").exists() else None
-    if root is None:
-        live_session()
-        root = storage.qualify(path)
-    if not storage.exists(f"{root}/id"):
-        raise UsageError(f"{path!r} is not a home: name the directory that the job was given as --home")
-    return Home.existing(root)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from pyspark import SparkConf
@@ -27,6 +28,7 @@ from .engine import batches, checkpoints
 from .engine.graph import graph_of
 from .engine.progress import watched
 from .errors import CheckpointRefused, StopRequested, UsageError
+from .recovery import storage
 from .recovery.home import Home
 from .recovery.lease import acquire
 from .recovery.offset_log import OffsetLog
@@ -267,6 +269,18 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
         settings.apply(live, settings.LOCAL)
     settings.apply(live, *presets, settings.REDACTION, settings.HDFS)
     return SparkSession.builder.config(conf=live).getOrCreate()
+
+
+def existing_home(path: str) -> Home:
+    """The home at a path, with Spark started only if that is not on a local disk; UsageError if there is none."""
+    here = Path(path.removeprefix("file:")).absolute()
+    root = f"file:{here}" if (here / "id").exists() else None
+    if root is None:
+        live_session()
+        root = storage.qualify(path)
+    if not storage.exists(f"{root}/id"):
+        raise UsageError(f"{path!r} is not a home: name the directory that the job was given as --home")
+    return Home.existing(root)
 
 
 def new_context(session: SparkSession, interval_ms: int) -> StreamingContext:

@@ -680,8 +680,8 @@ class FrameStream:
 
         # without times the partial aggregates of every batch are the same function of its rows
         source = self if span else self._each(lambda frame: agg.partial(frame, keys, parts))
-        means, loaded = agg.meanings(aggregates), as_saved if span is None else not_after("__seen")
-        node = StateNode(source, name or _by(keys), keys, empty, advance, retain, means, loaded)
+        about, loaded = agg.metadata(aggregates), as_saved if span is None else not_after("__seen")
+        node = StateNode(source, name or _by(keys), keys, empty, advance, retain, about, loaded)
         look_back = inf
         if span is not None:
             step = max(self.graph.interval, span // 10 // self.graph.interval * self.graph.interval)

@@ -22,17 +22,21 @@ from typing import Protocol
 from pyspark import SparkConf
 from pyspark.streaming import StreamingContext
 
-from . import _lazy, durations, outputs, sources, uris
-from .context import get_or_create
+from . import _lazy, durations, outputs, settings, sources, uris
+from .context import Build, get_or_create, live_session
 from .engine import batches, progress
 from .engine.batches import engine_of
 from .errors import KitError, MissingLibrary, UsageError
 from .frames import FrameStream
 from .lifecycle import run
 from .redaction import printable_lines
+from .states import read_state, show
 from .transforms import access_log
 
 log = logging.getLogger(__name__)
+
+SHOWN = 20
+"""Rows of a state."""
 
 
 class JobSource(Protocol):
@@ -102,6 +106,10 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         for name in unknown:  # another version of the job may have it
             log.warning("the job has no result named %r, which an --output asks for: it has %s", name, has)
 
+    if options.state is not None:
+        live_session(conf, settings.FRAMES)
+        _show_state(options, lambda ssc: build(ssc, _Source(from_where, options.format), lambda stream, name: None))
+        return 0
     ssc = get_or_create(
         build_all,
         home=options.home,
@@ -117,6 +125,15 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     engine = engine_of(ssc)
     assert engine is not None, "a job of main() has FrameStreams"
     return run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
+
+
+def _show_state(options: argparse.Namespace, build: Build) -> None:
+    name, at, n = options.state.rpartition("@")
+    name, batch = (name, int(n)) if at and n.isdecimal() else (options.state, None)
+    if options.home is None:
+        raise UsageError(f"got --state {options.state} without a --home: name that of the job")
+    state = read_state(options.home, name, at=batch, build=build, batch_interval=options.batch_interval)
+    print(show(state, name, SHOWN))
 
 
 def _default_outputs(options: argparse.Namespace) -> list[str]:
@@ -284,6 +301,12 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         metavar="FILE",
         help="go on although bytes of this input file, or records of this Kafka topic, are gone that a batch needs; "
         "the home notes which",
+    )
+    add(
+        "--state",
+        metavar="NAME[@N]",
+        help="instead of running the job, show what a state of its home holds after batch N, or the newest one; that "
+        "changes nothing, and the job may run meanwhile",
     )
     add(
         "--page",

@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 
 from .checks import check_directory
 from .errors import UsageError
+from .quantities import counted, of_bytes
 from .redaction import printable
 from .sources import _disks, _globs, _identity, _lines
 from .sources._disks import Disk, Found
@@ -239,7 +240,7 @@ def _sample(disk: Disk, log: Log, file: Found, encoding: str) -> None:
     text = b"".join(_lines.clean([data], encoding)).decode() if data else ""
     lines = text.split("\n")[:-1][:LINES]
     if wrong := sum("\N{REPLACEMENT CHARACTER}" in line for line in lines):
-        log.notes.append(f"{_count(wrong, 'line')} of {name} with bytes that are not {encoding}: give its --encoding")
+        log.notes.append(f"{counted(wrong, 'line')} of {name} with bytes that are not {encoding}: give its --encoding")
     log.lines += lines
 
 
@@ -290,8 +291,8 @@ def _report(
     disk: Disk, root: str, glob: str, encoding: str, logs: list[Log], others: list[Found], files: int, sampled: int
 ) -> Iterator[str]:
     yield from _wrapped(
-        f"{printable(root)}: {_count(files, 'file')} of {_count(len(logs), 'log')} matching {printable(glob)!r}. "
-        f"Nothing was read but up to {LINES:,} lines, from the first MiB, of each of {_count(sampled, 'file')}, "
+        f"{printable(root)}: {counted(files, 'file')} of {counted(len(logs), 'log')} matching {printable(glob)!r}. "
+        f"Nothing was read but up to {LINES:,} lines, from the first MiB, of each of {counted(sampled, 'file')}, "
         "the newest of each log first."
     )
     for log in logs[:SHOWN]:
@@ -304,7 +305,7 @@ def _report(
                     yield f"  {title if not n and not m else '':<8}  {row}"
     if len(logs) > SHOWN:
         yield ""
-        yield f"and {_count(len(logs) - SHOWN, 'other log')}: narrow the --glob to see them"
+        yield f"and {counted(len(logs) - SHOWN, 'other log')}: narrow the --glob to see them"
     for note in _skipped(disk, root, others):
         yield ""
         yield from _wrapped(note)
@@ -331,7 +332,7 @@ def _facts(disk: Disk, root: str, log: Log) -> dict[str, list[str]]:
     size = sum(file.size for file in log.files)
     names = sorted(printable(_relative(root, file.path)) for file in log.files)
     facts = {
-        "files": [f"{_count(len(names), 'file')}, {_bytes(size)}: {_list(names, 3)}"],
+        "files": [f"{counted(len(names), 'file')}, {of_bytes(size)}: {_list(names, 3)}"],
         "rotation": [_rotation(disk, log)],
     }
     verdict = log.verdict
@@ -342,17 +343,17 @@ def _facts(disk: Disk, root: str, log: Log) -> dict[str, list[str]]:
             f"{printable(verdict.format)}, {verdict.accepted:,} of {verdict.lines:,} lines in the sample"
         ]
     else:
-        best = f"{printable(verdict.format)} fits best, {verdict.accepted:,} of {_count(verdict.lines, 'line')}"
+        best = f"{printable(verdict.format)} fits best, {verdict.accepted:,} of {counted(verdict.lines, 'line')}"
         facts["format"] = [f"none that is known; {best} in the sample", *_json_members(log.lines)]
     if verdict and verdict.rejected and (verdict.fits or _is_unknown(log)):
         n = verdict.lines - verdict.accepted
-        facts["rejected"] = [f"{n:,} of {_count(verdict.lines, 'line')}"]
+        facts["rejected"] = [f"{n:,} of {counted(verdict.lines, 'line')}"]
         for reason, number, first in verdict.rejected[:SHOWN]:
             facts["rejected"] += [f"{number:,}  {reason}", *_example(first, len(f"{number:,}") + 2)]
         if len(verdict.rejected) > SHOWN:
-            facts["rejected"].append(f"and {_count(len(verdict.rejected) - SHOWN, 'other reason')}")
+            facts["rejected"].append(f"and {counted(len(verdict.rejected) - SHOWN, 'other reason')}")
     if log.missed:
-        many = _count(log.missed, "rotated file")
+        many = counted(log.missed, "rotated file")
         log.notes.insert(0, f"the glob does not match {many}: what is rotated while no job runs would be missed")
     if log.notes:
         facts["note"] = log.notes[:SHOWN]
@@ -524,17 +525,6 @@ def _list(names: Sequence[str], most: int = SHOWN) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most:,} more"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _bytes(size: int) -> str:
-    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << power:
-            return f"{size / (1 << power):.1f} {unit}"
-    return f"{size} B"
 
 
 def _wrapped(text: str, width: int = _WIDTH) -> list[str]:

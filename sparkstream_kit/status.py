@@ -3,55 +3,92 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
-from .engine import clocks
+from .contracts import Size
+from .engine import clocks, reports
 from .engine.checkpoints import stale_after
+from .engine.reports import TOTALS
+from .health import Health, health, tried_again
+from .quantities import counted, of_bytes
 from .recovery import landing, lease, snapshots, storage
-from .recovery.home import FORMAT, Home
+from .recovery.home import FORMAT, Failure, Home
 from .recovery.offset_log import Entry, OffsetLog
+from .redaction import printable
 from .sources import _removable
 
-EXIT_CODES = {"running": 0, "stopping": 0, "stopped": 0, "down": 3, "stalled": 4}
+EXIT_CODES = {
+    "running": 0,
+    "stopping": 0,
+    "stopped": 0,
+    "slow": 1,
+    "rejecting": 1,
+    "retrying": 1,
+    "down": 3,
+    "stalled": 4,
+}
 """Exit code of `sparkstream status` for each health.
 
-running     a driver holds the lease
+running     batches are done in time, or there is nothing new
 stopping    a stop was requested, and the driver has not finished it yet
 stopped     the last run stopped gracefully; start it again when you like
+slow        batches take longer than the interval, or are done later and later
+rejecting   more than 5 % of the newest records are rejected
+retrying    a step failed, and is tried again
 down        no driver runs, and the last run was cut off: start it again
-stalled     a driver runs, and a batch has been unfinished for more than STALLED_AFTER seconds: read its log
+stalled     a driver runs, and has made no progress for two minutes, or ten intervals if those are longer
 """
 
-STALLED_AFTER = 600
+SHOWN = 40
+"""Batches of which something is shown."""
+
+UNKNOWN_INTERVAL = 60.0
+"""Seconds, until the first batch is done and says what the interval is."""
+
+UNKNOWN = {"time": None, "age": None}
+
+MARKS = {"good": "●", "warn": "▲", "bad": "■", "off": "○"}
+COLOURS = {"good": 32, "warn": 33, "bad": 31, "off": 2}
+"""Of a terminal, as numbers of SGR."""
 
 
 def status(home: Home) -> dict[str, Any]:
     """The facts, as JSON values; times are ISO 8601 in UTC, ages are seconds."""
-    log = OffsetLog(home / "offsets")
-    last, holder = log.last, lease.holder(home / "lease")
-    compacted = log.compacted_to.end_offsets
-    states = {name: snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state")}
+    log, holder = OffsetLog(home / "offsets"), lease.holder(home / "lease")
+    last, noted, run = log.last, reports.noted(log), _run(home, log)
+    compacted, batches = log.compacted_to.end_offsets, reports.history(log, SHOWN)
+    found = _health(home, log, holder, run, batches, noted.interval)
     return {
         "format": FORMAT,
         "home": home.root,
         "id": home.id,
-        "health": _health(home, log, holder),
+        "health": found.state,
+        "level": found.level,
+        "reason": found.reason,
         "driver": holder or None,
+        "run": {"number": run.epoch, **(_time(run.started) if run.started else UNKNOWN)} if run.epoch else None,
         "stop_pending": home.stop_pending(),
         "last_batch": _batch(log, last) if last.n else None,
+        "failure": _failure(run.failure) if run.failure else None,
+        "interval": noted.interval,
+        "batches": batches,
+        "totals": {name: noted.totals.get(name, 0) for name in TOTALS} if noted.totals else None,
         "recorded_ahead": round(clocks.ahead_by(log) / 1000, 3),
         "sources": {
             name: {
                 "end_offset": offset,
                 "available": last.available.get(name, offset),
+                "lag": noted.lags.get(name, Size())._asdict(),
                 "removable_files": list(_removable.removable(home / f"sources/{name}", offset, compacted.get(name))),
             }
             for name, offset in sorted(last.end_offsets.items())
         },
+        "outputs": {name: _output(name, noted) for name in sorted({*home.outputs(), *noted.rows})},
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
         "skipped": sorted(int(n) for n in storage.names(home / "skipped")),
-        "states": {name: {"snapshots": numbers} for name, numbers in states.items()},
+        "states": {name: _state(home / f"state/{name}") for name in storage.names(home / "state")},
         "checkpoint": _checkpoint(home, holder),
     }
 
@@ -74,44 +111,104 @@ def left(home: Home) -> list[str]:
     return rest or ([f"the last run was cut off after batch {log.last.n}"] if cut_off else [])
 
 
-def describe(facts: dict[str, Any]) -> str:
-    """The facts for people, one a line."""
-    last, replayable, checkpoint = facts["last_batch"], facts["replayable"], facts["checkpoint"]
-    lines = {
-        "home": facts["home"],
-        "id": facts["id"],
-        "health": facts["health"],
-        "driver": facts["driver"] or "nobody holds the lease",
-        "stop": "requested" if facts["stop_pending"] else "not requested",
-        "last batch": "none yet",
-    }
+def describe(facts: dict[str, Any], *, coloured: bool = False) -> str:
+    """The facts for people, one a line, the health first. Nothing in them commands a terminal."""
+    lines = {name: printable(fact) for name, fact in _lines(facts)}
+    mark = f"{MARKS[facts['level']]} {lines['health']}"
+    lines["health"] = f"\x1b[{COLOURS[facts['level']]}m{mark}\x1b[0m" if coloured else mark
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in lines.items())
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    last, replayable, checkpoint, run = (facts[name] for name in ("last_batch", "replayable", "checkpoint", "run"))
+    yield "health", f"{facts['health']}: {facts['reason']}"
+    yield "home", facts["home"]
+    yield "id", facts["id"]
+    since = f", run {run['number']}{f', since {_when(run)}' if run['time'] else ''}" if run else ""
+    yield "driver", f"{facts['driver']}{since}" if facts["driver"] else "nobody holds the lease"
+    yield "stop", "requested" if facts["stop_pending"] else "not requested"
     if last:
-        lines["last batch"] = f"{last['n']} at {_when(last)}{'' if last['done'] else f' ({_unfinished(facts)})'}"
-        for name, (start, end) in sorted(last["ranges"].items()):
-            lines[f"range {name}"] = f"{json.dumps(start)} to {json.dumps(end)}"
+        yield "last batch", f"{last['n']} at {_when(last)}{'' if last['done'] else f' ({_unfinished(facts)})'}"
+    else:
+        yield "last batch", "none yet"
+    if facts["batches"]:
+        yield from _figures(facts)
+    for name, (start, end) in sorted(last["ranges"].items()) if last else ():
+        yield f"range {name}", f"{json.dumps(start)} to {json.dumps(end)}"
     if facts["recorded_ahead"]:
         ahead = clocks.about(round(1000 * facts["recorded_ahead"]))
-        lines["clock"] = f"the recorded time is {ahead} ahead of it: stop the job and run sparkstream reset-clock"
+        yield "clock", f"the recorded time is {ahead} ahead of it: stop the job and run sparkstream reset-clock"
     for name, source in facts["sources"].items():
         more = source["available"] != source["end_offset"]
-        lag = f", available up to {json.dumps(source['available'])}" if more else ", everything there was"
+        waiting = _amount(**source["lag"]) or ("more" if more else "")
+        read = f"read up to {json.dumps(source['end_offset'])}"
+        lag = f", {waiting} waiting" if waiting else ", nothing waiting"
+        if more:
+            lag += f", available up to {json.dumps(source['available'])}"
         if source["removable_files"]:
-            n = len(source["removable_files"])
-            lag += f"; {n} {'file' if n == 1 else 'files'} may be removed (--json lists them)"
-        lines[f"source {name}"] = f"read up to {json.dumps(source['end_offset'])}{lag}"
-    lines["replayable"] = f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
-    if facts["skipped"]:
-        lines["skipped"] = f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"
+            lag += f"; {counted(len(source['removable_files']), 'file')} may be removed (--json lists them)"
+        yield f"source {name}", read + lag
+    for name, output in facts["outputs"].items():
+        rows = "rows are not counted" if output["rows"] is None else f"{output['rows']:,} rows in the last batch"
+        total = f"{output['total_rows']:,} rows in all" if output["total_rows"] else ""
+        retries = f"{output['retries']:,} retries in all" if output["retries"] else ""
+        yield f"output {name}", ", ".join(filter(None, [rows if not total or output["rows"] else "", total, retries]))
     for name, state in facts["states"].items():
-        lines[f"state {name}"] = f"snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}"
+        rows = f"{state['rows']:,} rows, " if state["rows"] is not None else ""
+        yield (
+            f"state {name}",
+            f"{rows}snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}",
+        )
+    yield "replayable", f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
+    if facts["skipped"]:
+        yield "skipped", f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"
     if checkpoint:
         written = f"of {_when(checkpoint)}" if checkpoint["time"] else "not written yet"
         written += ", stale: Spark cannot write it, see the log of the job" if checkpoint["stale"] else ""
-        lines["checkpoint"] = ", ".join([written, *(f"{k}: {v}" for k, v in checkpoint["made_with"].items())])
+        yield "checkpoint", ", ".join([written, *(f"{k}: {v}" for k, v in checkpoint["made_with"].items())])
     else:
-        lines["checkpoint"] = "none: the offset log is all this job needs"
-    width = max(map(len, lines))
-    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in lines.items())
+        yield "checkpoint", "none: the offset log is all this job needs"
+
+
+def _figures(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the newest batches read, and how long they took."""
+    batches, totals = facts["batches"], facts["totals"]
+    newest, seconds = batches[-1], [batch["seconds"] for batch in batches]
+    read = [_amount(newest["records"], newest["bytes"]), newest["rejected"] and f"{newest['rejected']:,} rejected"]
+    took = f"in {newest['seconds']:.2f} s, {newest['delay']:.1f} s after its time"
+    yield "done", ", ".join(filter(None, [f"{newest['n']} {took}", *read]))
+    of = f" of an interval of {facts['interval']:g} s" if facts["interval"] else ""
+    yield "newest", f"{_bars(seconds)} {min(seconds):.2f} to {max(seconds):.2f} s{of}"
+    if totals:
+        parts = [
+            f"{totals['batches']:,} batch{'' if totals['batches'] == 1 else 'es'}",
+            _amount(totals["records"], totals["bytes"]),
+        ]
+        parts += [f"{totals[name]:,} {name}" for name in ("rejected", "retries") if totals[name]]
+        yield "in all", ", ".join(filter(None, parts))
+
+
+def _bars(values: list[float]) -> str:
+    """A bar for each value, as high as it is beside the largest.
+
+    >>> _bars([0, 1, 2, 4])
+    '▁▂▄█'
+    """
+    most = max(values) or 1
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * value / most)] for value in values)
+
+
+def _amount(records: int | None, bytes: int | None) -> str:
+    """Records and bytes as far as they are known, and if there are any.
+
+    >>> _amount(1204, 5_000_000), _amount(None, 318), _amount(0, 0), _amount(None, None)
+    ('1,204 records of 4.8 MiB', '318 B', '', '')
+    """
+    size = of_bytes(bytes) if bytes else ""
+    if not records:
+        return size
+    return f"{counted(records, 'record')}{f' of {size}' if size else ''}"
 
 
 def _unfinished(facts: dict[str, Any]) -> str:
@@ -126,15 +223,72 @@ def _unfinished(facts: dict[str, Any]) -> str:
     )
 
 
-def _health(home: Home, log: OffsetLog, holder: str) -> str:
+class _Run(NamedTuple):
+    """What is known of the newest run; times are in ms since 1970."""
+
+    epoch: int
+    started: int | None
+    failure: Failure | None
+    stuck_since: int | None
+    """Since when a batch of this run is unfinished, or cannot be planned."""
+
+
+def _run(home: Home, log: OffsetLog) -> _Run:
+    epoch, started, failure = lease.epoch(home / "lease"), lease.since(home / "lease"), home.failure()
+    if failure is not None and failure.epoch != epoch:
+        failure = None
+    since, last = [], log.last
+    if not log.is_done(last.n) and (last.epoch == epoch or started):  # one of an earlier run was begun by this one
+        since.append(max(last.clock, started or 0))
+    if failure is not None and failure.step:
+        since.append(failure.since)
+    return _Run(epoch, started, failure, min(since, default=None))
+
+
+def _health(
+    home: Home, log: OffsetLog, holder: str, run: _Run, batches: list[dict[str, Any]], interval: float | None
+) -> Health:
+    n, failure = log.last.n, run.failure
+    is_stopped = storage.exists(home / "STOPPED")
+    if not holder and is_stopped:
+        return Health("stopped", "off", f"it stopped gracefully after batch {n}" if n else "it has not started yet")
     if not holder:
-        return "stopped" if storage.exists(home / "STOPPED") else "down"
-    if home.stop_requested() and not storage.exists(home / "STOPPED"):  # with it, the job is only starting
-        return "stopping"
-    last = log.last
-    # an unfinished batch of an earlier driver was not started when it was recorded
-    started_here = not log.is_done(last.n) and last.epoch == lease.epoch(home / "lease")
-    return "stalled" if started_here and _age(last.time) > STALLED_AFTER else "running"
+        why = _said(failure) if failure else "the last run was cut off"
+        return Health("down", "bad", f"{why}; start it again")
+    if home.stop_requested() and not is_stopped:  # with it, the job is only starting
+        return Health("stopping", "off", "a stop was requested: the batch that runs is finished first")
+    idle = _age(run.stuck_since) if run.stuck_since is not None else 0
+    return health(
+        batches,
+        interval=UNKNOWN_INTERVAL if interval is None else interval,
+        now=clocks.machine_clock() / 1000,
+        idle=idle,
+        failing=_said(failure) if failure else "",
+    )
+
+
+def _said(failure: Failure) -> str:
+    return tried_again(failure.step, failure.n, failure.tries, failure.error) if failure.step else failure.error
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "step": failure.step or None,
+        "batch": failure.n,
+        "error": failure.error,
+        "tries": failure.tries,
+        **_time(failure.time),
+    }
+
+
+def _output(name: str, noted: reports.Noted) -> dict[str, Any]:
+    total, retries = (noted.totals.get(f"output.{name}.{what}", 0) for what in ("rows", "retries"))
+    return {"rows": noted.rows.get(name), "total_rows": total, "retries": retries}
+
+
+def _state(directory: str) -> dict[str, Any]:
+    found = snapshots.numbers(directory)
+    return {"rows": snapshots.rows(f"{directory}/{found[-1]}") if found else None, "snapshots": found}
 
 
 def _batch(log: OffsetLog, last: Entry) -> dict[str, Any]:
@@ -151,7 +305,7 @@ def _checkpoint(home: Home, holder: str) -> dict[str, Any] | None:
     newest = max(storage.checkpoint_times(home / "checkpoint"), default=None)
     interval = int(made_with.get("batch interval", "0 ms").partition(" ")[0])
     stale = bool(holder and newest and 1000 * _age(newest) > stale_after(interval))
-    return {**(_time(newest) if newest else {"time": None, "age": None}), "stale": stale, "made_with": made_with}
+    return {**(_time(newest) if newest else UNKNOWN), "stale": stale, "made_with": made_with}
 
 
 def _time(ms: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from ..dstreams import to_frame
 from ..errors import BatchFailed, Fenced, InputLost, KitError
 from ..events import JobFailed, JobStarted, JobStopped, StepFailed
 from ..recovery import landing
+from ..recovery.home import Failure
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
 from . import clocks, skipped
@@ -52,6 +53,9 @@ SNAPSHOT_EVERY = 20
 
 SAME_FAILURES = 5
 """Tries after which a step that fails on its data, each time with the same error, is given up: it is in vain."""
+
+NOTE_LIMIT = 5
+"""Seconds that a job which ends waits for the home to note why."""
 
 RETRY_FOR = 600.0
 """Seconds for which a failing output or state is retried: longer than most database outages."""
@@ -93,7 +97,7 @@ class Engine:
         self._checkpoints: Checkpoints | None = None
         self._meters = Meters(self.reports, graph, starts=lease.epoch)
         self._failure: BaseException | None = None
-        self._is_reported = False
+        self._is_reported = self._is_failing = False
         self._is_ahead = False
         """Whether the recorded time was ahead of the clock when that was last looked at."""
         self._planning_tick = 0
@@ -160,6 +164,7 @@ class Engine:
         """
         if save:
             self._save_finally()
+        self._forget_failure()
         self.graph.home.mark_stopped(drained=not streaming.has_unprocessed(self._ssc))
         self._lease.release()
         tell(self.graph, JobStopped(self.finished, self.drained.is_set()))
@@ -214,6 +219,23 @@ class Engine:
             self._is_reported = True
             tell(self.graph, JobFailed(jvm.reason(error)))
             self._meters.stop()
+            if not isinstance(error, Fenced):
+                note = threading.Thread(target=self._note_failure, args=(jvm.reason(error),), daemon=True)
+                note.start()
+                note.join(NOTE_LIMIT)  # the home may be what failed
+
+    def _note_failure(self, error: str, **facts: Any) -> None:
+        """Keep in the home what fails, or why the job ends; nothing depends on it."""
+        self._is_failing = True
+        now, epoch = clocks.machine_clock(), self.graph.log.epoch
+        with contextlib.suppress(Exception):
+            self.graph.home.note_failure(Failure(error, now, epoch, **facts))
+
+    def _forget_failure(self) -> None:
+        if self._is_failing:
+            self._is_failing = False
+            with contextlib.suppress(Exception):
+                self.graph.home.forget_failure()
 
     # --- one tick
 
@@ -249,6 +271,7 @@ class Engine:
                 self._run(entry)
         self._note_rate(time)
         self.reports.progress()
+        self._forget_failure()
 
     def _note_rate(self, time: int) -> None:
         """Let Spark know what the batches of a tick have read; nothing depends on it."""
@@ -439,6 +462,7 @@ class Engine:
         delay = (streaming.clock_ms(self._ssc) - entry.time) / 1000
         report = self.reports.done(entry, seconds=seconds, delay=delay, rows=written, errors=self.errors)
         log_.mark_done(entry.n, self.reports.note())
+        self._forget_failure()
         self._tell_sources(entry)
         graph.drop_contexts()
         self.finished += 1
@@ -461,7 +485,7 @@ class Engine:
 
     def _until_done(self, entry: Entry | None, steps: Mapping[str, Callable[[], object]]) -> None:
         """Run every step of a batch, or of planning one, until it succeeds, the deadline passes, or it is in vain."""
-        graph, waiting, same = self.graph, dict(steps), Counter[str]()
+        graph, waiting, same, began = self.graph, dict(steps), Counter[str](), clocks.machine_clock()
         batch = f"batch {entry.n}" if entry else "the next batch"
         deadline, pause = clock.monotonic() + self._retry_for, 0.5
         while True:
@@ -485,6 +509,9 @@ class Engine:
                 raise self._step_failed(entry, failures, in_vain)
             self.retries.update(failures.keys())
             self.reports.retries.update(failures.keys())
+            name = next(iter(failures))
+            facts = {"n": entry.n if entry else None, "tries": self.reports.retries[name], "since": began}
+            self._note_failure(reasons[name], step=name, **facts)
             for name in failures:
                 tell(graph, StepFailed(entry.n if entry else None, name, self.errors[name], min(pause, left)))
                 is_data = jvm.is_caused_by_data(failures[name])

@@ -110,6 +110,9 @@ class State(Protocol):
     def at(self, ctx: BatchContext) -> DataFrame:
         """The state after a batch, built from the newest snapshot and the entries since."""
 
+    def shown(self, ctx: BatchContext) -> DataFrame:
+        """The rows that stay after a batch, as a snapshot has them."""
+
     def restore(self) -> None:
         """Load the newest snapshot; StateRefused if it does not fit the job."""
 
@@ -180,6 +183,8 @@ class Graph:
         """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
         self.give_up_files: Collection[str] = ()
         """Paths of input files whose bytes may be missing."""
+        self.is_observer = False
+        """Whether another process runs the job, so that this one changes nothing in the home."""
         self.settled = 0
         """Spark runs no tick before this time again, as all of its checkpoints are newer."""
         self._home: Home | None = None

@@ -13,7 +13,7 @@ from ..bridge import jvm
 from ..bridge.metrics import Metrics
 from ..contracts import Size
 from .graph import Graph
-from .reports import PHASES, Reports
+from .reports import PHASES, TOTALS, Reports
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ EVERY = 1.0
 LAST = 2.0
 """Seconds that a job which ends waits for the sinks."""
 
-TOTALS = ("records", "bytes", "rejected", "batches", "retries")
 OF_OUTPUTS = ("rows", "retries")
 OF_STATES = ("rows", "bytes")
 FIGURES = ("number", "time", "records", "seconds", "delay_seconds", "interval_seconds")

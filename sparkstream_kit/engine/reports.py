@@ -9,12 +9,12 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..bridge import jvm
 from ..contracts import Size
 from ..events import BatchDone, Event
-from ..recovery.offset_log import Entry
+from ..recovery.offset_log import Entry, OffsetLog
 from . import clocks
 from .graph import Graph
 
@@ -26,6 +26,9 @@ LONGEST = 1000
 HISTORY = 200
 """Batches that are remembered, also across restarts: as many as a page shows side by side."""
 
+TOTALS = ("records", "bytes", "rejected", "batches", "retries")
+"""Those of the job as a whole."""
+
 PHASES = ("plan", "prepare", "outputs", "states", "snapshots")
 
 
@@ -34,8 +37,8 @@ class Reports:
 
     def __init__(self, graph: Graph):
         self._graph = graph
-        self.totals = Counter[str](_totals(graph))
-        self.history = deque[dict[str, Any]](_history(graph), maxlen=HISTORY)
+        self.totals = Counter[str](noted(graph.log).totals)
+        self.history = deque[dict[str, Any]](history(graph.log, HISTORY), maxlen=HISTORY)
         """The newest batches in short, those of earlier runs included."""
         self.failures = 0
         """Tries of steps that failed in this process."""
@@ -150,31 +153,45 @@ class Reports:
 
     def note(self) -> str:
         """What is kept of a batch beside its done mark."""
-        return json.dumps({"totals": self.totals, "batch": self.history[-1]})
+        assert self.last is not None
+        lags = {name: list(lag) for name, lag in self.last.lags.items()}
+        now = {"interval": self._graph.interval / 1000, "lags": lags, "rows": self.last.rows}
+        return json.dumps({"totals": self.totals, "batch": self.history[-1], **now})
 
     def until(self, n: int) -> list[dict[str, Any]]:
         """The history up to batch n."""
         return [batch for batch in self.history if batch["n"] <= n]
 
 
-def _totals(graph: Graph) -> dict[str, int]:
-    """The totals noted with the last batch that is done; none if an earlier version wrote it, or it is damaged."""
-    last = graph.log.last.n
+class Noted(NamedTuple):
+    """What `Reports.note` said of the last batch that was done; empty if an earlier version did not note it."""
+
+    totals: dict[str, int]
+    interval: float | None
+    """Batch interval in seconds."""
+    lags: dict[str, Size]
+    rows: dict[str, int]
+
+
+def noted(log: OffsetLog) -> Noted:
+    """The note of the last batch that is done."""
+    last = log.last.n
     try:
-        noted = json.loads(graph.log.note(last if graph.log.is_done(last) else last - 1))["totals"]
-        return {str(name): int(total) for name, total in noted.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        note = json.loads(log.note(last if log.is_done(last) else last - 1))
+        totals, rows = ({str(k): int(v) for k, v in note.get(part, {}).items()} for part in ("totals", "rows"))
+        lags = {str(name): Size(*lag) for name, lag in note.get("lags", {}).items()}
+        return Noted(totals, float(note["interval"]) if "interval" in note else None, lags, rows)
+    except (ValueError, TypeError, AttributeError):
+        return Noted({}, None, {}, {})
 
 
-def _history(graph: Graph) -> list[dict[str, Any]]:
-    """The batches of which the log has a note; those of earlier versions are left out."""
-    log = graph.log
+def history(log: OffsetLog, most: int) -> list[dict[str, Any]]:
+    """The newest batches in short, as far as the log has notes of them, oldest first."""
     found = log.history()
-    for entry in log.after(log.last.n - HISTORY):  # a long window keeps many more
+    for entry in log.after(log.last.n - most):  # a long window keeps many more
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found.append(json.loads(log.note(entry.n))["batch"])
-    return [batch for batch in found if _is_brief(batch)]
+    return [batch for batch in found if _is_brief(batch)][-most:]
 
 
 def _is_brief(batch: Any) -> bool:

@@ -6,7 +6,7 @@ What is in memory only saves time: a state is rebuilt from its newest snapshot a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -45,10 +45,11 @@ class StateNode:
 
     `empty(new, time)` returns the rows before the first batch, given its recorded time. `advance(state, new, ctx)`
     returns the rows after a batch, including those that expire with it; `retain(rows, time)` returns the rows that
-    stay, and must be idempotent. `means` says of columns what they are, such as "sum(bytes)"; it is saved with them,
-    and a state that meant something else is refused. `loaded(rows, entry)` returns the rows of a snapshot without times
-    that are later than its entry, as they are once the clock was reset. `localCheckpoint` keeps Spark's binary rows and
-    their partitioning by key, so only the new rows of a batch are shuffled.
+    stay, and must be idempotent. `about` has metadata of columns, as of `aggregates.metadata`: what they mean, such as
+    "sum(bytes)", is saved with them, and a state that meant something else is refused. `loaded(rows, entry)` returns
+    the rows of a snapshot without times that are later than its entry, as they are once the clock was reset.
+    `localCheckpoint` keeps Spark's binary rows and their partitioning by key, so only the new rows of a batch are
+    shuffled.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class StateNode:
         empty: Callable[[DataFrame, int], DataFrame],
         advance: Callable[[DataFrame, DataFrame, BatchContext], DataFrame],
         retain: Callable[[DataFrame, int], DataFrame] = lambda rows, time: rows,
-        means: Mapping[str, str] = snapshots.NOTHING,
+        about: snapshots.Metadata = snapshots.NOTHING,
         loaded: Callable[[DataFrame, Entry], DataFrame] = as_saved,
     ):
         self.source = source
         self._graph, self._name, self._keys = source.graph, name, column_names(keys)
         self._empty, self._advance, self._retain, self._loaded = empty, advance, retain, loaded
-        self._means = means
+        self._about = about
         self._frame: DataFrame | None = None  # checkpointed rows
         self._rows: DataFrame | None = None  # those that exist after batch n
         self._n = 0
@@ -93,6 +94,10 @@ class StateNode:
         """The rows that stay after a batch."""
         return self._retain(self.at(ctx), ctx.entry.time)
 
+    def shown(self, ctx: BatchContext) -> DataFrame:
+        """The rows that stay after a batch, as a snapshot has them."""
+        return snapshots.described(self.retained(ctx), self._about)
+
     def restore(self) -> None:
         """Load the newest snapshot, if there is one; StateRefused if it does not fit the job."""
         log = self._graph.log
@@ -105,7 +110,7 @@ class StateNode:
             return
         rows = self.retained(self._graph.context(self._graph.log[n]))
         assert self._n == n
-        snapshots.save(rows, self._directory, n, self._means, final=final, epoch=self._graph.log.epoch)
+        snapshots.save(rows, self._directory, n, self._about, final=final, epoch=self._graph.log.epoch)
         self._saved = snapshots.rows(f"{self._directory}/{n}")
 
     def size(self) -> Size:
@@ -137,7 +142,13 @@ class StateNode:
         start = self._empty(self._graph.empty(self.source.compute), first.time)
         compacted, known = self._graph.log.compacted_to.n, self._graph.known_from()
         n, frame = snapshots.load(
-            self._graph.session, self._directory, newest, start, self._means, replayable=not compacted
+            self._graph.session,
+            self._directory,
+            newest,
+            start,
+            self._about,
+            replayable=not compacted,
+            changes=not self._graph.is_observer,
         )
         if 0 < n < compacted:
             raise StateRefused(

@@ -9,12 +9,9 @@ from typing import Any
 
 from ..engine import batches, clocks
 from ..engine.graph import Graph
-from ..engine.reports import HISTORY, brief
+from ..engine.reports import HISTORY, TOTALS, brief
 from ..events import BatchDone, Event, JobFailed, JobStarted, JobStopped, StepFailed
-from .health import Health, health
-
-TOTALS = ("records", "bytes", "rejected", "batches", "retries")
-
+from ..health import Health, health, tried_again
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the health."""
@@ -82,8 +79,7 @@ class Page:
         """What has failed since the job went on last."""
         for step, (tries, at, event) in self._failing.items():
             if at >= since:
-                batch = f"batch {event.n}: " if event.n else ""
-                return f"{batch}the {step} failed {_times(tries)} and is tried again ({event.error})"
+                return tried_again(step, event.n, tries, event.error)
         return ""
 
     # --- what changes
@@ -183,12 +179,3 @@ class Page:
                 }
             shown.append({**known, "name": name, "error": self._errors.get(step, "")})
         self._set("outputs", shown)
-
-
-def _times(n: int) -> str:
-    """How often, in words.
-
-    >>> _times(1), _times(2)
-    ('once', '2 times')
-    """
-    return "once" if n == 1 else f"{n} times"

@@ -13,6 +13,7 @@ rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
 page/           the token of the live page, if it has one
+failure         what fails, or why the job ended, as JSON; only read to tell people
 ticks/          always empty: the stream on it ticks without data
 RUNNING         delete it to stop the job gracefully
 STOPPED         the last run stopped gracefully; if both are missing, a stop is pending
@@ -28,6 +29,7 @@ import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..bridge import hadoop
 from ..errors import HomeDamaged, NewerFormat, UsageError
@@ -40,6 +42,21 @@ FORMAT = 2
 _DRAINED = "drained\n"
 _REBUILDING = "REBUILDING"
 _RESTORE = "restore the home from a backup, rebuild it from the ledger of a SQL output, or start with a new home"
+
+
+class Failure(NamedTuple):
+    """What a step fails with, or, without a step, what the job ended with. Times are in ms since 1970."""
+
+    error: str
+    time: int
+    epoch: int
+    """Of the lease that the driver had."""
+    step: str = ""
+    n: int | None = None
+    """Its batch; None while one is planned."""
+    tries: int = 0
+    since: int = 0
+    """When the batch, or the planning of one, began."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +149,20 @@ class Home:
         """Keep the names of the outputs of this start."""
         if sorted(names) != self.outputs():
             storage.write(self / "outputs", json.dumps(sorted(names)))
+
+    def note_failure(self, failure: Failure) -> None:
+        """Keep what fails, for `sparkstream status`."""
+        storage.write(self / "failure", json.dumps(failure._asdict()))
+
+    def failure(self) -> Failure | None:
+        """What failed last, in whichever run; None if the job has gone on since."""
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            return Failure(**json.loads(storage.read(self / "failure")))
+        return None
+
+    def forget_failure(self) -> None:
+        """The job goes on."""
+        storage.delete(self / "failure")
 
     def stop_pending(self) -> bool:
         """Whether a stop was requested and not carried out: RUNNING is gone, and the last run ended in a crash."""

@@ -1,6 +1,6 @@
 """One driver per home: a lease with epochs.
 
-    lease/<epoch>        the holder: host, processes, application; written once and never replaced
+    lease/<epoch>        the holder: host, processes, application, time (ms since 1970); written once, never replaced
     lease/<epoch>.beat   heartbeat, rewritten every few seconds while the holder lives
     lease/<epoch>.free   the holder ended gracefully
 
@@ -108,6 +108,7 @@ def acquire(root: str, application: str = "") -> Lease:
             "name": socket.gethostname(),
             "processes": [(pid, _process_start(pid)) for pid in processes],
             "application": application,
+            "time": round(1000 * time.time()),
         }
         try:
             storage.write_new(f"{root}/{newest + 1}", json.dumps(me))
@@ -122,6 +123,13 @@ def acquire(root: str, application: str = "") -> Lease:
 def epoch(root: str) -> int:
     """The epoch of the newest lease; 0 before the first."""
     return _newest(root)
+
+
+def since(root: str) -> int | None:
+    """When the newest lease was taken, in ms since 1970 by its holder's clock; None if that is unknown."""
+    with suppress(FileNotFoundError, KeyError, ValueError):
+        return int(_read(root, _newest(root))["time"])
+    return None
 
 
 def holder(root: str) -> str:

@@ -29,8 +29,11 @@ _ROWS = "_rows"
 _COPY = ".copy"
 _MEANS = "means"
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
-"""What columns mean if nobody says it: anything."""
+Metadata = Mapping[str, Mapping[str, str]]
+"""Of columns, by their names: what they mean, and more."""
+
+NOTHING: Metadata = MappingProxyType({})
+"""Columns of which nobody says anything mean anything."""
 
 
 def write(frame: DataFrame, path: str, epoch: int = 0, *, count: bool = False) -> bool:
@@ -85,20 +88,29 @@ def save(
     frame: DataFrame,
     directory: str,
     n: int,
-    means: Mapping[str, str] = NOTHING,
+    about: Metadata = NOTHING,
     *,
     final: bool = False,
     epoch: int = 0,
 ) -> None:
     """Write the snapshot of a state after batch n, under a lease.
 
-    What its columns mean is saved as metadata of their fields. With `final` it is written twice, so that nothing before
-    it is needed even if one of them is damaged.
+    What is known `about` its columns is saved as metadata of their fields. With `final` it is written twice, so that
+    nothing before it is needed even if one of them is damaged.
     """
     for name in [str(n), f"{n}{_COPY}"] if final else [str(n)]:
         if name not in _names(directory):
-            explained = {column: {_MEANS: text} for column, text in means.items() if column in frame.columns}
-            write(frame.select(*_with_metadata(frame, explained)), f"{directory}/{name}", epoch, count=True)
+            write(described(frame, about), f"{directory}/{name}", epoch, count=True)
+
+
+def described(frame: DataFrame, about: Metadata) -> DataFrame:
+    """The frame with metadata of its columns, as far as there is some."""
+    return frame.select(
+        *(
+            F.col(quoted(name)).alias(name, metadata=dict(about[name])) if name in about else F.col(quoted(name))
+            for name in frame.columns
+        )
+    )
 
 
 def prune(directory: str, epoch: int = 0) -> None:
@@ -115,15 +127,17 @@ def load(
     directory: str,
     newest: int,
     like: DataFrame,
-    means: Mapping[str, str] = NOTHING,
+    about: Metadata = NOTHING,
     *,
     replayable: bool = True,
+    changes: bool = True,
 ) -> tuple[int, DataFrame]:
     """The newest readable snapshot up to batch `newest`, preceded by its n; without one, 0 and the empty `like`.
 
     Columns added since are null. Columns that were removed, or have another type or meaning, raise StateRefused. A
     snapshot that cannot be read is set aside (renamed), and the previous one is used. If none can be read and batches
-    before are no longer `replayable`, all stay as they are: the cause may pass, as when Spark is being stopped.
+    before are no longer `replayable`, all stay as they are: the cause may pass, as when Spark is being stopped. Without
+    `changes` they stay in any case, as another process may write the state.
     """
     unreadable = []
     for name in reversed(_names(directory)):
@@ -141,9 +155,10 @@ def load(
             log.warning("the snapshot %s cannot be read: %s", path, jvm.reason(error))
             unreadable.append((n, path))
             continue
-        _set_aside(directory, unreadable)
-        return n, _fitted(frame, like, means, path)
-    if replayable:
+        if changes:
+            _set_aside(directory, unreadable)
+        return n, _fitted(frame, like, about, path)
+    if replayable and changes:
         _set_aside(directory, unreadable)
     return 0, like
 
@@ -183,14 +198,7 @@ def _check_manifest(path: str) -> dict[str, int]:
     return written
 
 
-def _with_metadata(frame: DataFrame, metadata: Mapping[str, Mapping[str, str]]) -> list[Column]:
-    return [
-        F.col(quoted(name)).alias(name, metadata=metadata[name]) if name in metadata else F.col(quoted(name))
-        for name in frame.columns
-    ]
-
-
-def _fitted(frame: DataFrame, like: DataFrame, means: Mapping[str, str], path: str) -> DataFrame:
+def _fitted(frame: DataFrame, like: DataFrame, about: Metadata, path: str) -> DataFrame:
     saved = {field.name: field.dataType for field in frame.schema}
     meant = {field.name: field.metadata[_MEANS] for field in frame.schema if _MEANS in field.metadata}
     wanted = {field.name: field.dataType for field in like.schema}
@@ -202,9 +210,9 @@ def _fitted(frame: DataFrame, like: DataFrame, means: Mapping[str, str], path: s
         if name in saved and not _holds(saved[name], kind)
     ]
     wrong += [
-        f"{name} was {meant[name]} and is now {text}"
-        for name, text in means.items()
-        if name in wanted and meant.get(name, text) != text
+        f"{name} was {meant[name]} and is now {known[_MEANS]}"
+        for name, known in about.items()
+        if name in wanted and _MEANS in known and meant.get(name, known[_MEANS]) != known[_MEANS]
     ]
     if wrong:
         raise StateRefused(

@@ -207,8 +207,8 @@ def _alerts(
         return rows.withColumn("__alert", F.lit(False))
 
     kind = ", ".join(part.means for part in metric.parts if part.means)
-    means = {column: f"memory of {kind}" for column in memory}
-    node = StateNode(stream, name, keys, empty, advance, retain, means, not_after("__since"))
+    about = {column: {agg.MEANS: f"memory of {kind}"} for column in memory}
+    node = StateNode(stream, name, keys, empty, advance, retain, about, not_after("__since"))
 
     def alerts(ctx: BatchContext) -> DataFrame:
         since = F.timestamp_millis(F.col("__since").cast("bigint")).alias("since")

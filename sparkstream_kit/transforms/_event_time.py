@@ -80,8 +80,8 @@ def event_time_window(
         return merge([state.drop("__closed"), fresh]).withColumn("__closed", F.col("__start") + length <= marks.after)
 
     merge = Merge(by, lambda rows: agg.merge(rows, by, aggregates))
-    means = agg.meanings(aggregates)
-    node = StateNode(parts, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"), means)
+    about = agg.metadata(aggregates)
+    node = StateNode(parts, name, by, empty, advance, lambda rows, _: rows.filter("not __closed"), about)
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:

@@ -119,7 +119,7 @@ def sessions(
     def retain(rows: DataFrame, _: int) -> DataFrame:
         return rows.filter("not __closed or __stays").withColumn("__emitted", F.col("__closed"))
 
-    node = StateNode(parts, name, keys, empty, advance, retain, agg.meanings(aggregates))
+    node = StateNode(parts, name, keys, empty, advance, retain, agg.metadata(aggregates))
     watermark = watermark_of(parts, wait, f"{name}-watermark")
 
     def closed(ctx: BatchContext) -> DataFrame:

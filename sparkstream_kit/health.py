@@ -26,7 +26,7 @@ class Health(NamedTuple):
     """What to show."""
 
     state: str
-    """One word: starting, running, draining, slow, rejecting, retrying, stalled, failed or stopped."""
+    """One word, such as running, slow, rejecting, retrying, stalled or stopped."""
     level: Level
     reason: str
 
@@ -79,3 +79,13 @@ def rejected_share(batches: Sequence[Mapping[str, Any]]) -> float:
     known = [batch for batch in batches if batch["records"] is not None]
     records = sum(batch["records"] for batch in known)
     return sum(batch["rejected"] or 0 for batch in known) / records if records else 0.0
+
+
+def tried_again(step: str, n: int | None, times: int, error: str) -> str:
+    """What is said of a step that fails; `n` is its batch, None while one is planned.
+
+    >>> tried_again("output 'sql:hits'", 47, 2, "connection refused")
+    "batch 47: the output 'sql:hits' failed 2 times and is tried again (connection refused)"
+    """
+    batch, often = f"batch {n}: " if n else "", "once" if times == 1 else f"{times} times"
+    return f"{batch}the {step} failed {often} and is tried again ({error})"

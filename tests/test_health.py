@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sparkstream_kit.page.health import MOST_REJECTED, STALLED_AFTER, health
+from sparkstream_kit.health import MOST_REJECTED, STALLED_AFTER, health
 
-ALERTS = (Path(__file__).parents[2] / "conf" / "prometheus" / "alerts.yml").read_text()
+ALERTS = (Path(__file__).parents[1] / "conf" / "prometheus" / "alerts.yml").read_text()
 
 
 NOW = 1_800_000_000
