@@ -92,8 +92,10 @@ def state_of(
         rows = _computed(home, log, name, n, build, durations.milliseconds(batch_interval))
     else:
         first = log.compacted_to.n + 1
-        replayable = f"batches {first} to {last} are replayable" if first <= last else "none can be replayed"
-        raise UsageError(f"got batch {n}, and {replayable}{_snapshots(saved)}")
+        replayable = f"only batches {first} to {last} are" if first <= last else "no batch is"
+        raise UsageError(
+            f"the state {name!r} was not saved after batch {n}, and {replayable} replayable{_snapshots(saved)}"
+        )
     return StateAt(n, datetime.fromtimestamp(log[n].time / 1000, timezone.utc), _results(rows))
 
 

@@ -113,7 +113,7 @@ def left(home: Home) -> list[str]:
 
 def describe(facts: dict[str, Any], *, coloured: bool = False) -> str:
     """The facts for people, one a line, the health first. Nothing in them commands a terminal."""
-    lines = {name: printable(fact) for name, fact in _lines(facts)}
+    lines = {printable(name): printable(fact) for name, fact in _lines(facts)}
     mark = f"{MARKS[facts['level']]} {lines['health']}"
     lines["health"] = f"\x1b[{COLOURS[facts['level']]}m{mark}\x1b[0m" if coloured else mark
     width = max(map(len, lines))
@@ -127,7 +127,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "id", facts["id"]
     since = f", run {run['number']}{f', since {_when(run)}' if run['time'] else ''}" if run else ""
     yield "driver", f"{facts['driver']}{since}" if facts["driver"] else "nobody holds the lease"
-    yield "stop", "requested" if facts["stop_pending"] else "not requested"
+    if facts["stop_pending"]:
+        yield "stop", "requested"
     if last:
         yield "last batch", f"{last['n']} at {_when(last)}{'' if last['done'] else f' ({_unfinished(facts)})'}"
     else:
@@ -167,8 +168,6 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         written = f"of {_when(checkpoint)}" if checkpoint["time"] else "not written yet"
         written += ", stale: Spark cannot write it, see the log of the job" if checkpoint["stale"] else ""
         yield "checkpoint", ", ".join([written, *(f"{k}: {v}" for k, v in checkpoint["made_with"].items())])
-    else:
-        yield "checkpoint", "none: the offset log is all this job needs"
 
 
 def _figures(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import cli
+from sparkstream_kit.engine import clocks
 from sparkstream_kit.recovery import lease, storage
 from sparkstream_kit.recovery.home import Home
 from sparkstream_kit.recovery.offset_log import OffsetLog
@@ -51,10 +52,10 @@ def test_status_shows_progress_lag_and_who_runs_the_job(home: Home, capsys: pyte
     assert cli.main(["status", home.root.removeprefix("file:")]) == 0
     facts = said(capsys)
     assert re.fullmatch(r"2 at \d{4}-.*\+00:00, \d+ s ago \(not finished\)", facts["last batch"])
-    assert facts["source files"] == "read up to 5, available up to 9"
+    assert facts["source files"] == "read up to 5, more waiting, available up to 9"
     assert re.fullmatch(r"of 1970-01-01 00:00:03.000\+00:00, \d+ s ago, stale: .*, spark: 4.2.1", facts["checkpoint"])
-    assert (facts["health"], facts["stop"]) == ("running", "not requested")
-    assert "application app-7" in facts["driver"]
+    assert facts["health"] == "● running: waiting for the first batch"
+    assert re.search(r"application app-7, run 1, since \d{4}-.*, \d+ s ago$", facts["driver"])
 
 
 def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,8 +70,16 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
         "home": home.root,
         "id": home.id,
         "health": "stopped",
+        "level": "off",
+        "reason": "it stopped gracefully after batch 1",
         "driver": None,
+        "run": None,
         "stop_pending": False,
+        "failure": None,
+        "interval": None,
+        "batches": [],
+        "totals": None,
+        "outputs": {},
         "last_batch": {
             "n": 1,
             "time": "1970-01-01T00:00:01.000+00:00",
@@ -80,7 +89,9 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
         },
         "recorded_ahead": 0,
         "skipped": [],
-        "sources": {"files": {"end_offset": 3, "available": 9, "removable_files": []}},
+        "sources": {
+            "files": {"end_offset": 3, "available": 9, "lag": {"records": None, "bytes": None}, "removable_files": []}
+        },
         "replayable": {"first": 1, "last": 1},
         "states": {},
         "checkpoint": None,
@@ -125,9 +136,11 @@ def test_status_takes_nothing_that_another_source_keeps_for_a_journal_of_files(
     }
 
 
-def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_of_status_tells_the_health(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def health() -> tuple[int, str]:
-        return cli.main(["status", home.root.removeprefix("file:")]), said(capsys)["health"]
+        return cli.main(["status", home.root.removeprefix("file:")]), said(capsys)["health"].split()[1].rstrip(":")
 
     assert health() == (0, "stopped")
     held = lease.acquire(home / "lease")
@@ -135,7 +148,9 @@ def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.Cap
     home.mark_running()
     assert health() == (0, "running")
     OffsetLog(home / "offsets", held.epoch).append(1000, {"files": (None, 3)}, data=True)
-    assert health() == (4, "stalled"), "a batch of 1970 is not finished"
+    later = clocks.machine_clock() + 700_000
+    monkeypatch.setattr(clocks, "machine_clock", lambda: later)
+    assert health() == (4, "stalled"), "a batch is not finished"
     storage.delete(home / "RUNNING")
     assert health() == (0, "stopping")
     held.release()
@@ -154,7 +169,7 @@ def test_a_batch_left_by_an_earlier_driver_does_not_make_the_next_one_stalled(
     held.release()
     lease.acquire(home / "lease")
     assert cli.main(["status", home.root.removeprefix("file:")]) == 0
-    assert said(capsys)["health"] == "running"
+    assert said(capsys)["health"].startswith("● running")
 
 
 @pytest.mark.parametrize("damage", ["lease", "format"])

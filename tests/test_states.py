@@ -1,0 +1,244 @@
+"""States read from outside of a job, as of any batch: compared with what the job itself had after that batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+from pyspark.streaming import StreamingContext
+
+import sparkstream_kit as ss
+from sparkstream_kit import cli
+from sparkstream_kit.engine import batches
+from sparkstream_kit.errors import HomeDamaged, UsageError
+from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.recovery.home import Home
+from sparkstream_kit.recovery.offset_log import OffsetLog
+from sparkstream_kit.states import show
+from tests.support.ticks import Seen, given, job, killed, run_ticks
+
+ROWS = [
+    [(f"k{(n * size) % 4}", n * 10**17 * (-1) ** n, n / 4) for n in range(size)] for size in (3, 0, 5, 1, 7, 4, 1, 3, 9)
+]
+A = ss.aggregates
+ALL: dict[str, Any] = {
+    "count": A.count(),
+    "sum": A.sum("v"),
+    "mean": A.mean("v"),
+    "total": A.sum("f"),
+    "least": A.min("v"),
+    "most": A.max(column="f"),
+    "first": A.min_by("v", by="f"),
+    "last": A.max_by("v", by="f"),
+    "spread": A.variance("f"),
+    "distinct": A.approx_count_distinct("v"),
+    "median": A.approx_percentile("f", 0.5),
+    "some": A.collect_set("v", limit=2),
+    "top": A.top_k("v", 1),
+}
+
+
+def longest(rows: list[Any], state: Any) -> tuple[int, float]:
+    return (len(rows) + (state.n if state else 0), max([row.f for row in rows] + [state.f if state else 0.0]))
+
+
+def every_kind(ssc: StreamingContext) -> dict[str, FrameStream]:
+    rows = given(ssc, ROWS, "k string, v bigint, f double")
+    return {
+        "all": rows.update_state_by_key("k", ALL, name="all"),
+        "idle": rows.update_state_by_key("k", {"n": A.count()}, expire_after="2s", name="idle"),
+        "python": rows.update_state_by_key_python("k", longest, "n int, f double", name="python"),
+        "above": rows.update_state_by_key("k", {"n": A.count()}, name="below").update_state_by_key(
+            [], {"rows": A.sum("n")}, name="above"
+        ),
+    }
+
+
+def tree(home: Path) -> dict[str, str]:
+    """Every file of a home, but the heartbeats of a driver that runs."""
+    return {
+        str(file.relative_to(home)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(home.rglob("*"))
+        if file.is_file() and file.suffix != ".beat"
+    }
+
+
+def plain(state: ss.StateAt) -> list[tuple[Any, ...]]:
+    mine = [column for column in state.rows.columns if not column.startswith("__")]
+    return sorted(map(tuple, state.rows.select(*mine).collect()), key=repr)
+
+
+@pytest.mark.parametrize("end", ["runs", "killed", "killed in a batch", "stopped"])
+def test_a_state_is_what_the_job_had_after_each_batch(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 4)
+    seen: Seen = {}
+    compared = 0
+    with suppress(SystemExit), job(every_kind, tmp_path, seen) as engine:
+        for second in range(1, 10):
+            if second == 9 and end == "killed in a batch":
+                engine.graph.log.mark_done = killed  # type: ignore[method-assign]
+            engine.tick(1000 * second)
+        if end == "stopped":
+            engine.close()
+        if end == "runs":
+            compared += compare(tmp_path, seen)
+    compared += compare(tmp_path, seen)
+    assert compared
+
+
+def compare(home: Path, seen: Seen) -> int:
+    """Compare all states at all batches that can be read; returns how many."""
+    log, before, compared = OffsetLog(f"file:{home}/offsets"), tree(home), 0
+    done = log.last.n if log.is_done(log.last.n) else log.last.n - 1
+    for name in ("all", "idle", "python", "above"):
+        readable = sorted({*range(log.compacted_to.n + 1, done + 1), *saved(home, name)})
+        for n in readable:
+            state = ss.read_state(str(home), name, at=n, build=every_kind)
+            assert (state.n, state.time.timestamp()) == (n, log[n].time / 1000)
+            assert plain(state) == seen[name][log[n].time // 1000], (name, n)
+            compared += 1
+        assert ss.read_state(str(home), name, build=every_kind).n == done
+        newest = ss.read_state(str(home), name)
+        assert (newest.n, plain(newest)) == (max(saved(home, name)), seen[name][log[newest.n].time // 1000])
+        assert newest.rows.schema.names == ss.read_state(str(home), name, at=done, build=every_kind).rows.schema.names
+    assert tree(home) == before
+    return compared
+
+
+def saved(home: Path, name: str) -> set[int]:
+    return {int(path.name) for path in (home / f"state/{name}").iterdir() if path.name.isdigit()}
+
+
+def test_a_damaged_snapshot_is_neither_used_nor_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)
+    seen = run_ticks(every_kind, tmp_path, range(1, 6))
+    for part in (tmp_path / "state/all/4").glob("part-*"):
+        part.write_bytes(b"")
+    before = tree(tmp_path)
+    with pytest.raises(HomeDamaged, match="is damaged"):
+        ss.read_state(str(tmp_path), "all")
+    assert plain(ss.read_state(str(tmp_path), "all", at=5, build=every_kind)) == seen["all"][5]
+    assert tree(tmp_path) == before
+
+
+def test_aggregates_of_your_own_are_shown_as_they_are_kept(tmp_path: Path) -> None:
+    squares = A.Aggregate((A.Part(lambda frame: F.sum(F.col("v") * F.col("v")), F.sum),), F.sqrt)
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given(ssc, [[(3,), (4,)]], "v double")
+        return {"norm": rows.update_state_by_key([], {"norm": squares, "n": A.count()}, name="norm")}
+
+    with job(build, tmp_path) as engine:
+        engine.tick(1000)
+        engine.close()
+    assert plain(ss.read_state(str(tmp_path), "norm")) == [(25.0, 2)]
+
+
+@pytest.mark.parametrize(
+    "call", ["", "{", "[]", '["count", 1]', '["aggregate"]', '["approx_percentile", "v", 7]', '["sum", "v"]', "null"]
+)
+def test_what_is_saved_of_an_aggregate_may_be_anything(call: str) -> None:
+    schema = StructType().add("n", "long", metadata={"call": call})
+    assert A.saved(schema) == {}
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 4)
+    home = str(tmp_path / "home")
+    with pytest.raises(UsageError, match="is not a home"):
+        ss.read_state(home, "all")
+    Home.open(home)
+    with pytest.raises(UsageError, match=r"no saved state 'all': it has none"):
+        ss.read_state(home, "all")
+    run_ticks(every_kind, home, range(1, 3))
+    Path(home, "state/all").mkdir()
+    with pytest.raises(UsageError, match="not saved after any batch yet.*add --state all to its command"):
+        ss.read_state(home, "all")
+    run_ticks(every_kind, home, range(3, 10))
+    with pytest.raises(UsageError, match="has no saved state 'al': it has 'above', 'all', 'below', 'idle', 'python'"):
+        ss.read_state(home, "al")
+    with pytest.raises(UsageError, match=r"not saved after batch 5; there are snapshots after batch 4, 8\. .*all@5 to"):
+        ss.read_state(home, "all", at=5)
+    with pytest.raises(UsageError, match="after batch 10, and only batches 5 to 9 are replayable; there are snapshots"):
+        ss.read_state(home, "all", at=10, build=every_kind)
+    with pytest.raises(UsageError, match="after batch 1, and only batches 5 to 9"):
+        ss.read_state(home, "all", at=1, build=every_kind)
+    with pytest.raises(UsageError, match="the job has no state 'al': it has 'all', 'idle', 'python', 'below', 'above'"):
+        ss.read_state(home, "al", at=9, build=every_kind)
+
+    def another(ssc: StreamingContext) -> None:
+        given(ssc, ROWS, "k string, v bigint, f double", "other")
+
+    with pytest.raises(UsageError, match="has read the source 'rows', which the job lacks"):
+        ss.read_state(home, "all", at=9, build=another)
+
+
+# --- for people
+
+
+def words(ssc: StreamingContext, source: ss.JobSource, output: ss.JobOutput) -> None:
+    """Count lines."""
+    output(source(ssc).update_state_by_key("value", {"n": A.count()}, name="lines"), name="lines")
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[str]:
+    """The command line of a job that counts lines, after it was drained once."""
+    logs, home = tmp_path / "logs", tmp_path / "home"
+    logs.mkdir()
+    (logs / "a.log").write_text("=cmd()|x\nb\x1b[2J\nb\x1b[2J\n" + "".join(f"line {n:02}\n" for n in range(30)))
+    command = ["--source", f"files:{logs}", "--home", str(home), "--output", f"json:{tmp_path / 'out'}", "--drain"]
+    assert ss.main(words, command) == 0
+    return command
+
+
+def test_the_command_shows_a_state(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    home = lines[3]
+    capsys.readouterr()
+    assert cli.main(["state", home]) == 0
+    assert capsys.readouterr().out == "lines: snapshots after batch 1\n"
+    assert cli.main(["state", home, "lines", "--rows", "3"]) == 0
+    head, _, columns, *rows, more = capsys.readouterr().out.splitlines()
+    assert head.startswith("state 'lines' after batch 1 at 20") and head.endswith("UTC: 32 rows")
+    assert (columns, rows, more) == (
+        "value     n",
+        ["=cmd()|x  1", r"b\x1b[2J  2", "line 00   1"],
+        "and 29 more",
+    )
+    assert cli.main(["state", home, "lines", "--json", "--rows", "40"]) == 0
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (len(objects), objects[1]) == (32, {"value": "b\x1b[2J", "n": 2})
+    assert cli.main(["state", home, "lines", "--at", "7"]) == 2
+    assert "add --state lines@7 to its command" in capsys.readouterr().err
+
+
+def test_the_job_computes_a_state_and_runs_nothing(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    home, logs = Path(lines[3]), Path(lines[1].removeprefix("files:"))
+    (logs / "b.log").write_text("one more\n")
+    before = tree(home)
+    capsys.readouterr()
+    for state in ("lines", "lines@1"):
+        assert ss.main(words, [*lines, "--state", state]) == 0
+        assert "state 'lines' after batch 1 at " in capsys.readouterr().out
+    assert ss.main(words, [*lines, "--state", "liens"]) == 2
+    assert "'liens' was not saved after batch 1, and no batch is replayable" in capsys.readouterr().err
+    assert ss.main(words, ["--source", "generator:", "--state", "lines"]) == 2
+    assert "without a --home" in capsys.readouterr().err
+    assert tree(home) == before
+
+
+def test_wide_cells_are_cut_and_no_rows_are_a_table_too(tmp_path: Path) -> None:
+    session = ss.live_session()
+    frame = session.createDataFrame([("x" * 100, None, [1])], "a string, b int, c array<int>")
+    when = datetime(2026, 1, 31, tzinfo=timezone.utc)
+    assert show(ss.StateAt(3, when, frame), "s", 20).splitlines()[3] == f"{'x' * 59}…     [1]"
+    assert show(ss.StateAt(3, when, frame.limit(0)), "s", 20).endswith(": 0 rows\n\na  b  c")
