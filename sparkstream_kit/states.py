@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType, NumericType
 
 from . import aggregates as agg
@@ -171,7 +172,8 @@ def show(state: StateAt, name: str, most: int) -> str:
 
 def as_json(state: StateAt, most: int) -> list[str]:
     """The first rows of a state as JSON objects, in the order of its columns."""
-    return [str(line) for line in _first(state.rows, most).toJSON().collect()]
+    row = F.to_json(F.struct(*named(state.rows.columns)), {"ignoreNullFields": "false"})
+    return [line for (line,) in _first(state.rows, most).select(row).collect()]
 
 
 def _first(frame: DataFrame, most: int) -> DataFrame:
