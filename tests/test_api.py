@@ -22,7 +22,7 @@ def test_the_top_level_is() -> None:
     assert sorted(ss.__all__) == [
         *("Batch", "BatchFailed", "CheckpointRefused", "Fenced", "FrameStream", "HomeDamaged", "HomeInUse"),
         *("InputLost", "JobOutput", "JobSource", "KitError", "MissingLibrary", "NewerFormat", "OutputRefused"),
-        *("ReceiverFailed", "Size", "Source", "StateRefused", "StopRequested", "UsageError"),
+        *("ReceiverFailed", "Size", "Source", "StateAt", "StateRefused", "StopRequested", "UsageError"),
         *(
             "aggregates",
             "checks",
@@ -35,6 +35,7 @@ def test_the_top_level_is() -> None:
             "main",
             "outputs",
             "program",
+            "read_state",
             "run",
         ),
         *(

@@ -84,11 +84,11 @@ def plain(state: ss.StateAt) -> list[tuple[Any, ...]]:
 def test_a_state_is_what_the_job_had_after_each_batch(
     end: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 4)
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 3)
     seen: Seen = {}
     with suppress(SystemExit), job(build, tmp_path, seen) as engine:
-        for second in range(1, 8):
-            if second == 7 and end == "killed in a batch":
+        for second in range(1, 6):
+            if second == 5 and end == "killed in a batch":
                 engine.graph.log.mark_done = killed  # type: ignore[method-assign]
             engine.tick(1000 * second)
         if end == "stopped":
