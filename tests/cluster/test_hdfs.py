@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from sparkstream_kit import cli
 from sparkstream_kit.bridge import hadoop
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.recovery import storage
@@ -72,7 +73,7 @@ def test_a_home_that_others_can_write_to_is_refused(spark: SparkSession, hdfs: s
 
 
 def test_a_job_with_its_home_on_hdfs_continues_after_kill_9_and_loses_and_duplicates_nothing(
-    spark: SparkSession, hdfs: str, tmp_path: Path
+    spark: SparkSession, hdfs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = SAMPLE.read_text().splitlines(keepends=True)
     (tmp_path / "logs").mkdir()
@@ -93,6 +94,9 @@ def test_a_job_with_its_home_on_hdfs_continues_after_kill_9_and_loses_and_duplic
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     assert not hadoop.path_exists(f"{hdfs}/job/home/offsets/10.done"), "it was killed before its end"
+    assert cli.main(["status", f"{hdfs}/job/home", "--json"]) == 3
+    status = json.loads(capsys.readouterr().out)
+    assert (status["health"], status["batches"][2]["n"], status["interval"]) == ("down", 3, 0.5)
     second = subprocess.run([*command, "--drain"], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert second.returncode == 0, second.stderr
 
@@ -101,6 +105,9 @@ def test_a_job_with_its_home_on_hdfs_continues_after_kill_9_and_loses_and_duplic
     got = {row.status: row["count"] for row in spark.read.json(f"{hdfs}/job/out/statuses/{last}").collect()}
     assert got == Counter(int(line.split('" ')[1].split()[0]) for line in lines)
     assert len(batches) == len(lines) // 100, json.dumps(batches)
+    capsys.readouterr()
+    assert cli.main(["state", f"{hdfs}/job/home", "by-status", "--json"]) == 0
+    assert {row["status"]: row["count"] for row in map(json.loads, capsys.readouterr().out.splitlines())} == got
 
 
 def _copy_to_hdfs(spark: SparkSession, source: Path, target: str) -> None:
