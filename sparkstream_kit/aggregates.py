@@ -17,7 +17,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ParamSpec
 
@@ -54,8 +54,9 @@ class Aggregate:
     column: str = ""
     of_integers: Aggregate | None = None
     """Used instead if `column` has integers; its first part is then bigint, and it has as many parts."""
-    call: tuple[Any, ...] = ()
-    """The function of this module that made it, by its name, and the arguments; empty for one of yours."""
+    call: tuple[Any, ...] = field(default=(), init=False)
+    """The function of this module that made it, by its name, and the arguments; empty for one of yours, and for a copy
+    by `dataclasses.replace`, which may have another result."""
 
 
 Aggregates = Mapping[str, Aggregate]
@@ -72,8 +73,9 @@ def _noted(make: Callable[P, Aggregate]) -> Callable[P, Aggregate]:
 
     @functools.wraps(make)
     def noted(*arguments: P.args, **options: P.kwargs) -> Aggregate:
-        bound = inspect.signature(make).bind(*arguments, **options)
-        return replace(make(*arguments, **options), call=(make.__name__, *bound.arguments.values()))
+        made, bound = make(*arguments, **options), inspect.signature(make).bind(*arguments, **options)
+        object.__setattr__(made, "call", (make.__name__, *bound.arguments.values()))
+        return made
 
     return noted
 
@@ -480,10 +482,10 @@ def saved(schema: StructType) -> dict[str, Aggregate]:
     ['n']
     """
     found = {}
-    for field in schema:
+    for column in schema:
         with contextlib.suppress(ValueError, TypeError, KeyError, UsageError):
-            name, *arguments = json.loads(field.metadata[CALL])
-            found[field.name] = BUILT_IN[name](*arguments)
+            name, *arguments = json.loads(column.metadata[CALL])
+            found[column.name] = BUILT_IN[name](*arguments)
     return {name: aggregate for name, aggregate in found.items() if {*_part_names(name, aggregate)} <= {*schema.names}}
 
 

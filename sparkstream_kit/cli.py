@@ -14,8 +14,8 @@
     sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
     sparkstream packages              print what spark-submit --packages needs for the source kafka
 
-A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild and replay-rejected start
-the JVM and take a few seconds longer.
+A home on a local disk is read without Spark. Any other file system, compact, peek, rebuild, replay-rejected and the
+rows of a state start the JVM and take a few seconds longer.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 import zipfile
@@ -31,7 +32,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _lazy, _spark, durations, states
+from . import __version__, _lazy, _spark, states
 from .bridge import jvm, kafka
 from .context import existing_home, live_session
 from .engine import clocks
@@ -82,8 +83,11 @@ the command that starts it, or --state NAME for the newest batch. That also chan
 """
 
 
-CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+CLEAR = "\x1b[H\x1b[2J"
 """Makes a terminal empty."""
+
+EVERY = 2.0
+"""Seconds between two looks of --watch."""
 
 
 COMPACT = """\
@@ -235,13 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command("status", does, _status, STATUS.format(codes=codes))
     add("home")
     add("--json", action="store_true", help="as one JSON object; docs/operate.md has the schema")
-    add(
-        "--watch",
-        nargs="?",
-        const="2s",
-        metavar="DURATION",
-        help="show it again every 2s, or as often as this, until Ctrl-C; with --json an object a line",
-    )
+    add("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C; with --json a line each")
     add = command("state", "show what a state holds, as of a batch", _state, STATE)
     add("home")
     add("name", nargs="?", help="of the state; without it, list the states of the home")
@@ -291,25 +289,32 @@ def _status(options: argparse.Namespace) -> int:
     def show() -> int:
         facts = status(existing_home(options.home))
         if options.json:
-            text = json.dumps(facts, indent=2 if options.watch is None else None)
+            text = json.dumps(facts, indent=None if options.watch else 2)
         else:
             text = describe(facts, coloured=is_screen and not os.environ.get("NO_COLOR"))
-        if options.watch is not None and not options.json:
-            text = f"{CLEAR}{text}" if is_screen else f"{text}\n"
+        if options.watch and not options.json:
+            text = f"{CLEAR}{_fitting(text)}" if is_screen else f"{text}\n"
         _print(text)
         return EXIT_CODES[facts["health"]]
 
-    return show() if options.watch is None else _again(show, durations.seconds(options.watch))
+    return _again(show) if options.watch else show()
 
 
-def _again(step: Callable[[], int], pause: float) -> int:
+def _fitting(text: str) -> str:
+    """As many lines as a terminal has, so that the first one stays in sight, and none longer than it is wide."""
+    width, height = shutil.get_terminal_size()
+    first, *others = text.splitlines()
+    return "\n".join([first, *(line[:width] for line in others[: height - 3])])
+
+
+def _again(step: Callable[[], int]) -> int:
     """Run a step again and again, until Ctrl-C; returns its last exit code. Errors are printed, and do not end it."""
     code = 0
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             code = _reported(step)
             sys.stdout.flush()
-            time.sleep(pause)
+            time.sleep(EVERY)
     return code
 
 
@@ -320,14 +325,17 @@ def _print(text: str) -> None:
 
 
 def _state(options: argparse.Namespace) -> None:
+    if options.rows < 0:
+        raise UsageError(f"got --rows {options.rows}, expected 0 or more")
     home = existing_home(options.home)
     if options.name is None:
         for name in storage.names(home / "state"):
-            print(printable(f"{name}: snapshots after batch {_numbers(snapshots.numbers(home / f'state/{name}'))}"))
+            _print(printable(f"{name}: snapshots after batch {_numbers(snapshots.numbers(home / f'state/{name}'))}"))
         return
     state = states.state_of(home, options.name, at=options.at)
     if options.json:
-        print("\n".join(states.as_json(state, options.rows)))
+        for line in states.as_json(state, options.rows):
+            _print(line)
     else:
         _print(states.show(state, options.name, options.rows))
 

@@ -32,12 +32,19 @@ class Health(NamedTuple):
 
 
 def health(
-    batches: Sequence[Mapping[str, Any]], *, interval: float, now: float, idle: float, failing: str = ""
+    batches: Sequence[Mapping[str, Any]],
+    *,
+    interval: float,
+    now: float,
+    idle: float,
+    failing: str = "",
+    draining: bool = False,
 ) -> Health:
     """The health of a job that runs.
 
     `batches` is its history, newest last; `now` is in seconds since 1970, `idle` the time in seconds since a batch was
-    done or there was nothing to do, and `failing` says what is tried again.
+    done or there was nothing to do, and `failing` says what is tried again. A job that is `draining` may take any time
+    for a batch, which comes late by all the batches before it.
 
     >>> done = {"n": 7, "ended": 1000, "seconds": 0.41, "delay": 0.9, "records": 100, "rejected": 0}
     >>> health([done], interval=2, now=1001, idle=0.5)
@@ -45,6 +52,9 @@ def health(
     >>> health([{**done, "rejected": 30}], interval=2, now=1001, idle=0.5).reason
     '30 % of the records of the newest batches are rejected: does the input have another format?'
     """
+    if draining and not failing:
+        done = f"batch {batches[-1]['n']} took {batches[-1]['seconds']:.2f} s" if batches else "no batch is done yet"
+        return Health("draining", "good", f"what was there at the start is processed, then the job ends; {done}")
     if idle > max(STALLED_AFTER, 10 * interval):
         more = f", as {failing}" if failing else ": the batch hangs, or is too large"
         return Health("stalled", "bad", f"no progress for {idle:.0f} s{more}")

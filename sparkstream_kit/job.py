@@ -132,7 +132,7 @@ def _show_state(options: argparse.Namespace, build: Build) -> None:
     name, batch = (name, int(n)) if at and n.isdecimal() else (options.state, None)
     if options.home is None:
         raise UsageError(f"got --state {options.state} without a --home: name that of the job")
-    state = read_state(options.home, name, at=batch, build=build, batch_interval=options.batch_interval)
+    state = read_state(options.home, name, at=batch, build=build)
     print(show(state, name, SHOWN))
 
 

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import AtomicType, NumericType
+from pyspark.sql.types import AtomicType, NumericType, TimestampType
 
 from . import aggregates as agg
 from . import durations, settings
 from .columns import named, quoted
 from .context import Build, existing_home, live_session, new_context
 from .durations import Duration
-from .engine.graph import graph_of
-from .errors import UsageError
+from .engine import reports
+from .engine.graph import State, graph_of
+from .errors import HomeDamaged, UsageError
 from .quantities import counted
 from .recovery import snapshots, storage
 from .recovery.home import Home
@@ -27,10 +28,11 @@ WIDEST = 60
 
 
 class StateAt(NamedTuple):
-    """A state as it was after batch n, whose recorded time is in UTC."""
+    """A state as it was after batch n."""
 
     n: int
-    time: datetime
+    time: datetime | None
+    """Recorded time of the batch, in UTC; None if the log no longer knows it, for a state that the job has no more."""
     rows: DataFrame
 
 
@@ -40,16 +42,18 @@ def read_state(
     *,
     at: int | None = None,
     build: Build | None = None,
-    batch_interval: Duration = "1s",
+    batch_interval: Duration | None = None,
 ) -> StateAt:
     """The rows of a state after batch `at`, whether or not the job runs: nothing it needs is changed.
 
     Without `build` they come from a snapshot, which is written every 20 batches and at a graceful stop: from that after
-    batch `at`, or the newest. With the `build` and `batch_interval` that `get_or_create` gets, the batches after the
-    snapshot are computed again: up to `at`, any that is done and still replayable, or else to the newest one.
+    batch `at`, or the newest. With the `build` that `get_or_create` gets, the batches after the snapshot are computed
+    again, by the `batch_interval` that the job has: up to `at`, any that is done and still replayable, or else to the
+    newest one.
 
-    Columns: the keys, then a result for each aggregate of `ss.aggregates`; parts of aggregates of your own as they are
-    kept. Columns that begin with __ are the kit's own; times in them are numbers since 1970.
+    Columns: the keys, then a result for each aggregate of `ss.aggregates`. Aggregates of your own are shown in the
+    parts in which they are kept; so are, without `build`, those that a development version before 0.1.0 saved. Columns
+    that begin with __ are the kit's own; times in them are numbers since 1970.
 
     Raises UsageError for a home, state or batch that is not there, and if `build` lacks a source that the home has
     read; HomeDamaged for a snapshot that is damaged. If the job runs, collect the rows soon: it keeps its newest two
@@ -76,28 +80,41 @@ def read_state(
 
 
 def state_of(
-    home: Home, name: str, *, at: int | None = None, build: Build | None = None, batch_interval: Duration = "1s"
+    home: Home, name: str, *, at: int | None = None, build: Build | None = None, batch_interval: Duration | None = None
 ) -> StateAt:
     """As `read_state`."""
-    live_session()
-    log, directory = OffsetLog(home / "offsets"), home / f"state/{name}"
-    saved = snapshots.numbers(directory)
+    live_session(None, settings.FRAMES)
+    directory = home / f"state/{name}"
+    saved = snapshots.numbers(directory) if name in storage.names(home / "state") else []
+    log = OffsetLog(home / "offsets")  # after the snapshots: it has the batch of each of them
+    node = None if build is None else _node(home, log, name, build, batch_interval)
     last = log.last.n if log.is_done(log.last.n) else log.last.n - 1
-    newest = last if build is not None else max(saved, default=0)
+    newest = last if node is not None else max(saved, default=0)
     n = newest if at is None else at
     if n in saved:
-        rows = snapshots.read(live_session(), f"{directory}/{n}")
-    elif build is None:
+        rows = _snapshot(directory, n)
+        rows = rows if node is None else node.described(rows)
+    elif node is None:
         raise UsageError(_not_saved(home, name, n, saved))
     elif log.compacted_to.n < n <= last:
-        rows = _computed(home, log, name, n, build, durations.milliseconds(batch_interval))
+        rows = _computed(node, log, n)
     else:
         first = log.compacted_to.n + 1
         replayable = f"only batches {first} to {last} are" if first <= last else "no batch is"
         raise UsageError(
             f"the state {name!r} was not saved after batch {n}, and {replayable} replayable{_snapshots(saved)}"
         )
-    return StateAt(n, datetime.fromtimestamp(log[n].time / 1000, timezone.utc), _results(rows))
+    time = datetime.fromtimestamp(log[n].time / 1000, timezone.utc) if n >= log.compacted_to.n else None
+    return StateAt(n, time, _results(rows))
+
+
+def _snapshot(directory: str, n: int) -> DataFrame:
+    try:
+        return snapshots.saved(live_session(), directory, n)
+    except HomeDamaged:
+        if n in snapshots.numbers(directory):
+            raise
+        raise UsageError(f"the job has removed its snapshot after batch {n} meanwhile: run this again") from None
 
 
 def _not_saved(home: Home, name: str, n: int, saved: list[int]) -> str:
@@ -115,14 +132,17 @@ def _snapshots(saved: list[int]) -> str:
     return f"; there are snapshots after batch {', '.join(map(str, saved))}" if saved else ""
 
 
-def _computed(home: Home, log: OffsetLog, name: str, n: int, build: Build, interval: int) -> DataFrame:
-    session = live_session(None, settings.FRAMES)
+def _node(home: Home, log: OffsetLog, name: str, build: Build, batch_interval: Duration | None) -> State:
+    """The state of a graph that is built to look at a job: its context is never started."""
+    noted = reports.noted(log).interval
+    interval = round(1000 * (noted or 1)) if batch_interval is None else durations.milliseconds(batch_interval)
+    if noted is not None and interval != round(1000 * noted):
+        got, has = durations.text(interval), durations.text(round(1000 * noted))
+        raise UsageError(f"got a batch interval of {got}, and the job has one of {has}: leave it out")
+    session = live_session()
     settings.apply_live(session, settings.FRAMES)
-    ssc = new_context(session, interval)
-    try:
-        build(ssc)
-    finally:
-        ssc.stop(False, False)
+    ssc = new_context(session, interval)  # not stopped, which PySpark would take for the end of the active one
+    build(ssc)
     graph = graph_of(ssc)
     graph.bind(home, log)
     graph.is_observer = True
@@ -133,7 +153,15 @@ def _computed(home: Home, log: OffsetLog, name: str, n: int, build: Build, inter
         has = ", ".join(map(repr, graph.states)) or "none"
         raise UsageError(f"the job has no state {name!r}: it has {has}")
     graph.fit_shuffles()
-    return graph.states[name].shown(graph.context(log[n]))
+    return graph.states[name]
+
+
+def _computed(node: State, log: OffsetLog, n: int) -> DataFrame:
+    graph = node.source.graph
+    rows = node.described(node.retained(graph.context(log[n])))
+    graph.settle()
+    graph.drop_contexts()  # frees what the rows were computed from
+    return rows
 
 
 def _results(rows: DataFrame) -> DataFrame:
@@ -154,8 +182,13 @@ _PYTHON = "__state"
 
 def show(state: StateAt, name: str, most: int) -> str:
     """The first rows of a state for people, in the order of its columns; nothing in them commands a terminal."""
-    rows, some = state.rows.count(), _first(state.rows, most).collect()
-    head = f"state {name!r} after batch {state.n} at {state.time:%Y-%m-%d %H:%M:%S} UTC: {counted(rows, 'row')}"
+    texts = [  # in the time zone of the session, not in that of Python
+        value.cast("string") if isinstance(kind.dataType, TimestampType) else value
+        for kind, value in zip(state.rows.schema, named(state.rows.columns), strict=True)
+    ]
+    rows, some = state.rows.count(), _first(state.rows, most).select(*texts).collect()
+    when = f" at {state.time:%Y-%m-%d %H:%M:%S} UTC" if state.time else ""
+    head = f"state {name!r} after batch {state.n}{when}: {counted(rows, 'row')}"
     cells = [state.rows.columns, *([_cell(value) for value in row] for row in some)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [isinstance(field.dataType, NumericType) for field in state.rows.schema]

@@ -21,6 +21,7 @@ from .sources import _removable
 
 EXIT_CODES = {
     "running": 0,
+    "draining": 0,
     "stopping": 0,
     "stopped": 0,
     "slow": 1,
@@ -32,6 +33,7 @@ EXIT_CODES = {
 """Exit code of `sparkstream status` for each health.
 
 running     batches are done in time, or there is nothing new
+draining    what was there at the start is processed, then the job ends
 stopping    a stop was requested, and the driver has not finished it yet
 stopped     the last run stopped gracefully; start it again when you like
 slow        batches take longer than the interval, or are done later and later
@@ -40,6 +42,9 @@ retrying    a step failed, and is tried again
 down        no driver runs, and the last run was cut off: start it again
 stalled     a driver runs, and has made no progress for two minutes, or ten intervals if those are longer
 """
+
+SILENT_AFTER = 120
+"""Seconds without a heartbeat after which a driver is taken for dead; the clocks of two machines may differ."""
 
 SHOWN = 40
 """Batches of which something is shown."""
@@ -57,7 +62,7 @@ COLOURS = {"good": 32, "warn": 33, "bad": 31, "off": 2}
 def status(home: Home) -> dict[str, Any]:
     """The facts, as JSON values; times are ISO 8601 in UTC, ages are seconds."""
     log, holder = OffsetLog(home / "offsets"), lease.holder(home / "lease")
-    last, noted, run = log.last, reports.noted(log), _run(home, log)
+    last, noted, run = log.last, reports.noted(log), _run(home)
     compacted, batches = log.compacted_to.end_offsets, reports.history(log, SHOWN)
     found = _health(home, log, holder, run, batches, noted.interval)
     return {
@@ -223,25 +228,22 @@ def _unfinished(facts: dict[str, Any]) -> str:
 
 
 class _Run(NamedTuple):
-    """What is known of the newest run; times are in ms since 1970."""
+    """What is known of the newest run."""
 
     epoch: int
     started: int | None
+    """In ms since 1970."""
     failure: Failure | None
-    stuck_since: int | None
-    """Since when a batch of this run is unfinished, or cannot be planned."""
+    """Of an earlier run, if this one has made no progress."""
+    idle: float
+    """Seconds without progress."""
+    silent: float
+    """Seconds since it said so."""
 
 
-def _run(home: Home, log: OffsetLog) -> _Run:
-    epoch, started, failure = lease.epoch(home / "lease"), lease.since(home / "lease"), home.failure()
-    if failure is not None and failure.epoch != epoch:
-        failure = None
-    since, last = [], log.last
-    if not log.is_done(last.n) and (last.epoch == epoch or started):  # one of an earlier run was begun by this one
-        since.append(max(last.clock, started or 0))
-    if failure is not None and failure.step:
-        since.append(failure.since)
-    return _Run(epoch, started, failure, min(since, default=None))
+def _run(home: Home) -> _Run:
+    at = home / "lease"
+    return _Run(lease.epoch(at), lease.since(at), home.failure(), *lease.idle(at))
 
 
 def _health(
@@ -253,17 +255,22 @@ def _health(
         return Health("stopped", "off", f"it stopped gracefully after batch {n}" if n else "it has not started yet")
     if not holder:
         why = _said(failure) if failure else "the last run was cut off"
-        return Health("down", "bad", f"{why}; start it again")
-    if home.stop_requested() and not is_stopped:  # with it, the job is only starting
-        return Health("stopping", "off", "a stop was requested: the batch that runs is finished first")
-    idle = _age(run.stuck_since) if run.stuck_since is not None else 0
-    return health(
+        then = "the next start only stops it, as requested" if home.stop_pending() else "start it again"
+        return Health("down", "bad", f"{why}; {then}")
+    if run.silent > SILENT_AFTER:
+        return Health("stalled", "bad", f"no sign of life for {run.silent:.0f} s: its machine is gone, or paused")
+    is_failing = failure is not None and bool(failure.step) and failure.epoch == run.epoch
+    found = health(
         batches,
         interval=UNKNOWN_INTERVAL if interval is None else interval,
         now=clocks.machine_clock() / 1000,
-        idle=idle,
-        failing=_said(failure) if failure else "",
+        idle=run.idle + run.silent,
+        failing=_said(failure) if failure and is_failing else "",
+        draining=storage.exists(home / "offsets/drain"),
     )
+    if found.state != "stalled" and home.stop_requested() and not is_stopped:  # with it, the job is only starting
+        return Health("stopping", "off", "a stop was requested: the batch that runs is finished first")
+    return found
 
 
 def _said(failure: Failure) -> str:
@@ -287,7 +294,7 @@ def _output(name: str, noted: reports.Noted) -> dict[str, Any]:
 
 def _state(directory: str) -> dict[str, Any]:
     found = snapshots.numbers(directory)
-    return {"rows": snapshots.rows(f"{directory}/{found[-1]}") if found else None, "snapshots": found}
+    return {"rows": snapshots.saved_rows(directory, found[-1]) if found else None, "snapshots": found}
 
 
 def _batch(log: OffsetLog, last: Entry) -> dict[str, Any]:

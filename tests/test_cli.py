@@ -11,7 +11,6 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import cli
-from sparkstream_kit.engine import clocks
 from sparkstream_kit.recovery import lease, storage
 from sparkstream_kit.recovery.home import Home
 from sparkstream_kit.recovery.offset_log import OffsetLog
@@ -136,9 +135,7 @@ def test_status_takes_nothing_that_another_source_keeps_for_a_journal_of_files(
     }
 
 
-def test_the_exit_code_of_status_tells_the_health(
-    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_exit_code_of_status_tells_the_health(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     def health() -> tuple[int, str]:
         return cli.main(["status", home.root.removeprefix("file:")]), said(capsys)["health"].split()[1].rstrip(":")
 
@@ -147,10 +144,11 @@ def test_the_exit_code_of_status_tells_the_health(
     home.mark_starting()
     home.mark_running()
     assert health() == (0, "running")
-    OffsetLog(home / "offsets", held.epoch).append(1000, {"files": (None, 3)}, data=True)
-    later = clocks.machine_clock() + 700_000
-    monkeypatch.setattr(clocks, "machine_clock", lambda: later)
-    assert health() == (4, "stalled"), "a batch is not finished"
+    held._idle = lambda: 700
+    held.renew()
+    assert health() == (4, "stalled"), "it makes no progress"
+    held._idle = lambda: 7
+    held.renew()
     storage.delete(home / "RUNNING")
     assert health() == (0, "stopping")
     held.release()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
 from sparkstream_kit import cli
+from sparkstream_kit.context import new_context
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import HomeDamaged, UsageError
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery.home import Home
 from sparkstream_kit.recovery.offset_log import OffsetLog
+from sparkstream_kit.sources import _disks, _files
 from sparkstream_kit.states import show
 from tests.support.ticks import Build, Seen, given, job, killed, run_ticks
 
@@ -183,6 +187,94 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ss.read_state(home, "all", at=9, build=another)
 
 
+# --- what a reader must not do
+
+
+@pytest.mark.parametrize("disk", ["local", "in place"])
+def test_reading_beside_a_job_that_follows_files_does_not_disturb_it(
+    disk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was rotated, new lines are there that it has not seen, and its copies are gone: no help is allowed."""
+    if disk == "in place":
+        monkeypatch.setattr(_files, "disk_of", lambda path: (_disks.REMOTE, f"file:{path.removeprefix('file:')}"))
+    logs, home, seen = tmp_path / "logs", tmp_path / "home", Seen()
+    logs.mkdir()
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        lines = ss.sources.files(ssc, str(logs), name="logs")
+        return {"lines": lines.update_state_by_key("value", {"n": A.count()}, name="lines")}
+
+    with job(build, home, seen) as engine:
+        for second in range(1, 4):
+            with (logs / "access.log").open("a") as log:
+                log.write(f"line {second}\n" * second)
+            engine.tick(1000 * second)
+        (logs / "access.log").rename(logs / "access.log.1")
+        (logs / "access.log").write_text("new\n")
+        before = tree(home)
+        assert plain(ss.read_state(str(home), "lines", build=build)) == seen["lines"][3]
+        shutil.rmtree(home / "sources/logs/landed", ignore_errors=True)
+        if disk == "local":
+            with pytest.raises(UsageError, match="the job has gone on"):
+                ss.read_state(str(home), "lines", build=build)
+        assert tree(home).items() <= before.items()
+        engine.tick(4000)
+    assert ("new", 1) in seen["lines"][4] and ("line 3", 3) in seen["lines"][4]
+
+
+def test_the_context_that_is_active_stays_it(tmp_path: Path) -> None:
+    run_ticks(simple, tmp_path, range(1, 4))
+    active = new_context(ss.live_session(), 1000)
+    active.queueStream([["a"]]).foreachRDD(lambda rdd: None)
+    active.start()
+    try:
+        ss.read_state(str(tmp_path), "all", build=simple)
+        assert StreamingContext.getActive() is active
+    finally:
+        active.stop(stopSparkContext=False)
+
+
+def test_a_snapshot_has_a_copy_after_a_graceful_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 4)
+    seen = Seen()
+    with job(simple, tmp_path, seen) as engine:
+        for second in range(1, 4):
+            engine.tick(1000 * second)
+        engine.close()
+    for part in (tmp_path / "state/all/3").glob("part-*"):
+        part.write_bytes(b"")
+    assert plain(ss.read_state(str(tmp_path), "all")) == seen["all"][3]
+    run_ticks(simple, tmp_path, [4, 5], seen)
+    assert saved(tmp_path, "all") == {4}
+    for build in (None, simple):
+        assert plain(ss.read_state(str(tmp_path), "all", at=3, build=build)) == seen["all"][3]
+
+
+def test_a_state_that_the_job_has_no_more_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SNAPSHOT_EVERY", 2)
+    seen = run_ticks(simple, tmp_path, range(1, 4))
+
+    def less(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given(ssc, ROWS, "k string, v bigint, f double")
+        return {"all": rows.update_state_by_key("k", {"n": A.count()}, name="all")}
+
+    run_ticks(less, tmp_path, range(4, 9), give_up_outputs=["both"])
+    state = ss.read_state(str(tmp_path), "both")
+    assert (state.n, state.time, plain(state)) == (2, None, seen["both"][2])
+    assert show(state, "both", 5).startswith("state 'both' after batch 2: ")
+
+
+def test_the_batch_interval_is_that_of_the_job(tmp_path: Path) -> None:
+    run_ticks(simple, tmp_path, [1, 2])
+    with pytest.raises(UsageError, match="got a batch interval of 2s, and the job has one of 1s"):
+        ss.read_state(str(tmp_path), "all", build=simple, batch_interval="2s")
+
+
+def test_a_changed_copy_of_an_aggregate_is_not_taken_for_it() -> None:
+    assert A.metadata({"n": A.count()})["n"]["call"] == '["count"]'
+    assert "call" not in A.metadata({"n": replace(A.count(), result=lambda n: n * 100)})["n"]
+
+
 # --- for people
 
 
@@ -231,7 +323,7 @@ def test_the_job_computes_a_state_and_runs_nothing(lines: list[str], capsys: pyt
         assert ss.main(words, [*lines, "--state", state]) == 0
         assert "state 'lines' after batch 1 at " in capsys.readouterr().out
     assert ss.main(words, [*lines, "--state", "liens"]) == 2
-    assert "'liens' was not saved after batch 1, and no batch is replayable" in capsys.readouterr().err
+    assert "the job has no state 'liens': it has 'lines'" in capsys.readouterr().err
     assert ss.main(words, ["--source", "generator:", "--state", "lines"]) == 2
     assert "without a --home" in capsys.readouterr().err
     assert tree(home) == before

@@ -18,13 +18,12 @@ from pyspark.streaming import StreamingContext
 import sparkstream_kit as ss
 from sparkstream_kit import cli
 from sparkstream_kit.contracts import Offset
-from sparkstream_kit.engine import clocks
 from sparkstream_kit.errors import BatchFailed
 from sparkstream_kit.events import BatchDone, Event
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery.home import Home
 from sparkstream_kit.status import EXIT_CODES, describe, status
-from tests.support.ticks import given, job, killed, run_ticks
+from tests.support.ticks import given, job, run_ticks
 
 ROWS = [[(n, n % 3) for n in range(size)] for size in (3, 0, 5, 1, 2, 4, 1, 3)]
 COUNTS = {"n": ss.aggregates.count()}
@@ -141,28 +140,52 @@ def test_while_a_step_fails_status_says_which_and_why(tmp_path: Path) -> None:
     assert found[3]["outputs"][HOSTILE]["retries"] == 2
 
 
-def test_a_step_that_fails_for_long_is_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_without_progress_is_stalled(tmp_path: Path) -> None:
+    with job(counting, tmp_path) as engine:
+        engine.tick(1000)
+        engine.reports.progressed -= 119
+        engine._lease.renew()
+        assert facts(tmp_path)["health"] == "running"
+        engine.reports.progressed -= 61
+        engine._lease.renew()
+        assert facts(tmp_path)["health"] == "stalled"
+        assert facts(tmp_path)["reason"] == "no progress for 180 s: the batch hangs, or is too large"
+        engine._note_failure("disk full", step="output 'flaky'", n=2, tries=3)
+        assert facts(tmp_path)["reason"].startswith("no progress for 180 s, as batch 2: the output 'flaky' failed 3 ti")
+        (tmp_path / "RUNNING").unlink()
+        assert facts(tmp_path)["health"] == "stalled", "it does not stop either"
+        engine.tick(2000)
+        engine._lease.renew()
+        assert facts(tmp_path)["health"] == "stopping"
+
+
+def test_a_driver_without_a_heartbeat_is_taken_for_dead(tmp_path: Path) -> None:
+    with job(counting, tmp_path) as engine:
+        engine.tick(1000)
+        beat = tmp_path / "lease/1.beat"
+        os.utime(beat, (beat.stat().st_mtime - 300, beat.stat().st_mtime - 300))
+        found = facts(tmp_path)
+        assert (found["health"], found["driver"] is None) == ("stalled", False)
+        assert found["reason"].startswith("no sign of life for 30")
+        engine._lease.renew()
+        assert facts(tmp_path)["health"] == "running"
+
+
+def test_a_drain_may_take_its_time(tmp_path: Path) -> None:
     found: list[dict[str, Any]] = []
-    now = clocks.machine_clock()
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
         streams = counting(ssc)
-
-        def write(*_: object) -> None:
-            found.append(facts(tmp_path))
-            if len(found) < 3:
-                monkeypatch.setattr(clocks, "machine_clock", lambda: now + 400_000 * len(found))
-                raise OSError("disk full")
-
-        streams["sums"].for_each_batch(write, name="flaky")
+        streams["sums"].for_each_batch(lambda *_: found.append(facts(tmp_path)), name="look")
         return streams
 
-    monkeypatch.setattr(clocks, "machine_clock", lambda: now)
-    with job(build, tmp_path) as engine:
-        without_pauses(engine)
-        engine.tick(1000)
-    assert [each["health"] for each in found] == ["running", "retrying", "stalled"]
-    assert "no progress for 800 s, as batch 1: the output 'flaky' failed 2 times" in found[2]["reason"]
+    with job(build, tmp_path, drain=True, max_per_batch=1) as engine:
+        engine.reports.progressed -= 10_000
+        engine._lease.renew()
+        engine.tick(8000)
+        engine.close()
+    assert [each["health"] for each in found] == ["draining"] * 8
+    assert facts(tmp_path)["health"] == "stopped"
 
 
 def test_a_source_that_is_away_is_said_to_be(tmp_path: Path) -> None:
@@ -203,9 +226,13 @@ def test_why_a_job_ended_is_said_until_it_runs_again(tmp_path: Path) -> None:
     assert ended["reason"].startswith("batch 1: the output 'broken' still fails (ValueError: no such table)")
     assert (ended["failure"]["step"], EXIT_CODES["down"]) == (None, 3)
     with job(counting, tmp_path, give_up_outputs=["broken"]):
-        assert (facts(tmp_path)["health"], facts(tmp_path)["failure"]) == ("running", None)
+        assert facts(tmp_path)["health"] == "running"
+    assert facts(tmp_path)["reason"] == ended["reason"], "it has not gone on"
+    with job(counting, tmp_path, give_up_outputs=["broken"]) as engine:
+        engine.tick(1000)
+        assert facts(tmp_path)["failure"] is None
     cut_off = facts(tmp_path)
-    assert (cut_off["health"], cut_off["failure"]) == ("down", None), "the failure is of the run before"
+    assert (cut_off["health"], cut_off["failure"]) == ("down", None)
     assert cut_off["reason"] == "the last run was cut off; start it again"
 
 
@@ -223,21 +250,6 @@ def test_a_home_that_cannot_be_written_does_not_keep_the_error_back(tmp_path: Pa
 class _Full(Home):
     def note_failure(self, failure: object) -> None:
         raise OSError("no space left on device")
-
-
-def test_a_batch_that_another_run_left_is_stuck_only_since_this_one_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with job(counting, tmp_path) as engine, suppress(SystemExit):
-        engine.graph.log.mark_done = killed  # type: ignore[method-assign]
-        engine.tick(1000)
-    now = clocks.machine_clock()
-    monkeypatch.setattr(clocks, "machine_clock", lambda: now + 3_600_000)
-    monkeypatch.setattr("sparkstream_kit.recovery.lease.time.time", lambda: now / 1000 + 3590)
-    with job(counting, tmp_path):
-        assert facts(tmp_path)["health"] == "running"
-        monkeypatch.setattr(clocks, "machine_clock", lambda: now + 3_600_000 + 700_000)
-        assert facts(tmp_path)["health"] == "stalled"
 
 
 def test_slow_and_rejecting_jobs_are_warnings(tmp_path: Path) -> None:
@@ -259,7 +271,7 @@ def test_slow_and_rejecting_jobs_are_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [[], ["--json"]], ids=["text", "json"])
 def test_watch_shows_it_again_until_ctrl_c(how: list[str], tmp_path: Path) -> None:
     run_ticks(counting, tmp_path, [1])
-    command = [sys.executable, "-m", "sparkstream_kit.cli", "status", str(tmp_path), "--watch", "50ms", *how]
+    command = [sys.executable, "-m", "sparkstream_kit.cli", "status", str(tmp_path), "--watch", *how]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None and watching.stderr is not None
         first = watching.stdout.readline()
@@ -277,7 +289,7 @@ def test_watch_shows_it_again_until_ctrl_c(how: list[str], tmp_path: Path) -> No
 def test_on_a_terminal_watch_replaces_what_it_showed_in_colour(tmp_path: Path) -> None:
     run_ticks(counting, tmp_path, [1])
     main, screen = pty.openpty()
-    command = [sys.executable, "-m", "sparkstream_kit.cli", "status", str(tmp_path), "--watch", "50ms"]
+    command = [sys.executable, "-m", "sparkstream_kit.cli", "status", str(tmp_path), "--watch"]
     colours = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     with subprocess.Popen(command, stdout=screen, env=colours) as watching:
         os.close(screen)
@@ -305,7 +317,7 @@ def test_watch_goes_on_when_the_home_cannot_be_read(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("sparkstream_kit.cli.time.sleep", pause)
-    assert cli.main(["status", str(tmp_path), "--watch", "5s"]) == EXIT_CODES["down"]
+    assert cli.main(["status", str(tmp_path), "--watch"]) == EXIT_CODES["down"]
     said = capsys.readouterr()
     assert (said.out.count("■ down"), said.err.count("has lost its offset log")) == (2, 1)
-    assert pauses == [5, 5, 5]
+    assert pauses == [2, 2, 2]

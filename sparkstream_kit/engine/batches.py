@@ -38,6 +38,7 @@ from ..recovery import landing
 from ..recovery.home import Failure
 from ..recovery.lease import Lease
 from ..recovery.offset_log import Entry
+from ..redaction import redact
 from . import clocks, skipped
 from .checkpoints import Checkpoints
 from .graph import Graph, Output, State
@@ -118,7 +119,8 @@ class Engine:
             self._rates = surgery.InputRates(ssc)
         except Exception as error:  # a job runs without, too
             log.warning("the Streaming tab of Spark shows no input rates: %s", jvm.reason(error))
-        self._lease.start_renewing(self._lost)
+        self._lease.start_renewing(self._lost, lambda: clock.monotonic() - self.reports.progressed)
+        self._is_failing = self.graph.home.failure() is not None  # of an earlier run
         self.check_clock()
         self._meters.start()
         tell(self.graph, JobStarted(self.graph.home.root, self.graph.log.last.n, self._lease.epoch))
@@ -226,13 +228,15 @@ class Engine:
 
     def _note_failure(self, error: str, **facts: Any) -> None:
         """Keep in the home what fails, or why the job ends; nothing depends on it."""
+        if isinstance(self._failure, Fenced):  # it is another driver's home now
+            return
         self._is_failing = True
         now, epoch = clocks.machine_clock(), self.graph.log.epoch
         with contextlib.suppress(Exception):
-            self.graph.home.note_failure(Failure(error, now, epoch, **facts))
+            self.graph.home.note_failure(Failure(redact(error), now, epoch, **facts))
 
     def _forget_failure(self) -> None:
-        if self._is_failing:
+        if self._is_failing and not self._is_reported:
             self._is_failing = False
             with contextlib.suppress(Exception):
                 self.graph.home.forget_failure()
@@ -485,7 +489,7 @@ class Engine:
 
     def _until_done(self, entry: Entry | None, steps: Mapping[str, Callable[[], object]]) -> None:
         """Run every step of a batch, or of planning one, until it succeeds, the deadline passes, or it is in vain."""
-        graph, waiting, same, began = self.graph, dict(steps), Counter[str](), clocks.machine_clock()
+        graph, waiting, same = self.graph, dict(steps), Counter[str]()
         batch = f"batch {entry.n}" if entry else "the next batch"
         deadline, pause = clock.monotonic() + self._retry_for, 0.5
         while True:
@@ -510,7 +514,7 @@ class Engine:
             self.retries.update(failures.keys())
             self.reports.retries.update(failures.keys())
             name = next(iter(failures))
-            facts = {"n": entry.n if entry else None, "tries": self.reports.retries[name], "since": began}
+            facts = {"n": entry.n if entry else None, "tries": self.reports.retries[name]}
             self._note_failure(reasons[name], step=name, **facts)
             for name in failures:
                 tell(graph, StepFailed(entry.n if entry else None, name, self.errors[name], min(pause, left)))

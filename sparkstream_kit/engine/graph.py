@@ -110,8 +110,11 @@ class State(Protocol):
     def at(self, ctx: BatchContext) -> DataFrame:
         """The state after a batch, built from the newest snapshot and the entries since."""
 
-    def shown(self, ctx: BatchContext) -> DataFrame:
-        """The rows that stay after a batch, as a snapshot has them."""
+    def retained(self, ctx: BatchContext) -> DataFrame:
+        """The rows that stay after a batch."""
+
+    def described(self, rows: DataFrame) -> DataFrame:
+        """Rows of the state, with what is known of its columns."""
 
     def restore(self) -> None:
         """Load the newest snapshot; StateRefused if it does not fit the job."""
@@ -184,7 +187,7 @@ class Graph:
         self.give_up_files: Collection[str] = ()
         """Paths of input files whose bytes may be missing."""
         self.is_observer = False
-        """Whether another process runs the job, so that this one changes nothing in the home."""
+        """Whether another process may run the job: whatever writes to the home asks this first."""
         self.settled = 0
         """Spark runs no tick before this time again, as all of its checkpoints are newer."""
         self._home: Home | None = None

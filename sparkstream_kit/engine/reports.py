@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -180,7 +181,11 @@ def noted(log: OffsetLog) -> Noted:
         note = json.loads(log.note(last if log.is_done(last) else last - 1))
         totals, rows = ({str(k): int(v) for k, v in note.get(part, {}).items()} for part in ("totals", "rows"))
         lags = {str(name): Size(*lag) for name, lag in note.get("lags", {}).items()}
-        return Noted(totals, float(note["interval"]) if "interval" in note else None, lags, rows)
+        interval = float(note["interval"]) if "interval" in note else None
+        known = [interval, *totals.values(), *rows.values(), *(amount for lag in lags.values() for amount in lag)]
+        if not all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in known):
+            return Noted({}, None, {}, {})
+        return Noted(totals, interval, lags, rows)
     except (ValueError, TypeError, AttributeError):
         return Noted({}, None, {}, {})
 
@@ -200,7 +205,10 @@ def _is_brief(batch: Any) -> bool:
         return False
     known = [batch.get(name) for name in ("n", "time", "ended", "seconds", "delay", "retries")]
     maybe = [batch.get(name, "") for name in ("records", "bytes", "rejected")]
-    return all(isinstance(value, int | float) for value in [*known, *(value for value in maybe if value is not None)])
+    return all(
+        isinstance(value, int | float) and math.isfinite(value)
+        for value in [*known, *(value for value in maybe if value is not None)]
+    )
 
 
 def brief(report: BatchDone) -> dict[str, Any]:

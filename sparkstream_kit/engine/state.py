@@ -94,9 +94,9 @@ class StateNode:
         """The rows that stay after a batch."""
         return self._retain(self.at(ctx), ctx.entry.time)
 
-    def shown(self, ctx: BatchContext) -> DataFrame:
-        """The rows that stay after a batch, as a snapshot has them."""
-        return snapshots.described(self.retained(ctx), self._about)
+    def described(self, rows: DataFrame) -> DataFrame:
+        """Rows of the state, with what is known of its columns."""
+        return snapshots.described(rows, self._about)
 
     def restore(self) -> None:
         """Load the newest snapshot, if there is one; StateRefused if it does not fit the job."""

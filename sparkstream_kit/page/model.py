@@ -69,11 +69,10 @@ class Page:
         with self._lock:
             history = [batch for _, batch in self._batches.values()]
         failing = self._reason(engine.reports.progressed)
-        if engine.is_draining and history and not failing:
-            return Health("draining", "good", f"batch {history[-1]['n']} took {history[-1]['seconds']:.2f} s")
         idle = time.monotonic() - engine.reports.progressed
         interval, now = self._graph.interval / 1000, clocks.machine_clock() / 1000
-        return health(history, interval=interval, now=now, idle=idle, failing=failing)
+        draining = engine.is_draining
+        return health(history, interval=interval, now=now, idle=idle, failing=failing, draining=draining)
 
     def _reason(self, since: float) -> str:
         """What has failed since the job went on last."""

@@ -55,8 +55,6 @@ class Failure(NamedTuple):
     n: int | None = None
     """Its batch; None while one is planned."""
     tries: int = 0
-    since: int = 0
-    """When the batch, or the planning of one, began."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,11 @@ class Home:
 
     def failure(self) -> Failure | None:
         """What failed last, in whichever run; None if the job has gone on since."""
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            return Failure(**json.loads(storage.read(self / "failure")))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found = Failure(**json.loads(storage.read(self / "failure")))
+            wanted = (str, int, int, str, int | None, int)
+            if all(isinstance(value, kind) for value, kind in zip(found, wanted, strict=True)):
+                return found
         return None
 
     def forget_failure(self) -> None:

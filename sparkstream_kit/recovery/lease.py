@@ -1,7 +1,8 @@
 """One driver per home: a lease with epochs.
 
     lease/<epoch>        the holder: host, processes, application, time (ms since 1970); written once, never replaced
-    lease/<epoch>.beat   heartbeat, rewritten every few seconds while the holder lives
+    lease/<epoch>.beat   heartbeat, rewritten every few seconds while the holder lives: their number, and for how many
+                         seconds the job has made no progress
     lease/<epoch>.free   the holder ended gracefully
 
 The highest epoch holds the lease. It is free once the holder has ended gracefully, once its processes are gone (as seen
@@ -46,9 +47,14 @@ class Lease:
         self._beats = 0
         self._renewed = _clock()
         self._ended = threading.Event()
+        self._idle: Callable[[], float] = lambda: 0.0
 
-    def start_renewing(self, lost: Callable[[Fenced], None]) -> None:
-        """Renew in a background thread until released; call `lost` if another driver has taken the lease."""
+    def start_renewing(self, lost: Callable[[Fenced], None], idle: Callable[[], float] = lambda: 0.0) -> None:
+        """Renew in a background thread until released; call `lost` if another driver has taken the lease.
+
+        `idle` says for how many seconds the holder has made no progress.
+        """
+        self._idle = idle
 
         def beating() -> None:
             while not self._ended.wait(BEAT):
@@ -77,7 +83,7 @@ class Lease:
                 f"another driver took the lease: {_holder(self._root, newest)} (epoch {newest}, not {self.epoch})"
             )
         self._beats += 1
-        storage.write(f"{self._root}/{self.epoch}.beat", str(self._beats))
+        storage.write(f"{self._root}/{self.epoch}.beat", f"{self._beats} {self._idle():.0f}")
         self._renewed = _clock()
 
     def release(self) -> None:
@@ -127,9 +133,21 @@ def epoch(root: str) -> int:
 
 def since(root: str) -> int | None:
     """When the newest lease was taken, in ms since 1970 by its holder's clock; None if that is unknown."""
-    with suppress(FileNotFoundError, KeyError, ValueError):
+    with suppress(FileNotFoundError, KeyError, ValueError, TypeError):
         return int(_read(root, _newest(root))["time"])
     return None
+
+
+def idle(root: str) -> tuple[float, float]:
+    """For how many seconds the holder has made no progress, and how long ago it said so; 0 if it never did.
+
+    The second compares the clock of the file system with this machine's.
+    """
+    path = f"{root}/{_newest(root)}.beat"
+    with suppress(FileNotFoundError, ValueError):
+        _, _, said = storage.read(path).partition(" ")
+        return float(said or 0), max(0.0, time.time() - storage.changed(path) / 1000)
+    return 0.0, 0.0
 
 
 def holder(root: str) -> str:

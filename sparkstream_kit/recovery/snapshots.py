@@ -7,6 +7,7 @@ directories named after the batch they follow: 40 and 60, or 60 and 60.copy afte
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import uuid
@@ -71,6 +72,25 @@ def read_in_order(session: SparkSession, *paths: str) -> DataFrame:
 def numbers(directory: str) -> list[int]:
     """The batches for which a state has a snapshot, oldest first."""
     return sorted({_number(name) for name in _names(directory)})
+
+
+def saved(session: SparkSession, directory: str, n: int) -> DataFrame:
+    """The rows of a state after batch n, from whichever of its snapshots can be read; else HomeDamaged."""
+    *others, last = _of(directory, n)
+    for path in others:
+        with contextlib.suppress(HomeDamaged):
+            return read(session, path)
+    return read(session, last)
+
+
+def saved_rows(directory: str, n: int) -> int | None:
+    """The number of rows of a state after batch n; None if they were not counted."""
+    return rows(_of(directory, n)[0])
+
+
+def _of(directory: str, n: int) -> list[str]:
+    """The snapshot after batch n, and its copy, as far as they are there."""
+    return [f"{directory}/{name}" for name in _names(directory) if _number(name) == n] or [f"{directory}/{n}"]
 
 
 def oldest_needed(directory: str) -> int:

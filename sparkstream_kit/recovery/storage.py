@@ -67,6 +67,12 @@ def sizes(path: str) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in here.iterdir() if not file.name.startswith((".", "_"))}
 
 
+def changed(path: str) -> int:
+    """When a file was written, in ms since 1970 by the clock of its file system; FileNotFoundError if it is missing."""
+    here = local(path)
+    return here.stat().st_mtime_ns // 1_000_000 if here else hadoop.file_status(path).changed
+
+
 def hidden(path: str) -> list[str]:
     """The names of unfinished files; if there is only one writer, those that killed writers left behind."""
     return [name for name in names(path) if name.startswith(".")]

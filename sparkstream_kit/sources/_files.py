@@ -114,6 +114,7 @@ def files(
         directory=lambda: graph.home / f"sources/{name}",
         taken=lambda: graph.log.last.end_offsets.get(name),
         may_give_up=lambda path: path in graph.give_up_files,
+        is_observer=lambda: graph.is_observer,
     )
     source = Source(
         lines.latest_offset,
@@ -132,7 +133,7 @@ class _Lines:
     """The lines of the files that a tracker follows.
 
     `taken` returns the offset up to which batches have been recorded, `may_give_up` whether bytes of a file may be
-    missing.
+    missing. An observer of a job that another process runs writes nothing into its home.
     """
 
     def __init__(
@@ -144,10 +145,12 @@ class _Lines:
         directory: Callable[[], str],
         taken: Callable[[], Offset],
         may_give_up: Callable[[str], bool],
+        is_observer: Callable[[], bool],
     ):
         self._disk, self._tracker, self._encoding = disk, tracker, encoding
         self._cleaned = Steps(functools.partial(_cleaned, encoding=encoding))
         self._directory, self._taken, self._may_give_up = directory, taken, may_give_up
+        self._is_observer = is_observer
         self._opened: Journal | None = None
         self._found: tuple[Offset, Offset] | None = None  # the range of offsets of the last `prepare`
 
@@ -257,7 +260,7 @@ class _Lines:
     def _scan(self) -> Journal:
         journal = self._journal()
         new = self._tracker.scan()
-        if new:
+        if new and not self._is_observer():
             ranges = [Range(new.file.id, new.file.path, *new.cut[:3], new.plain, new.continues) for new in new]
             journal.write(ranges, {id(each.file): each.file for each in new}.values())
         return journal
@@ -266,7 +269,7 @@ class _Lines:
         """Recreate a list that was lost, if the directory still has the files that were read, and nothing before."""
         new = self._tracker.scan()
         trial = [Range(new.file.id, new.file.path, *new.cut[:3], new.plain, new.continues) for new in new]
-        if journal.would_hold(trial, self._taken()):
+        if not self._is_observer() and journal.would_hold(trial, self._taken()):
             journal.write(trial, self._tracker.files.values())
             log.warning("the list of the files read so far was lost; recreated it from the directory")
 
@@ -306,6 +309,10 @@ class _Lines:
         """The copy of ranges in the home. If it is lost, it is made again; InputLost if the files are gone, too."""
         landed = self._landed(n, ranges)
         if not storage.exists(landed):
+            if self._is_observer():
+                raise UsageError(
+                    f"{landed} is not there: the job has gone on and needs that input no more; look at a later batch"
+                )
             self._land(n, ranges, lost=self._give_up)
         return landed
 

@@ -106,6 +106,8 @@ class _Versions:
         n, log = ctx.entry.n, self._graph.log
         good = self._good(n)
         is_new = n == log.last.n and n > self._decided and ctx.entry.epoch == log.epoch
+        if not good and self._graph.is_observer:
+            raise UsageError(f"the home has no version of the enrichment {self._name!r} for batch {n}")
         if is_new or not good:
             self._refresh(n, good)
             self._decided = n

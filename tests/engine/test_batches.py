@@ -41,7 +41,7 @@ class Job:
                 )
             },
             listeners=self.listeners,
-            home=SimpleNamespace(root=self.root),
+            home=SimpleNamespace(root=self.root, failure=lambda: None),
             session=None,
             time=lambda entry: datetime.fromtimestamp(entry.time / 1000, timezone.utc),
             batch=lambda entry: entry.ranges["numbers"],
@@ -52,7 +52,7 @@ class Job:
             is_due=lambda time: False,
             replayable_from=lambda: 0,
         )
-        lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda lost: None, epoch=1)
+        lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda *_: None, epoch=1)
         engine = batches.Engine(None, graph, lease, **options)  # type: ignore[arg-type]
         engine.activate(None)  # type: ignore[arg-type]
         return engine

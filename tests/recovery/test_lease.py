@@ -190,7 +190,7 @@ def test_the_next_attempt_of_the_same_application_waits_for_the_previous_one(roo
     waiting = threading.Thread(target=lambda: held.append(lease.acquire(root, "app-1")))
     seen = storage.read(beats)
     waiting.start()
-    while int(storage.read(beats)) < int(seen) + 15:  # longer than the TTL
+    while int(storage.read(beats).split()[0]) < int(seen.split()[0]) + 15:  # longer than the TTL
         assert waiting.is_alive()
     foreign.process.kill()
     waiting.join(60)
