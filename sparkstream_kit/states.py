@@ -11,6 +11,7 @@ from pyspark.sql.types import AtomicType, NumericType, TimestampType
 
 from . import aggregates as agg
 from . import durations, settings
+from .bridge import jvm
 from .columns import named, quoted
 from .context import Build, existing_home, live_session, new_context
 from .durations import Duration
@@ -25,6 +26,8 @@ from .redaction import printable
 
 WIDEST = 60
 """Characters of a cell."""
+
+UNREADABLE = "the state cannot be read ({}): if the job runs, it may need that input no more; run this again"
 
 
 class StateAt(NamedTuple):
@@ -79,6 +82,7 @@ def read_state(
     return state_of(existing_home(home), name, at=at, build=build, batch_interval=batch_interval)
 
 
+@jvm.refusals(UNREADABLE.format, of=jvm.THROWN)
 def state_of(
     home: Home, name: str, *, at: int | None = None, build: Build | None = None, batch_interval: Duration | None = None
 ) -> StateAt:
@@ -180,6 +184,7 @@ _PYTHON = "__state"
 """The column of `update_state_by_key_python`."""
 
 
+@jvm.refusals(UNREADABLE.format, of=jvm.THROWN)
 def show(state: StateAt, name: str, most: int) -> str:
     """The first rows of a state for people, in the order of its columns; nothing in them commands a terminal."""
     texts = [  # in the time zone of the session, not in that of Python
@@ -203,6 +208,7 @@ def show(state: StateAt, name: str, most: int) -> str:
     return "\n".join([printable(head), "", *(printable(line).rstrip() for line in lines), *more])
 
 
+@jvm.refusals(UNREADABLE.format, of=jvm.THROWN)
 def as_json(state: StateAt, most: int) -> list[str]:
     """The first rows of a state as JSON objects, in the order of its columns."""
     row = F.to_json(F.struct(*named(state.rows.columns)), {"ignoreNullFields": "false"})

@@ -156,12 +156,14 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
             lag += f"; {counted(len(source['removable_files']), 'file')} may be removed (--json lists them)"
         yield f"source {name}", read + lag
     for name, output in facts["outputs"].items():
-        rows = "rows are not counted" if output["rows"] is None else f"{output['rows']:,} rows in the last batch"
-        total = f"{output['total_rows']:,} rows in all" if output["total_rows"] else ""
+        rows = (
+            "rows are not counted" if output["rows"] is None else f"{counted(output['rows'], 'row')} in the last batch"
+        )
+        total = f"{counted(output['total_rows'], 'row')} in all" if output["total_rows"] else ""
         retries = f"{output['retries']:,} retries in all" if output["retries"] else ""
         yield f"output {name}", ", ".join(filter(None, [rows if not total or output["rows"] else "", total, retries]))
     for name, state in facts["states"].items():
-        rows = f"{state['rows']:,} rows, " if state["rows"] is not None else ""
+        rows = f"{counted(state['rows'], 'row')}, " if state["rows"] is not None else ""
         yield (
             f"state {name}",
             f"{rows}snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}",
@@ -258,7 +260,11 @@ def _health(
         then = "the next start only stops it, as requested" if home.stop_pending() else "start it again"
         return Health("down", "bad", f"{why}; {then}")
     if run.silent > SILENT_AFTER:
-        return Health("stalled", "bad", f"no sign of life for {run.silent:.0f} s: its machine is gone, or paused")
+        return Health(
+            "stalled",
+            "bad",
+            f"no sign of life for {run.silent:.0f} s: its machine is gone or paused, or the start takes long",
+        )
     is_failing = failure is not None and bool(failure.step) and failure.epoch == run.epoch
     found = health(
         batches,
