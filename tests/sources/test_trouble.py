@@ -44,6 +44,7 @@ class Reader:
             directory=lambda: f"file:{self.home}/logs",
             taken=lambda: self.taken,
             may_give_up=self.may_give_up.__contains__,
+            is_observer=lambda: False,
         )
 
     def tick(self, most: int | None = None) -> list[bytes]:
