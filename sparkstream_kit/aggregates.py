@@ -27,6 +27,7 @@ from pyspark.sql.types import DataType, IntegralType, LongType, StructType
 
 from .columns import Columns, check_unique, column_names, named, quoted
 from .errors import UsageError
+from .recovery.snapshots import MEANS
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ class Aggregate:
 
 Aggregates = Mapping[str, Aggregate]
 
-MEANS = "means"
 CALL = "call"
-"""Keys of the metadata of a saved column."""
+"""Key of the call that made an aggregate, in the metadata of its first column."""
 
 P = ParamSpec("P")
 

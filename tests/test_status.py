@@ -95,7 +95,11 @@ def test_a_new_home_has_no_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "note", ["", "{", "[]", "null", '{"lags": {"rows": 3}}', '{"rows": ["a"]}', '{"interval": []}']
+    "note",
+    [
+        *("", "{", "[]", "null", '{"lags": {"rows": 3}}', '{"rows": ["a"]}', '{"interval": []}', '{"interval": NaN}'),
+        '{"lags": {"rows": [1e999, 0]}}',
+    ],
 )
 def test_a_note_that_cannot_be_read_is_left_out(note: str, tmp_path: Path) -> None:
     run_ticks(counting, tmp_path, [1])
@@ -103,6 +107,26 @@ def test_a_note_that_cannot_be_read_is_left_out(note: str, tmp_path: Path) -> No
     found = facts(tmp_path)
     assert (found["totals"], found["batches"], found["interval"]) == (None, [], None)
     assert describe(found)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        *("", "{", "[]", "null", '{"error": "x"}', '{"error": "x", "time": "y", "epoch": 1}'),
+        '{"error": "x", "time": 1, "epoch": 1, "n": "a"}',
+    ],
+)
+def test_a_failure_that_cannot_be_read_is_left_out(failure: str, tmp_path: Path) -> None:
+    home = Home.open(str(tmp_path / "home"))
+    (tmp_path / "home/failure").write_text(failure)
+    assert status(home)["failure"] is None
+
+
+def test_passwords_are_kept_out_of_the_home(tmp_path: Path) -> None:
+    with job(counting, tmp_path) as engine:
+        engine._note_failure("cannot connect to postgresql://kit:secret@db/logs", step="output 'sql'", n=1, tries=1)
+        assert "secret" not in (tmp_path / "failure").read_text()
+        assert "postgresql://kit:***@db/logs" in facts(tmp_path)["reason"]
 
 
 # --- health
@@ -238,10 +262,6 @@ def test_why_a_job_ended_is_said_until_it_runs_again(tmp_path: Path) -> None:
 
 def test_a_home_that_cannot_be_written_does_not_keep_the_error_back(tmp_path: Path) -> None:
     with job(failing, tmp_path) as engine:
-
-        def full(*_: object) -> None:
-            raise OSError("no space left on device")
-
         object.__setattr__(engine.graph, "_home", _Full(engine.graph.home.root, engine.graph.home.id))
         with pytest.raises(ValueError, match="no such table"):
             engine.guarded(lambda: engine.tick(1000))

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 _MANIFEST = "_manifest"
 _ROWS = "_rows"
 _COPY = ".copy"
-_MEANS = "means"
+MEANS = "means"
+"""Key of what a column means, in its metadata."""
 
 Metadata = Mapping[str, Mapping[str, str]]
 """Of columns, by their names: what they mean, and more."""
@@ -220,7 +221,7 @@ def _check_manifest(path: str) -> dict[str, int]:
 
 def _fitted(frame: DataFrame, like: DataFrame, about: Metadata, path: str) -> DataFrame:
     saved = {field.name: field.dataType for field in frame.schema}
-    meant = {field.name: field.metadata[_MEANS] for field in frame.schema if _MEANS in field.metadata}
+    meant = {field.name: field.metadata[MEANS] for field in frame.schema if MEANS in field.metadata}
     wanted = {field.name: field.dataType for field in like.schema}
     wrong = [f"{name} is gone" for name in saved if name not in wanted]
     wrong += [
@@ -230,9 +231,9 @@ def _fitted(frame: DataFrame, like: DataFrame, about: Metadata, path: str) -> Da
         if name in saved and not _holds(saved[name], kind)
     ]
     wrong += [
-        f"{name} was {meant[name]} and is now {known[_MEANS]}"
+        f"{name} was {meant[name]} and is now {known[MEANS]}"
         for name, known in about.items()
-        if name in wanted and _MEANS in known and meant.get(name, known[_MEANS]) != known[_MEANS]
+        if name in wanted and MEANS in known and meant.get(name, known[MEANS]) != known[MEANS]
     ]
     if wrong:
         raise StateRefused(

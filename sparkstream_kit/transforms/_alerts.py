@@ -32,6 +32,7 @@ from ..engine.merges import Merge
 from ..engine.state import StateNode, batch_literal, not_after
 from ..errors import UsageError
 from ..frames import FrameStream
+from ..recovery.snapshots import MEANS
 
 
 def threshold(
@@ -207,7 +208,7 @@ def _alerts(
         return rows.withColumn("__alert", F.lit(False))
 
     kind = ", ".join(part.means for part in metric.parts if part.means)
-    about = {column: {agg.MEANS: f"memory of {kind}"} for column in memory}
+    about = {column: {MEANS: f"memory of {kind}"} for column in memory}
     node = StateNode(stream, name, keys, empty, advance, retain, about, not_after("__since"))
 
     def alerts(ctx: BatchContext) -> DataFrame:
