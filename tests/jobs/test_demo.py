@@ -115,7 +115,8 @@ def test_every_line_is_counted_in_the_end(demo: Seen) -> None:
 
 
 def test_the_job_was_stopped_gracefully(demo: Seen) -> None:
-    assert re.search(r"\nhealth +stopped\n", demo.screen)
+    newest = demo.batches("totals")[-1]
+    assert re.search(rf"\nhealth +\S stopped: it stopped gracefully after batch {newest}\n", demo.screen)
 
 
 def test_it_opens_with_the_address_of_its_page_and_the_job_is_there(demo: Seen) -> None:
