@@ -11,6 +11,7 @@
                                       recreate a lost home from the ledger in its SQL output
     sparkstream compact FOLDER        compact the small Parquet files of an output
     sparkstream skip HOME N           set aside the input of a batch that can never be finished
+    sparkstream rewind HOME --to N    run batches again, with the code that the job has now
     sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
     sparkstream packages              print what spark-submit --packages needs for the source kafka
 
@@ -35,14 +36,14 @@ from typing import Any
 from . import __version__, _lazy, _spark, states
 from .bridge import jvm, kafka
 from .context import existing_home, live_session
-from .engine import clocks
+from .engine import clocks, rewinds
 from .errors import KitError, UsageError
 from .outputs import _compaction, _rejected
 from .peek import peek
 from .recovery import lease, snapshots, storage
 from .recovery.home import Home
 from .recovery.offset_log import Entry, OffsetLog
-from .redaction import printable
+from .redaction import printable, printable_lines
 from .status import EXIT_CODES, describe, left, status
 
 PEEK = """\
@@ -144,6 +145,27 @@ it without: states and windows never see them. Of a source that fails because of
 the log has its offsets. Outputs that had written the batch before it failed keep what they have.
 The job must not be running. Mend the job first if you can: an unfinished batch runs again at each start, with the code
 that the job has then.
+"""
+
+
+REWIND = """\
+Let a job run batches again, with their input and the code that it has at the next start, as after a mistake in it.
+
+    sparkstream stop /data/access.home --wait
+    sparkstream rewind /data/access.home                              what can run again
+    sparkstream rewind /data/access.home --to 4711                    all batches after 4711
+    sparkstream rewind /data/access.home --to "2026-11-29 08:30"      all that are recorded after that time, in UTC
+
+The next start runs them one after the other, with the offset ranges that they had, then goes on; killed, it goes on
+where it was. States are computed again from a snapshot before them. Each output replaces what it has of a batch when
+that batch is done again: text, json, parquet, delta, rejected, redis-ranking, and sql with batch_column=. Any other
+can only write its batches once more, which --again has to accept: appended rows are doubled, sums count twice.
+
+A job keeps what its windows and its newest two snapshots need, usually 20 to 40 batches, and after a graceful stop
+only what windows need. --keep-batches N, given to the job, keeps as many batches, with snapshots among them. What the
+sources read must still be there: files under their paths, records of Kafka within its retention.
+
+A request that no start has begun to carry out is taken back by --cancel.
 """
 
 
@@ -263,6 +285,11 @@ def _parser() -> argparse.ArgumentParser:
     add("home")
     add("batch", type=int, metavar="N", help="its number, which the error of the job names")
     add("--reason", default="", help="kept with the batch and logged")
+    add = command("rewind", "run batches again, with the code that the job has now", _rewind, REWIND)
+    add("home")
+    add("--to", metavar="N|TIME", help="run all batches after batch N, or recorded after a time in UTC, again")
+    add("--again", action="append", default=[], metavar="OUTPUT", help="accept that an output writes them once more")
+    add("--cancel", action="store_true", help="take the request back")
     add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
     add("home")
     command("packages", "print what spark-submit --packages needs for the source kafka", _packages, PACKAGES)
@@ -395,6 +422,20 @@ def _reset_clock(options: argparse.Namespace) -> None:
     print(f"times were up to {clocks.about(ahead)} ahead, and are brought back to now" if ahead else "no time is ahead")
 
 
+def _rewind(options: argparse.Namespace) -> None:
+    home = existing_home(options.home)
+    if options.to is None and not options.cancel:
+        _print(rewinds.reach(home, OffsetLog(home / "offsets")))
+        return
+    held = lease.acquire(home / "lease", "sparkstream rewind")
+    try:
+        log = OffsetLog(home / "offsets", held.epoch)
+        said = rewinds.cancel(log) if options.cancel else rewinds.request(home, log, options.to, options.again)
+    finally:
+        held.release()
+    _print(printable_lines(said))
+
+
 LEDGER = {"ledger": "_sql_ledger"}
 """Not public, and loaded only where it is needed: it needs the extra sql."""
 
@@ -409,14 +450,14 @@ def _skip(options: argparse.Namespace) -> None:
     held = lease.acquire(home / "lease")
     try:
         log = OffsetLog(home / "offsets", held.epoch)
-        last = log.last.n
-        if log.is_done(last) or options.batch != last:
-            unfinished = "no batch is unfinished" if log.is_done(last) else f"the unfinished batch is {last}"
+        first = log.done_to + 1
+        if first > log.last.n or options.batch != first:
+            unfinished = "no batch is unfinished" if first > log.last.n else f"the unfinished batch is {first}"
             raise UsageError(f"got batch {options.batch}, and {unfinished}: only an unfinished one can be skipped")
-        log.skip(last, options.reason or log.skipped.get(last, "no reason given"))
+        log.skip(first, options.reason or log.skipped.get(first, "no reason given"))
     finally:
         held.release()
-    print(f"the next start sets the input of batch {last} aside, in {home / f'skipped/{last}'}, and runs it without")
+    print(f"the next start sets the input of batch {first} aside, in {home / f'skipped/{first}'}, and runs it without")
 
 
 if __name__ == "__main__":

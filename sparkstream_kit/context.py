@@ -24,7 +24,7 @@ from .bridge import dataframes, jvm, streaming
 from .bridge.callbacks import check_callbacks
 from .checks import check_concurrency, check_cores, check_python, check_recoverable, check_writable
 from .durations import Duration
-from .engine import batches, checkpoints
+from .engine import batches, checkpoints, rewinds
 from .engine.graph import graph_of
 from .engine.progress import watched
 from .errors import CheckpointRefused, StopRequested, UsageError
@@ -53,6 +53,7 @@ def get_or_create(
     give_up_sources: Collection[str] = (),
     give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
+    keep_batches: int = 0,
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
@@ -72,7 +73,8 @@ def get_or_create(
     that the home has read and the job no longer has is refused, unless `give_up_sources` names it; so is an output that
     it has written, unless `give_up_outputs` names it, and a new state beside a saved one that is not used, when its
     earlier input is gone: they may have been renamed. Bytes of input files that a recorded batch needs and that are
-    gone are refused, too, unless `give_up_files` names the file.
+    gone are refused, too, unless `give_up_files` names the file. The newest `keep_batches` batches stay replayable, so
+    that `sparkstream rewind` can have them run again; without it only those that states and windows need.
 
     Raises UsageError for whatever Spark, Hadoop or Java refuse before the start: an invalid interval, no Java, a
     checkpoint or home that cannot be written, a definition without outputs or with columns that do not exist, receivers
@@ -104,6 +106,7 @@ def get_or_create(
             give_up_sources=give_up_sources,
             give_up_outputs=give_up_outputs,
             give_up_files=give_up_files,
+            keep_batches=keep_batches,
         )
 
 
@@ -188,6 +191,7 @@ def at_home(
     give_up_sources: Collection[str] = (),
     give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
+    keep_batches: int = 0,
     retry_for: float = batches.RETRY_FOR,
 ) -> StreamingContext:
     """The context on which a newly built graph continues from its home; the errors are those of `get_or_create`.
@@ -207,6 +211,8 @@ def at_home(
         )
     if max_per_batch is not None and max_per_batch < 1:
         raise UsageError(f"got a limit of {max_per_batch} records per batch (max_per_batch), expected at least 1")
+    if keep_batches < 0:
+        raise UsageError(f"got keep_batches={keep_batches}, expected 0 or more")
     if path is None:
         path = tempfile.mkdtemp(prefix="home-")
         log.warning("no home was given: the job runs from a temporary one, %s, and next time starts from scratch", path)
@@ -224,9 +230,11 @@ def at_home(
         graph.bind(home, OffsetLog(home / "offsets", lease.epoch))
         home.upgrade()
         graph.give_up_files = give_up_files
+        graph.keep_batches = keep_batches
         graph.check_names(give_up_sources, give_up_outputs)
         with watched("checking the job"):
             graph.check()
+        rewinds.begin(graph)
         with watched("loading the states"):
             graph.restore()
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)

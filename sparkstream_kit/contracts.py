@@ -93,7 +93,12 @@ class Batch:
     """The offset range of each source that had data."""
     end_offsets: dict[str, Offset] = field(default_factory=dict)
     """Where each source has been read to, this batch included."""
+    again: bool = False
+    """Whether an operator has it run again: an output that can replaces what it has written of it."""
 
+
+Rewind = Callable[[Batch, int], None]
+"""Called with a batch and a number before the batches after it, up to that number, run again."""
 
 Write = Callable[[DataFrame, Batch], object]
 """Writes one batch, and may be called again for the same one: skip or replace what is there. An int that it returns is

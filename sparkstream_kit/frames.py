@@ -23,7 +23,7 @@ from . import aggregates as agg
 from . import durations, workers
 from .aggregates import Aggregates
 from .columns import Columns, cast_like, check_added, column_names, named, other_columns, schema_of
-from .contracts import Source, Write
+from .contracts import Rewind, Source, Write
 from .durations import Duration
 from .engine import chains
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
@@ -778,7 +778,15 @@ class FrameStream:
 
     # --- outputs
 
-    def for_each_batch(self, write: Write, *, name: str = "output", check: Write | None = None) -> None:
+    def for_each_batch(
+        self,
+        write: Write,
+        *,
+        name: str = "output",
+        check: Write | None = None,
+        replaces: bool = False,
+        rewind: Rewind | None = None,
+    ) -> None:
         """Call a function with each batch, as an output. It is retried until it succeeds, up to a deadline.
 
             counts.for_each_batch(lambda frame, batch: print(batch.time, frame.collect()), name="counts")
@@ -786,6 +794,11 @@ class FrameStream:
         `name` identifies the output: keep it across restarts. `check` is called at each start, with an empty DataFrame
         and the last batch of earlier runs (n = 0 if there is none), so that it can refuse with a UsageError what could
         not be written later. Raises UsageError if two outputs have the same name.
+
+        An operator can have batches run again (`sparkstream rewind`). `replaces` says that `write` then replaces what
+        is there of a batch, as it must if `batch.again` is true; for an output without, the operator has to accept that
+        its batches are written once more. `rewind` is called before, with the last batch that stays and the number of
+        the last one that runs again, so that it can refuse, or forget which batches it has written.
 
         Guarantee: at least once; exactly once if what it does is idempotent for (batch.home_id, name, batch.n).
 
@@ -798,7 +811,8 @@ class FrameStream:
         >>> _ = run_batches(lambda lines: ss.FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
         1 00:00:02 [Row(value='a')]
         """
-        add_named("outputs", self.graph.outputs, name, Output(self.compute, write, check, rejects=self.rejects))
+        output = Output(self.compute, write, check, rejects=self.rejects, replaces=replaces, rewind=rewind)
+        add_named("outputs", self.graph.outputs, name, output)
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:
         """Call a function with the RDD of rows of each batch, as foreachRDD does. Guarantee: at least once.

@@ -39,12 +39,13 @@ def health(
     idle: float,
     failing: str = "",
     draining: bool = False,
+    again: str = "",
 ) -> Health:
     """The health of a job that runs.
 
     `batches` is its history, newest last; `now` is in seconds since 1970, `idle` the time in seconds since a batch was
-    done or there was nothing to do, and `failing` says what is tried again. A job that is `draining` may take any time
-    for a batch, which comes late by all the batches before it.
+    done or there was nothing to do, and `failing` says what is tried again. A job that is `draining`, or has batches
+    run `again`, such as "batches 7 to 9", may take any time for a batch, which comes late by all the batches before it.
 
     >>> done = {"n": 7, "ended": 1000, "seconds": 0.41, "delay": 0.9, "records": 100, "rejected": 0}
     >>> health([done], interval=2, now=1001, idle=0.5)
@@ -52,14 +53,16 @@ def health(
     >>> health([{**done, "rejected": 30}], interval=2, now=1001, idle=0.5).reason
     '30 % of the records of the newest batches are rejected: does the input have another format?'
     """
-    if draining and not failing:
-        done = f"batch {batches[-1]['n']} took {batches[-1]['seconds']:.2f} s" if batches else "no batch is done yet"
+    done = f"batch {batches[-1]['n']} took {batches[-1]['seconds']:.2f} s" if batches else "no batch is done yet"
+    if draining and not failing and not again:
         return Health("draining", "good", f"what was there at the start is processed, then the job ends; {done}")
     if idle > max(STALLED_AFTER, 10 * interval):
         more = f", as {failing}" if failing else ": the batch hangs, or is too large"
         return Health("stalled", "bad", f"no progress for {idle:.0f} s{more}")
     if failing:
         return Health("retrying", "bad", failing)
+    if again:
+        return Health("rerunning", "good", f"{again} run again, after a rewind; {done}")
     if not batches:
         return Health("running", "good", "waiting for the first batch")
     last, newest = batches[-1], batches[-SLOW:]

@@ -120,6 +120,7 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         give_up_sources=options.give_up_source,
         give_up_outputs=options.give_up_output,
         give_up_files=options.give_up,
+        keep_batches=options.keep_batches,
         conf=conf,
     )
     engine = engine_of(ssc)
@@ -301,6 +302,14 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         metavar="FILE",
         help="go on although bytes of this input file, or records of this Kafka topic, are gone that a batch needs; "
         "the home notes which",
+    )
+    add(
+        "--keep-batches",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the newest N batches replayable, with about ten snapshots of each state among them and with what "
+        "receivers brought, so that sparkstream rewind can have them run again (default: what states and windows need)",
     )
     add(
         "--state",

@@ -92,7 +92,9 @@ def state_of(
     saved = snapshots.numbers(directory) if name in storage.names(home / "state") else []
     log = OffsetLog(home / "offsets")  # after the snapshots: it has the batch of each of them
     node = None if build is None else _node(home, log, name, build, batch_interval)
-    last = log.last.n if log.is_done(log.last.n) else log.last.n - 1
+    last = log.done_to
+    if log.again is not None:  # later ones are of the last run of batches that run again
+        saved = [n for n in saved if n <= last]
     newest = last if node is not None else max(saved, default=0)
     n = newest if at is None else at
     if n in saved:

@@ -15,13 +15,14 @@ from .health import Health, health, tried_again
 from .quantities import counted, of_bytes
 from .recovery import landing, lease, snapshots, storage
 from .recovery.home import FORMAT, Failure, Home
-from .recovery.offset_log import Entry, OffsetLog
+from .recovery.offset_log import Again, Entry, OffsetLog
 from .redaction import printable
 from .sources import _removable
 
 EXIT_CODES = {
     "running": 0,
     "draining": 0,
+    "rerunning": 0,
     "stopping": 0,
     "stopped": 0,
     "slow": 1,
@@ -34,6 +35,7 @@ EXIT_CODES = {
 
 running     batches are done in time, or there is nothing new
 draining    what was there at the start is processed, then the job ends
+rerunning   batches run again, as sparkstream rewind asked for, and then new ones
 stopping    a stop was requested, and the driver has not finished it yet
 stopped     the last run stopped gracefully; start it again when you like
 slow        batches take longer than the interval, or are done later and later
@@ -91,6 +93,7 @@ def status(home: Home) -> dict[str, Any]:
             for name, offset in sorted(last.end_offsets.items())
         },
         "outputs": {name: _output(name, noted) for name in sorted({*home.outputs(), *noted.rows})},
+        "again": _rewound(log.again) if log.again else None,
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
         "skipped": sorted(int(n) for n in storage.names(home / "skipped")),
         "states": {name: _state(home / f"state/{name}") for name in storage.names(home / "state")},
@@ -103,7 +106,9 @@ def left(home: Home) -> list[str]:
     if home.was_drained():
         return []
     log, rest = OffsetLog(home / "offsets"), []
-    if not log.is_done(log.last.n):
+    if log.again is not None:
+        rest.append(f"{_again(log)} run again, after a rewind")
+    elif not log.is_done(log.last.n):
         rest.append(f"batch {log.last.n} is unfinished")
     ends = {**log.last.given_up, **log.last.end_offsets}
     for name in storage.names(home / "received"):
@@ -168,6 +173,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"state {name}",
             f"{rows}snapshots after batch {', '.join(map(str, state['snapshots'])) or 'none'}",
         )
+    if facts["again"]:
+        once_more = ", ".join(facts["again"]["once_more"])
+        more = f", written once more by {once_more}" if once_more else ""
+        yield "rewound", f"batches {facts['again']['first']} to {facts['again']['last']} run again{more}"
     yield "replayable", f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
     if facts["skipped"]:
         yield "skipped", f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"
@@ -219,6 +228,8 @@ def _amount(records: int | None, bytes: int | None) -> str:
 
 def _unfinished(facts: dict[str, Any]) -> str:
     skip = facts["last_batch"]["skip"]
+    if facts["again"]:
+        return "it runs again"
     if facts["driver"]:
         return "not finished"
     if skip is not None:
@@ -254,10 +265,13 @@ def _health(
     n, failure = log.last.n, run.failure
     is_stopped = storage.exists(home / "STOPPED")
     if not holder and is_stopped:
-        return Health("stopped", "off", f"it stopped gracefully after batch {n}" if n else "it has not started yet")
+        then = f"; the next start runs {_again(log)} again" if log.again else ""
+        why = f"it stopped gracefully after batch {n}" if n else "it has not started yet"
+        return Health("stopped", "off", f"{why}{then}")
     if not holder:
         why = _said(failure) if failure else "the last run was cut off"
-        then = "the next start only stops it, as requested" if home.stop_pending() else "start it again"
+        then = f"start it again: it runs {_again(log)} again" if log.again else "start it again"
+        then = "the next start only stops it, as requested" if home.stop_pending() else then
         return Health("down", "bad", f"{why}; {then}")
     if run.silent > SILENT_AFTER:
         return Health(
@@ -273,10 +287,20 @@ def _health(
         idle=run.idle + run.silent,
         failing=_said(failure) if failure and is_failing else "",
         draining=storage.exists(home / "offsets/drain"),
+        again=_again(log),
     )
     if found.state != "stalled" and home.stop_requested() and not is_stopped:  # with it, the job is only starting
         return Health("stopping", "off", "a stop was requested: the batch that runs is finished first")
     return found
+
+
+def _again(log: OffsetLog) -> str:
+    """The batches that run again; empty if there are none."""
+    return f"batches {log.again.after + 1} to {log.again.until}" if log.again else ""
+
+
+def _rewound(again: Again) -> dict[str, Any]:
+    return {"first": again.after + 1, "last": again.until, "once_more": list(again.outputs), "begun": again.begun}
 
 
 def _said(failure: Failure) -> str:

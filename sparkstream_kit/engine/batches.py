@@ -3,7 +3,8 @@
 Spark's graph holds two kinds of callbacks, functions of this module that look up the live engine: `_land` for each
 received stream, then `_dispatch` on a stream that ticks without data. A tick
 
-1. finishes the last entry of the log if it is not done, with its recorded time and offset ranges;
+1. finishes the entries of the log that are not done, with their recorded times and offset ranges: the last one after a
+   crash, and those that an operator has run again (rewinds.py);
 2. plans a batch: asks each source for its latest offset and writes the next entry;
 3. runs the outputs, each until it succeeds or the deadline passes;
 4. advances the states, saves snapshots of them every `SNAPSHOT_EVERY` batches, and writes the done mark.
@@ -202,7 +203,7 @@ class Engine:
                     state.save(n, final=True)
                 self._lease.check()
             for state in self.graph.states.values():
-                state.prune()
+                state.prune(self.graph.keep_from)
             self.graph.drop_contexts()
             self._compact()
         except Fenced:
@@ -258,10 +259,12 @@ class Engine:
         """Handle one tick of Spark's clock."""
         if self._checkpoints is not None:
             self.graph.settled = self._checkpoints.look(time, lambda: streaming.newest_waiting_tick(self._ssc))
-        last = self.graph.log.last
-        if not self.graph.log.is_done(last.n):
-            log.info("finishing batch %d of an earlier run", last.n)
-            self._run(last)
+        for unfinished in self.graph.log.after(self.graph.log.done_to):
+            if self.graph.log.again is None:
+                log.info("finishing batch %d of an earlier run", unfinished.n)
+            elif self.stopping.is_set():  # the next start goes on
+                return
+            self._run(unfinished)
         if self.is_draining:
             if not self.drained.is_set():
                 self._drain_sources(time)
@@ -439,6 +442,8 @@ class Engine:
         def write(name: str, output: Output) -> None:
             frame = graph.context(entry).frame(output.compute)
             self._lease.check()
+            if frame is None and batch.again and output.replaces:
+                frame = graph.empty(output.compute)  # the code had rows when the batch ran first, and may have no more
             if frame is not None:
                 rows = output.write(frame, batch)
                 if isinstance(rows, int):
@@ -459,7 +464,8 @@ class Engine:
                 self._until_done(
                     entry, {name: timed("snapshots", partial(save, state)) for name, state in states.items()}
                 )
-                self._until_done(entry, {name: state.prune for name, state in states.items()})
+                prune = {name: partial(state.prune, graph.keep_from) for name, state in states.items()}
+                self._until_done(entry, prune)
                 self.reports.saved()
         self._lease.check()
         seconds = clock.monotonic() - started

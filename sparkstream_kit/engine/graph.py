@@ -21,7 +21,7 @@ from pyspark.streaming import DStream, StreamingContext
 
 from ..bridge import dataframes, jvm, placement, rows, streaming
 from ..columns import check_unique
-from ..contracts import Batch, Size, Source, Write
+from ..contracts import Batch, Rewind, Size, Source, Write
 from ..errors import StateRefused, UsageError
 from ..events import Listener
 from ..recovery import snapshots, storage
@@ -100,6 +100,10 @@ class Output:
     """Whether what it writes stays, so that a start without it would leave a gap; False for a screen."""
     rejects: bool = False
     """Whether its rows are lines that a parser rejected."""
+    replaces: bool = False
+    """Whether it replaces what it has written of a batch that runs again."""
+    rewind: Rewind | None = None
+    """Called before batches run again: it refuses those that it cannot replace, or forgets that it has written them."""
 
 
 class State(Protocol):
@@ -122,8 +126,8 @@ class State(Protocol):
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the state after batch n; with `final`, so that nothing before is needed again."""
 
-    def prune(self) -> None:
-        """Remove the snapshots that are not needed once all states are saved."""
+    def prune(self, keep_from: int) -> None:
+        """Remove the snapshots that are not needed once all states are saved, nor to rewind to a batch."""
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""
@@ -186,6 +190,8 @@ class Graph:
         """Checks for the first start only: later, pending batches have to run whatever the checks would say."""
         self.give_up_files: Collection[str] = ()
         """Paths of input files whose bytes may be missing."""
+        self.keep_batches = 0
+        """How many batches stay replayable in any case, so that they can run again."""
         self.is_observer = False
         """Whether another process may run the job: whatever writes to the home asks this first."""
         self.settled = 0
@@ -223,10 +229,11 @@ class Graph:
         with a warning; a source that comes back continues where it was given up.
         """
         last, mine = self.log.last, ", ".join(map(repr, sorted(self.sources)))
-        for name in [] if self.log.is_done(last.n) else last.ranges:
-            if name not in self.sources:
+        for entry in self.log.after(self.log.done_to):
+            gone = [name for name in entry.ranges if name not in self.sources]
+            if gone:
                 raise UsageError(
-                    f"batch {last.n} is unfinished and has input from the source {name!r}, which the job no longer "
+                    f"batch {entry.n} is unfinished and has input from the source {gone[0]!r}, which the job no longer "
                     "has: start it with that source once more"
                 )
         for name, offset in last.end_offsets.items():
@@ -268,7 +275,7 @@ class Graph:
 
     def note_outputs(self) -> None:
         """Keep the names of the outputs whose results stay, so that the next start misses one that is left out."""
-        self.home.note_outputs([name for name, output in self.outputs.items() if output.lasting])
+        self.home.note_outputs({name: output.replaces for name, output in self.outputs.items() if output.lasting})
 
     def check(self) -> None:
         """Run every step on empty frames, so that a wrong column raises UsageError before the first batch.
@@ -313,7 +320,8 @@ class Graph:
 
     def batch(self, entry: Entry) -> Batch:
         """What outputs are passed for an entry."""
-        return Batch(entry.n, self.time(entry), self.home.id, entry.ranges, entry.end_offsets)
+        again = self.log.runs_again(entry.n)
+        return Batch(entry.n, self.time(entry), self.home.id, entry.ranges, entry.end_offsets, again)
 
     def time(self, entry: Entry) -> datetime:
         """The recorded time of an entry, in UTC."""
@@ -394,17 +402,30 @@ class Graph:
         if entry.time > last.time - look_back:
             until = datetime.fromtimestamp((entry.time + look_back) / 1000, timezone.utc)
             return f"a window needs the batch until {until:%Y-%m-%d %H:%M:%S} UTC"
+        if entry.n > last.n - self.keep_batches:
+            return f"the job keeps {self.keep_batches} batches replayable"
         return "a state needs the batch until all states are saved, which a graceful stop does"
+
+    @property
+    def keep_from(self) -> int:
+        """The newest batch after which others stay replayable in any case."""
+        return max(0, self.log.last.n - self.keep_batches)
 
     def replayable_from(self) -> int:
         """The newest batch that will not be needed again: states and windows only look back to later ones."""
         last = self.log.last
-        first = min([state.oldest_snapshot() for state in self.states.values()], default=last.n)
+        first = min(self.keep_from, *(state.oldest_snapshot() for state in self.states.values()), last.n)
         oldest = self.log[first + 1] if first < last.n and first >= self.log.compacted_to.n else last
         if first < self.log.compacted_to.n:
             return self.log.compacted_to.n
         needed = self.log.since(oldest.time - self._look_back())
         return min(first, needed[0].n - 1 if needed else last.n)
+
+    def rewindable_from(self) -> int:
+        """The newest batch after which a window still has all that it looks back to."""
+        first, look_back = self.log.compacted_to, self._look_back()
+        reached = (entry.n - 1 for entry in self.log.after(0) if entry.time - look_back >= first.time)
+        return next(reached, self.log.last.n) if first.n and look_back else first.n
 
     def known_from(self) -> int:
         """The batch from which on all states can be had; a new state, which may read any of them, starts there."""

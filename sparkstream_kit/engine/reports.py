@@ -176,9 +176,8 @@ class Noted(NamedTuple):
 
 def noted(log: OffsetLog) -> Noted:
     """The note of the last batch that is done."""
-    last = log.last.n
     try:
-        note = json.loads(log.note(last if log.is_done(last) else last - 1))
+        note = json.loads(log.note(log.done_to))
         totals, rows = ({str(k): int(v) for k, v in note.get(part, {}).items()} for part in ("totals", "rows"))
         lags = {str(name): Size(*lag) for name, lag in note.get("lags", {}).items()}
         interval = float(note["interval"]) if "interval" in note else None
@@ -193,7 +192,9 @@ def noted(log: OffsetLog) -> Noted:
 def history(log: OffsetLog, most: int) -> list[dict[str, Any]]:
     """The newest batches in short, as far as the log has notes of them, oldest first."""
     found = log.history()
-    for entry in log.after(log.last.n - most):  # a long window keeps many more
+    for entry in log.after(log.done_to - most):  # a long window keeps many more
+        if entry.n > log.done_to:  # what is noted of a batch that runs again is of its last run
+            break
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found.append(json.loads(log.note(entry.n))["batch"])
     return [batch for batch in found if _is_brief(batch)][-most:]

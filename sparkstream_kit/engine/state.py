@@ -102,7 +102,7 @@ class StateNode:
         """Load the newest snapshot, if there is one; StateRefused if it does not fit the job."""
         log = self._graph.log
         if self._rows is None and snapshots.numbers(self._directory):
-            self._load(log.last.n if log.is_done(log.last.n) else log.last.n - 1)
+            self._load(log.done_to)
 
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the rows that stay after batch n; twice if it is the final one of this run."""
@@ -117,9 +117,9 @@ class StateNode:
         """Its rows, as of the newest snapshot, and its bytes in the executors."""
         return Size(self._saved, placement.stored_bytes(self._frame) if self._frame is not None else None)
 
-    def prune(self) -> None:
-        """Remove the snapshots that are not needed once all states are saved."""
-        snapshots.prune(self._directory, self._graph.log.epoch)
+    def prune(self, keep_from: int) -> None:
+        """Remove the snapshots that are not needed once all states are saved, nor to rewind to a batch."""
+        snapshots.prune(self._directory, self._graph.log.epoch, keep_from)
 
     def oldest_snapshot(self) -> int:
         """The earliest batch from which the state may have to be rebuilt; 0: from the beginning."""

@@ -18,7 +18,7 @@ from pyspark.sql import types as T
 from ..bridge import dataframes, hadoop, jvm
 from ..errors import HomeInUse, UsageError
 from ..recovery import lease, storage
-from ._files import batches, keep_ranges, note_compacted
+from ._files import AGAIN, COMPACTING, COMPACTION, batches, keep_ranges, note_compacted
 from ._widening import wider
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def compact(folder: str) -> int:
     compaction finishes one that was killed. Of two at once, the second is refused. The offset ranges of the newest
     1,000 batches merged are kept, so that a home restored from an older copy is still refused.
 
-    Raises UsageError for a folder that no Parquet output wrote, and while another compaction runs.
+    Raises UsageError for a folder that no Parquet output wrote, and while another compaction runs or batches run again.
 
     Cost: grows with the bytes of the folder.
     """
@@ -52,9 +52,11 @@ def compact(folder: str) -> int:
             "parquet:DIRECTORY"
         )
     with _alone(root) as held:
-        note = f"{root}/_compacting"
+        note = f"{root}/{COMPACTING}"
         if storage.exists(note):
             _exchange(root, held, **json.loads(storage.read(note)))
+        if storage.exists(f"{root}/{AGAIN}"):
+            raise UsageError(f"{folder!r} has batches that run again, after a rewind: compact it when they are done")
         for name in storage.hidden(root):
             if name.startswith(".compacted-"):  # of a compaction killed before its exchange began
                 storage.delete(f"{root}/{name}")
@@ -88,7 +90,7 @@ def _kinds(root: str, n: int) -> set[str]:
 @contextlib.contextmanager
 def _alone(root: str) -> Iterator[lease.Lease]:
     """Lock the folder: each of two compactions at once would delete the other's result."""
-    place = f"{root}/_compaction"
+    place = f"{root}/{COMPACTION}"
     storage.make_directory(place)
     try:
         held = lease.acquire(place)
@@ -200,4 +202,4 @@ def _exchange(root: str, held: lease.Lease, batches: list[int], temporary: str) 
             if storage.exists(f"{root}/batch={n}"):  # its rows would be doubled
                 raise OSError(f"cannot remove {root}/batch={n}")
         storage.publish(f"{root}/{temporary}", f"{root}/batch={batches[-1]}")
-    storage.delete(f"{root}/_compacting")
+    storage.delete(f"{root}/{COMPACTING}")

@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
@@ -46,7 +47,8 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
 
     Guarantee: exactly once. The commit carries Delta's application transaction (home and name, batch) and the offset
     ranges: a batch that runs again finds it and is skipped, one of its number with other ranges, as of a home that was
-    restored from an older copy, is refused, and if two drivers commit the same batch, Delta refuses the second.
+    restored from an older copy, is refused, and if two drivers commit the same batch, Delta refuses the second. After
+    `sparkstream rewind` a commit replaces the files of its batch; one whose files were merged, by OPTIMIZE, is refused.
 
     Raises OutputRefused at the start for columns or partitions that differ from the table's, and for a table that
     another output or home writes to; UsageError for a directory that is not on a disk or contains a %, a backslash or a
@@ -75,26 +77,27 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     def write(frame: DataFrame, batch: Batch) -> None:
         table = _table(folder(), frame, columns, batch.home_id, name)
         application = f"{batch.home_id}/{name}"
-        if _is_there(table, folder(), name, batch):
+        is_there = _is_there(table, folder(), name, batch)
+        if is_there and not batch.again:
             return
         part, known = folder() / f"batch-{batch.n}" / uuid.uuid4().hex, table.version()
         frame.write.partitionBy(*columns).parquet(f"file:{part}")  # not quoted: Hadoop would keep the %20
+        added = [_added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))]
+        newest = max(batch.n, table.transaction_version(application) or 0)
         done = CommitProperties(
-            custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch)},
-            app_transactions=[Transaction(application, batch.n)],
+            custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch), "files": str(len(added))},
+            app_transactions=[Transaction(application, newest)],
         )
-        added: list[AddAction | RemoveAction] = [
-            _added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))
-        ]
+        removed = _removed(table, folder(), name, batch) if is_there else []
         storage.sync(part.parent)
-        table.create_write_transaction(added, "append", table.schema(), columns, commit_properties=done)
+        table.create_write_transaction([*removed, *added], "append", table.schema(), columns, commit_properties=done)
         _sync_log(folder(), known)
-        for left in part.parent.iterdir():
+        for left in part.parent.iterdir() if not removed else ():  # earlier versions of the table have what was removed
             if left != part:  # of dead drivers; Delta refuses them the batch now that it is committed
                 storage.delete(f"file:{left}")
 
     columns = column_names(partition_by)
-    stream.for_each_batch(write, name=f"delta:{name}", check=check)
+    stream.for_each_batch(write, name=f"delta:{name}", check=check, replaces=True)
 
 
 def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
@@ -102,14 +105,39 @@ def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     newest = table.transaction_version(f"{batch.home_id}/{name}") or 0
     if newest < batch.n:
         return False
-    # a commit from before numbers were kept is the newest one with ranges, as batches come in their order
-    commits = (commit for commit in table.history(KEPT_BATCHES) if "ranges" in commit)
-    known = next((c for c in commits if c.get("batch", str(newest)) == str(batch.n)), None)
+    known = _commit(table, newest, batch)
     if known is None:
         check_newest(str(folder), name, newest, batch.n, "another directory")
     else:
         check_same(str(folder), name, batch, known["ranges"], "another directory")
     return True
+
+
+def _commit(table: DeltaTable, newest: int, batch: Batch) -> dict[str, str] | None:
+    """What the newest commit of a batch says; None if it is too old."""
+    # a commit from before numbers were kept is the newest one with ranges, as batches come in their order
+    commits = (commit for commit in table.history(KEPT_BATCHES) if "ranges" in commit)
+    return next((c for c in commits if c.get("batch", str(newest)) == str(batch.n)), None)
+
+
+def _files(table: DeltaTable) -> list[dict[str, Any]]:
+    """The files that the table has, with their sizes."""
+    paths, sizes = (table.get_add_actions().column(name).to_pylist() for name in ("path", "size_bytes"))
+    return [{"path": path, "size_bytes": size} for path, size in zip(paths, sizes, strict=True)]
+
+
+def _removed(table: DeltaTable, folder: Path, name: str, batch: Batch) -> list[RemoveAction]:
+    """Removes the files of a batch from the table; OutputRefused if not all of them are there any more."""
+    there = f"batch-{batch.n}/"
+    parts = [add for add in _files(table) if unquote(add["path"]).startswith(there)]
+    known = _commit(table, table.transaction_version(f"{batch.home_id}/{name}") or 0, batch)
+    if known is None or int(known.get("files", len(parts))) != len(parts):
+        raise OutputRefused(
+            f"the Delta table {folder} has the files of batch {batch.n} merged into others, so that it cannot be "
+            "replaced: restore a version of the table from before that, or skip the batch"
+        )
+    now = round(batch.time.timestamp() * 1000)
+    return [RemoveAction(add["path"], True, now, add["size_bytes"]) for add in parts]
 
 
 def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str, name: str) -> DeltaTable:

@@ -17,7 +17,7 @@ from ..columns import Columns, column_names
 from ..contracts import Batch
 from ..errors import OutputRefused
 from ..frames import FrameStream
-from ..recovery import storage
+from ..recovery import lease, storage
 from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 
 Kind = Literal["text", "json", "parquet"]
@@ -95,7 +95,8 @@ def parquet(stream: FrameStream, directory: str, *, partition_by: Columns = (), 
     Guarantee: exactly once. A batch is written below `.attempts/`, and moved to its name when it is complete; an
     existing one is left alone, and has its offset ranges beside it: another batch of its number, as of a home that was
     restored from an older copy, is refused. What a crash leaves in `.attempts/` is deleted with the next batch. A
-    directory belongs to one output of one home, because batch 7 of another has other rows.
+    directory belongs to one output of one home, because batch 7 of another has other rows. After `sparkstream rewind` a
+    batch replaces its folder; those that `sparkstream compact` has merged cannot run again.
 
     Raises OutputRefused at the start for a missing column, one named `batch` or of a type that Parquet does not hold,
     and for a directory of another output or home.
@@ -112,15 +113,33 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         folder = f"{hadoop.qualified(directory)}/{name}"  # refuses what the JVM cannot name
         _check_columns(frame, name, kind, partition_by)
         claim(folder, before.home_id, f"{kind}:{name}")
+        if not before.again:  # left by a rewind that was taken back
+            storage.delete(f"{folder}/{AGAIN}")
         check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
         _is_there(folder, name, before)
+
+    def rewind(before: Batch, until: int) -> None:
+        folder = f"{hadoop.qualified(directory)}/{name}"
+        storage.write(f"{folder}/{AGAIN}", f"{until}\n")  # before the look: a compaction looks for it once it has begun
+        if lease.holder(f"{folder}/{COMPACTION}"):
+            raise OutputRefused(f"{folder} is being compacted: wait until that is over, then start the job")
+        if storage.exists(f"{folder}/{COMPACTING}"):
+            raise OutputRefused(
+                f"a compaction of {folder} was killed: finish it by sparkstream compact {folder}, then start the job"
+            )
+        merged, _ = _compacted(folder)
+        if merged > before.n:
+            raise OutputRefused(
+                f"{folder} has the batches up to {merged} compacted into one, so that none of them can be replaced: "
+                f"rewind to batch {merged} or later"
+            )
 
     def write(frame: DataFrame, batch: Batch) -> int | None:
         rows = None
         folder = f"{hadoop.qualified(directory)}/{name}"
         claim(folder, batch.home_id, f"{kind}:{name}")
         target, attempts = f"{folder}/batch={batch.n}", f"{folder}/.attempts"
-        if not _is_there(folder, name, batch):
+        if not _is_there(folder, name, batch) or batch.again:
             temporary = f"{attempts}/batch={batch.n}-{uuid.uuid4().hex}"
             counted = Observation()
             if stream.rejects:  # counting takes a tenth of a small batch, so only these are
@@ -128,15 +147,19 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             frame.write.partitionBy(*partition_by).format(kind).save(temporary)
             rows = int(counted.get["rows"]) if stream.rejects else None
             storage.write(f"{temporary}/{RANGES}", ranges_of(batch))
+            if batch.again and storage.exists(target):
+                storage.publish(target, f"{temporary}-before")
             if not storage.publish(temporary, target):
                 _is_there(folder, name, batch)  # another driver was faster: its batch must be the same
         for left in storage.names(attempts):  # of dead drivers; none can be published now that the batch exists
             n = left.partition("-")[0].removeprefix("batch=")
             if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
                 storage.delete(f"{attempts}/{left}")
+        if batch.again and (_read(f"{folder}/{AGAIN}") or "").strip() == str(batch.n):
+            storage.delete(f"{folder}/{AGAIN}")
         return rows
 
-    stream.for_each_batch(write, name=f"{kind}:{name}", check=check)
+    stream.for_each_batch(write, name=f"{kind}:{name}", check=check, replaces=True, rewind=rewind)
 
 
 def _check_columns(frame: DataFrame, name: str, kind: Kind, partition_by: Sequence[str]) -> None:
@@ -185,6 +208,12 @@ RANGES = "_ranges"
 
 _COMPACTED = "_compacted"
 """Up to which batch a compaction has merged, and the ranges of the newest ones merged, which have no folder left."""
+
+AGAIN = "_again"
+"""In the folder of an output, while batches run again: the last of them."""
+
+COMPACTION, COMPACTING = "_compaction", "_compacting"
+"""In the folder of an output: the lease of a compaction, and what it is about to exchange."""
 
 _INSTEAD = "another directory"
 

@@ -50,7 +50,8 @@ def redis_hash(stream: FrameStream, url: str, *, expire: Duration | None = None,
     `expire`.
 
     Guarantee: exactly once, provided that Redis keeps what it has acknowledged (appendfsync always) and does not evict
-    keys without a time to live.
+    keys without a time to live. A batch that runs again, after `sparkstream rewind`, is written once more, exactly
+    once, if --again says so; hashes of keys that no longer come stay.
 
     Raises OutputRefused at the start for columns that do not fit, for a name that another output or home writes to, and
     for a home that is an outdated copy; UsageError for a server that cannot be reached. Raises BatchFailed for two rows
@@ -75,7 +76,7 @@ def redis_ranking(
     expires when no batch has written it for `expire`. Scores are 64-bit floats; rows with null or NaN are dropped. Of
     two rows for one member the higher score counts.
 
-    Guarantee: exactly once, as for `redis_hash`.
+    Guarantee: exactly once, as for `redis_hash`; a batch that runs again replaces the set, as any batch does.
 
     Raises the errors of `redis_hash`, except for two rows with one key.
 
@@ -97,7 +98,7 @@ def redis_counter(
     Columns: the key, and one or more integers; a null adds nothing. A hash expires when no batch has written it for
     `expire`.
 
-    Guarantee: exactly once, as for `redis_hash`.
+    Guarantee: exactly once, as for `redis_hash`; what a batch adds that runs again is added twice.
 
     Raises the errors of `redis_hash`, except for two rows with one key, which are both added, and BatchFailed for a
     counter that would exceed 64 bits: nothing of that batch is added.
@@ -110,7 +111,9 @@ def redis_counter(
 
 
 def _to(stream: FrameStream, target: Redis) -> None:
-    stream.for_each_batch(target.write, name=f"{target.kind}:{target.name}", check=target.check)
+    replaces = target.kind == "redis-ranking"  # each batch replaces the one before it
+    name = f"{target.kind}:{target.name}"
+    stream.for_each_batch(target.write, name=name, check=target.check, replaces=replaces, rewind=target.forget)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,16 @@ class Redis:
         put = {"redis-hash": self._hash, "redis-ranking": self._ranking, "redis-counter": self._counter}[self.kind]
         put(frame.columns[1:], rows, batch)
         return len(rows)
+
+    def forget(self, before: Batch, until: int) -> None:
+        """Remove the batches after one from the ledger, so that each is written once more."""
+        try:
+            _client(self.url).zremrangebyscore(self._ledger(before), f"({before.n}", "+inf")
+        except redis.RedisError as error:
+            raise UsageError(
+                f"the output {self.name!r} cannot rewind in {redact_url(self.url)} ({error}): start the job when the "
+                "server can be reached"
+            ) from None
 
     def _hash(self, fields: list[str], rows: Values, batch: Batch) -> None:
         keys = [row[0] for row in rows]

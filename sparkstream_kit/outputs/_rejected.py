@@ -44,7 +44,8 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
     MiB of a batch, and the newest 1,000 batches or 256 MiB. A warning says what was dropped, and the log of a batch how
     many rows were kept.
 
-    Guarantee: exactly once.
+    Guarantee: exactly once. After `sparkstream rewind` a batch replaces its rows, but lines that `sparkstream
+    replay-rejected` has returned are rejected lines of a batch once more: rewind before you return them, or not at all.
 
     Raises OutputRefused at the start without a column line, and for a column of a type that Parquet does not hold.
 
@@ -61,8 +62,9 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
     def write(frame: DataFrame, batch: Batch) -> int:
         directory = _directory(stream.graph.home, name)
         target = f"{directory}/{batch.n}"
-        if storage.exists(target):
+        if storage.exists(target) and not batch.again:
             return 0
+        storage.delete(target)
         rows, size = frame.select(F.count("*"), F.sum(_bytes(frame))).collect()[0]
         if rows == 0:
             return 0
@@ -78,7 +80,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         _remove_old(directory, batch.n)
         return kept
 
-    stream.for_each_batch(write, name=f"rejected:{name}", check=check)
+    stream.for_each_batch(write, name=f"rejected:{name}", check=check, replaces=True)
 
 
 def _bytes(frame: DataFrame) -> Column:

@@ -30,7 +30,7 @@ from ..errors import BatchFailed, OutputRefused, UsageError
 from ..frames import FrameStream
 from ..redaction import redact_url
 from ._sql_database import INSERT, database_message, engine_of, parse_url
-from ._sql_ledger import LEDGER, check_home, claim, entry_of, is_there, prune, record
+from ._sql_ledger import LEDGER, check_home, claim, entry_of, forget, is_there, prune, record
 from ._sql_staging import drop, stage
 from ._sql_types import NUMBERS, check_fits, converter, table_for
 
@@ -53,6 +53,7 @@ def sql(
     table: str | None = None,
     mode: Mode = "append",
     key: Columns = (),
+    batch_column: str | None = None,
     name: str = "sql",
 ) -> None:
     """Write each batch into a table of SQLite (`sqlite:///FILE`) or PostgreSQL (`postgresql://USER@HOST/DATABASE`).
@@ -75,6 +76,11 @@ def sql(
     mode="upsert"      insert them, or replace the row with the same `key`
     mode="accumulate"  insert them, or add their numbers to the row with the same `key`: n = n + new n
 
+    `batch_column` names one more column of the table, in which each appended row has the number of its batch: by it a
+    batch that runs again, after `sparkstream rewind`, replaces its rows. Without it, and in the other modes, such a
+    batch is written once more, exactly once, if --again says so: rows are doubled, numbers are added twice, and rows
+    of keys that no longer come stay.
+
     `key` names one or more columns, "host, path" or ["host", "path"]. If a batch has two rows for one key, accumulate
     adds both and upsert fails. A null key fails; a null number adds nothing. Timestamps are stored in UTC, for the
     years 1 to 9999. SQLite stores decimals as 64-bit floats and NaN as null. PostgreSQL cannot store the character NUL,
@@ -92,13 +98,23 @@ def sql(
 
     Cost: grows with the rows of the batch. The ledger keeps 1,000 rows per output.
 
-    URI: sql:URL?table=...&mode=append|upsert|accumulate&key=...
+    URI: sql:URL?table=...&mode=append|upsert|accumulate&key=...&batch_column=...
     """
-    target = sql_table(url, table or name, mode=mode, key=key, name=name)
-    stream.for_each_batch(target.write, name=f"sql:{name}", check=target.check)
+    target = sql_table(url, table or name, mode=mode, key=key, batch_column=batch_column, name=name)
+    replaces = batch_column is not None
+    forget = None if replaces else target.forget
+    stream.for_each_batch(target.write, name=f"sql:{name}", check=target.check, replaces=replaces, rewind=forget)
 
 
-def sql_table(url: str, table: str, *, mode: Mode = "append", key: Columns = (), name: str | None = None) -> SqlTable:
+def sql_table(
+    url: str,
+    table: str,
+    *,
+    mode: Mode = "append",
+    key: Columns = (),
+    batch_column: str | None = None,
+    name: str | None = None,
+) -> SqlTable:
     """The output `sql` for a bare DStream: give its `write` to `each_batch`.
 
     >>> import sqlite3, tempfile
@@ -138,7 +154,9 @@ postgresql://USER@HOST/DATABASE
     if bool(keys) == (mode == "append"):
         wants = "takes no key" if keys else "needs key= with the columns that identify a row"
         raise UsageError(f"the mode {mode} of the table {table!r} {wants}")
-    return SqlTable(url, table, mode, keys, name or table)
+    if batch_column is not None and mode != "append":
+        raise UsageError(f"the mode {mode} of the table {table!r} takes no batch_column: a row is of several batches")
+    return SqlTable(url, table, mode, keys, name or table, batch_column)
 
 
 @dataclass(frozen=True)
@@ -150,11 +168,12 @@ class SqlTable:
     mode: Mode
     key: tuple[str, ...]
     name: str
+    batch_column: str | None = None
 
     def check(self, frame: DataFrame, before: Batch) -> None:
         """Create the table, or refuse it. If the database is down at a later start, the batches retry."""
         try:
-            _prepare_table(self, frame.schema, before.home_id)
+            _prepare_table(self, self._schema(frame), before.home_id)
             with engine_of(self.url).connect() as connection:
                 check_home(connection, self, before)
         except sa.exc.DBAPIError as error:
@@ -170,13 +189,18 @@ class SqlTable:
 
     def write(self, frame: DataFrame, batch: Batch) -> int:
         """Commit a batch, unless it was committed before; returns the number of rows written."""
+        replaces = batch.again and self.batch_column is not None
         try:
-            table = _prepare_table(self, frame.schema, batch.home_id)
+            table = _prepare_table(self, self._schema(frame), batch.home_id)
             with engine_of(self.url).begin() as connection:
-                if is_there(connection, self, batch):
+                if is_there(connection, self, batch) and not replaces:
                     return 0
             put = self._prepare_rows(frame, batch, table)
             with engine_of(self.url).begin() as connection:
+                if replaces:
+                    *_, numbers = table.c
+                    connection.execute(table.delete().where(numbers == batch.n))
+                    connection.execute(LEDGER.delete().where(*entry_of(self, batch)))
                 if not record(connection, self, batch):
                     return 0
                 rows = put(connection)
@@ -201,10 +225,31 @@ class SqlTable:
                 f"{database_message(error)}"
             ) from None
 
+    def forget(self, before: Batch, until: int) -> None:
+        """Remove the batches after one from the ledger, so that each is written once more."""
+        try:
+            with engine_of(self.url).begin() as connection:
+                forget(connection, self, before)
+        except sa.exc.DBAPIError as error:
+            raise UsageError(
+                f"the output {self.name!r} cannot rewind in {redact_url(self.url)} ({database_message(error)}): start "
+                "the job when the database can be reached"
+            ) from None
+
+    def _schema(self, frame: DataFrame) -> T.StructType:
+        """The columns of the table."""
+        if self.batch_column is None:
+            return frame.schema
+        if self.batch_column.lower() in map(str.lower, frame.columns):
+            raise OutputRefused(
+                f"the output {self.name!r} has a column {self.batch_column!r} of its own: name another batch_column"
+            )
+        return T.StructType([*frame.schema, T.StructField(self.batch_column, T.LongType())])
+
     def _prepare_rows(self, frame: DataFrame, batch: Batch, table: sa.Table) -> Callable[[sa.Connection], int]:
         """Returns a function that inserts the rows; whatever takes long is done here, before the transaction."""
         dialect = engine_of(self.url).dialect.name
-        convert = converter(frame.schema, dialect)
+        convert = converter(frame.schema, dialect, () if self.batch_column is None else (batch.n,))
         # one job over all partitions, unlike take(); of a larger batch only the first rows are computed
         few = frame.limit(DRIVER_ROWS + 1).coalesce(1).collect()
         if len(few) <= DRIVER_ROWS:

@@ -178,6 +178,11 @@ def ledger(url: str) -> dict[str, dict[int, Entry]]:
     return homes
 
 
+def forget(connection: sa.Connection, target: SqlTable, before: Batch) -> None:
+    """Delete the rows of the batches after one: they count as not written."""
+    connection.execute(LEDGER.delete().where(*entry_of(target, before)[:2], LEDGER.c.batch > before.n))
+
+
 def prune(connection: sa.Connection, target: SqlTable, batch: Batch) -> None:
     """Delete the oldest rows of an output."""
     oldest = newest(connection, target, batch, skip=KEPT_BATCHES)

@@ -105,8 +105,8 @@ def _unique(inspector: sa.Inspector, table: str) -> Iterator[Sequence[Any]]:
     yield from (index["column_names"] for index in indexes if index["unique"])
 
 
-def converter(schema: T.StructType, database: str) -> Callable[[Row], tuple[Any, ...]]:
-    """A function that converts a row of Spark to the values that database drivers take."""
+def converter(schema: T.StructType, database: str, more: tuple[Any, ...] = ()) -> Callable[[Row], tuple[Any, ...]]:
+    """A function that converts a row of Spark to the values that database drivers take, with `more` after them."""
     changes: list[tuple[int, Callable[[Any], Any]]] = []
     for i, column in enumerate(schema):
         if isinstance(column.dataType, T.TimestampType):  # naive local time whose fold is set
@@ -121,6 +121,6 @@ def converter(schema: T.StructType, database: str) -> Callable[[Row], tuple[Any,
         for i, change in changes:
             if values[i] is not None:
                 values[i] = change(values[i])
-        return tuple(values)
+        return (*values, *more)
 
     return convert

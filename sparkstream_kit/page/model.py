@@ -71,8 +71,11 @@ class Page:
         failing = self._reason(engine.reports.progressed)
         idle = time.monotonic() - engine.reports.progressed
         interval, now = self._graph.interval / 1000, clocks.machine_clock() / 1000
-        draining = engine.is_draining
-        return health(history, interval=interval, now=now, idle=idle, failing=failing, draining=draining)
+        draining, again = engine.is_draining, self._graph.log.again
+        batches_again = f"batches {again.after + 1} to {again.until}" if again else ""
+        return health(
+            history, interval=interval, now=now, idle=idle, failing=failing, draining=draining, again=batches_again
+        )
 
     def _reason(self, since: float) -> str:
         """What has failed since the job went on last."""

@@ -6,7 +6,7 @@ checkpoint/     Spark's, only for jobs with receivers or plain DStreams; see als
 offsets/        the offset log
 sources/        what sources record: ranges of files and copies of them, the first start of a generator
 received/       landed batches of receivers
-outputs         names of the outputs that the last start had, as JSON
+outputs         the outputs that the last start had, as JSON, and whether they replace a batch that runs again
 enrichment/     versions of the tables that streams are joined with
 skipped/        input of batches that an operator set aside
 rejected/       lines that parsers rejected, by output
@@ -136,17 +136,21 @@ class Home:
     def __truediv__(self, name: str) -> str:
         return f"{self.root}/{name}"
 
-    def outputs(self) -> list[str]:
-        """The names of the outputs that the last start had; none in a home from before they were kept."""
-        try:
-            return [str(name) for name in json.loads(storage.read(self / "outputs"))]
-        except FileNotFoundError:
-            return []
+    def outputs(self) -> dict[str, bool]:
+        """The outputs that the last start had, and whether each replaces a batch that runs again.
 
-    def note_outputs(self, names: list[str]) -> None:
-        """Keep the names of the outputs of this start."""
-        if sorted(names) != self.outputs():
-            storage.write(self / "outputs", json.dumps(sorted(names)))
+        There are none in a home from before they were kept, and none replaces one in a home from before that was.
+        """
+        try:
+            kept = json.loads(storage.read(self / "outputs"))
+        except FileNotFoundError:
+            return {}
+        return {str(name): isinstance(kept, dict) and kept[name] is True for name in kept}
+
+    def note_outputs(self, outputs: dict[str, bool]) -> None:
+        """Keep the outputs of this start."""
+        if outputs != self.outputs():
+            storage.write(self / "outputs", json.dumps(outputs, sort_keys=True))
 
     def note_failure(self, failure: Failure) -> None:
         """Keep what fails, for `sparkstream status`."""

@@ -5,10 +5,12 @@
     offsets/<n>.skipped     why an operator set the input of batch n aside
     offsets/<n>.compacted   a copy of entry n, written before it and all entries before it are removed, with a short
                             history of these batches
+    offsets/again           which batches run again, as an operator asked; removed when the last of them is done
     offsets/drain           the end offsets of a drain, from its start until it has reached them
     offsets/resets          when the clock was reset, and after which batch: no earlier one is read with a later time
 
-At most the newest entry lacks its done mark. An entry is never overwritten: a second driver that writes n finds it
+At most the newest entry lacks its done mark. One write of `again` takes back those of all batches that it names, and as
+they are done again it moves on. An entry is never overwritten: a second driver that writes n finds it
 there, or finds that the log has been compacted beyond it. The highest compacted entry counts, so a driver that was
 paused during a compaction cannot undo a later one.
 """
@@ -20,7 +22,7 @@ import itertools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..contracts import Offset, OffsetRange
 from ..errors import Fenced, HomeDamaged
@@ -60,6 +62,19 @@ class Entry:
         return replace(self, time=min(self.time, time), last_data=min(self.last_data, time), now=now)
 
 
+class Again(NamedTuple):
+    """The batches that run again, as an operator asked, with the offset ranges that they have."""
+
+    after: int
+    """The newest batch before them; as they are done again, the newest of these."""
+    until: int
+    """The last of them."""
+    outputs: tuple[str, ...] = ()
+    """The outputs that write them once more, as they cannot replace what they have."""
+    begun: bool = False
+    """Whether a driver has begun: what was made of them is gone, or going."""
+
+
 FIELDS = frozenset(f.name for f in fields(Entry))
 
 
@@ -88,6 +103,8 @@ class OffsetLog:
         skipped = (name for name in names if name.endswith(".skipped"))
         self.skipped = {int(name.removesuffix(".skipped")): storage.read(f"{self._root}/{name}") for name in skipped}
         """The batches whose input is set aside, and why."""
+        self.again = self._read_again() if _AGAIN in names else None
+        """The batches that run again; None if there are none."""
         self._resets = self._read_resets() if _RESETS in names else []
         self._bring_back()
 
@@ -99,10 +116,7 @@ class OffsetLog:
             known["ranges"] = {source: (start, end) for source, (start, end) in known["ranges"].items()}
             return Entry(**known)
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise HomeDamaged(
-                f"{path} of the offset log is damaged ({type(error).__name__}: {error}): restore the home from a "
-                "backup, or start with a new home"
-            ) from None
+            raise _damaged(path, error) from None
 
     @property
     def last(self) -> Entry:
@@ -118,8 +132,19 @@ class OffsetLog:
         return self._entries[n]
 
     def is_done(self, n: int) -> bool:
-        """Whether all outputs of batch n are written."""
-        return n in self._done
+        """Whether all outputs of batch n are written, and it is not to run again."""
+        return n in self._done and not self.runs_again(n)
+
+    def runs_again(self, n: int) -> bool:
+        """Whether batch n is one that runs again, and is not done yet."""
+        return self.again is not None and n > self.again.after
+
+    @property
+    def done_to(self) -> int:
+        """The newest batch that is done with all before it."""
+        if self.again is not None:
+            return self.again.after
+        return self._last if self._last in self._done else self._last - 1
 
     def after(self, n: int) -> list[Entry]:
         """The replayable entries after n, oldest first."""
@@ -163,6 +188,45 @@ class OffsetLog:
         """Record that all outputs of batch n are written, with a note."""
         storage.write(f"{self._root}/{n}.done", note)
         self._done.add(n)
+        if self.again is not None:
+            self._write_again(self.again._replace(after=n))
+
+    def run_again(self, after: int, outputs: Collection[str] = ()) -> Again:
+        """Take back that the batches after one are done, so that the next start runs them again.
+
+        What an earlier request named, and is not done again, is included, with its outputs.
+        """
+        before = self.again or Again(self._last, self._last)
+        again = Again(after, self._last, tuple(sorted({*before.outputs, *outputs})))
+        self._write_again(again)
+        return again
+
+    def begin_again(self) -> None:
+        """Record that what was made of the batches that run again is forgotten."""
+        assert self.again is not None
+        self._write_again(self.again._replace(begun=True))
+
+    def cancel_again(self) -> None:
+        """Leave the batches as they were done; only before a driver has begun."""
+        storage.delete(f"{self._root}/{_AGAIN}")
+        self.again = None
+
+    def _write_again(self, again: Again) -> None:
+        if again.after < again.until:
+            storage.write(f"{self._root}/{_AGAIN}", json.dumps(again._asdict()))
+            self.again = again
+        else:
+            self.cancel_again()
+
+    def _read_again(self) -> Again | None:
+        path = f"{self._root}/{_AGAIN}"
+        try:
+            found = Again(**json.loads(storage.read(path)))
+            return found._replace(after=int(found.after), until=int(found.until), outputs=tuple(found.outputs))
+        except FileNotFoundError:  # the last of them is done
+            return None
+        except (ValueError, TypeError) as error:
+            raise _damaged(path, error) from None
 
     def note(self, n: int) -> str:
         """The note of a batch that is done; empty if nothing was noted."""
@@ -230,14 +294,11 @@ class OffsetLog:
         try:
             return [(int(n), int(time)) for n, time in json.loads(storage.read(path))]
         except (FileNotFoundError, ValueError, TypeError) as error:
-            raise HomeDamaged(
-                f"{path} of the offset log is damaged ({type(error).__name__}: {error}): restore the home from a "
-                "backup, or start with a new home"
-            ) from None
+            raise _damaged(path, error) from None
 
     def compact(self, n: int, history: Sequence[Any] = ()) -> None:
         """Remove the entries up to n if it is done; the end offsets of their sources are kept, with a history."""
-        if n <= self._first or not self.is_done(n):
+        if n <= self._first or not self.is_done(n) or self.again is not None:  # windows look back
             return
         kept = {**asdict(self._entries[n]), _NOTE: self.note(n), _HISTORY: list(history)}
         storage.write(f"{self._root}/{n}.compacted", json.dumps(kept))
@@ -273,6 +334,15 @@ def rebuild(root: str, entries: dict[int, Entry]) -> Entry:
             storage.write(f"{root}/{n}.done", "")
     return compacted
 
+
+def _damaged(path: str, error: Exception) -> HomeDamaged:
+    return HomeDamaged(
+        f"{path} of the offset log is damaged ({type(error).__name__}: {error}): restore the home from a backup, or "
+        "start with a new home"
+    )
+
+
+_AGAIN = "again"
 
 _RESETS = "resets"
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -134,13 +135,39 @@ def described(frame: DataFrame, about: Metadata) -> DataFrame:
     )
 
 
-def prune(directory: str, epoch: int = 0) -> None:
+def prune(directory: str, epoch: int = 0, keep_from: int = sys.maxsize) -> None:
     """Remove all but the newest two snapshots of a state; only once those of all states are written.
 
     A state over another one that was not saved in time replays batches for which it needs the other's older snapshot.
+    Of the others about ten stay, from which the state can be computed after batch `keep_from` and every later one.
     """
-    for old in _names(directory)[:-2] + storage.abandoned(directory, epoch):
+    names = _names(directory)
+    kept = spaced([_number(name) for name in names], keep_from)
+    for old in [name for name in names[:-2] if _number(name) not in kept] + storage.abandoned(directory, epoch):
         storage.delete(f"{directory}/{old}")
+
+
+def spaced(numbers: Sequence[int], keep_from: int) -> list[int]:
+    """The newest number up to `keep_from`, or the first one, and about ten after it.
+
+    >>> spaced(range(20, 2020, 20), 1000)[:4], spaced([20, 40], 60), spaced([], 0)
+    ([1000, 1100, 1200, 1300], [40], [])
+    """
+    if not numbers:
+        return []
+    kept = [max((n for n in numbers if n <= keep_from), default=numbers[0])]
+    step = max(1, (numbers[-1] - keep_from) // 10)
+    for n in numbers:
+        if n >= kept[-1] + step:
+            kept.append(n)
+    return kept
+
+
+def forget(directory: str, n: int) -> None:
+    """Remove the snapshots of a state after batch n, newest first."""
+    for name in reversed(_names(directory)):
+        if _number(name) > n:
+            storage.delete(f"{directory}/{name}")
 
 
 def load(
