@@ -157,9 +157,10 @@ Let a job run batches again, with their input and the code that it has at the ne
     sparkstream rewind /data/access.home --to "2026-11-29 08:30"      all that are recorded after that time, in UTC
 
 The next start runs them one after the other, with the offset ranges that they had, then goes on; killed, it goes on
-where it was. States are computed again from a snapshot before them. Each output replaces what it has of a batch when
-that batch is done again: text, json, parquet, delta, rejected, redis-ranking, and sql with batch_column=. Any other
-can only write its batches once more, which --again has to accept: appended rows are doubled, sums count twice.
+where it was. States are computed again, with that code, from their newest snapshot up to batch N (sparkstream state
+HOME lists them). Each output replaces what it has of a batch when that batch is done again: text, json, parquet, delta,
+rejected, redis-ranking, and sql with batch_column=. Any other can only write its batches once more, exactly once, which
+--again has to accept: appended rows are doubled, sums count twice, rows of keys that no longer come stay.
 
 A job keeps what its windows and its newest two snapshots need, usually 20 to 40 batches, and after a graceful stop
 only what windows need. --keep-batches N, given to the job, keeps as many batches, with snapshots among them. What the

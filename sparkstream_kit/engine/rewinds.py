@@ -41,6 +41,8 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     `to` is the number of the batch, or a time. UsageError for a batch that is not there or too old, and for an output
     that cannot replace its batches and is not named in `again`.
     """
+    if log.again is not None and not log.again.begun:  # this request takes its place
+        log.again = None
     after, first, outputs = _batch(log, to), earliest(home, log), home.outputs()
     if not first <= after < log.done_to:
         possible = f"expected one from {first} to {log.done_to - 1}" if first < log.done_to else "and there is none"
@@ -55,6 +57,9 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     once = [name for name in again if not outputs[name]]
     log.run_again(after, once)
     says = [f"the next start runs {_batches(log, after)} again, with the code that the job has then"]
+    states = _snapshots(home, after)
+    if states < after and storage.names(home / "state"):
+        says.append(f"states are computed with that code from batch {states + 1} on, where they have a snapshot")
     replaced = [name for name, replaces in outputs.items() if replaces]
     says += [f"replaced: {', '.join(replaced)}"] if replaced else []
     says += [f"written once more: {', '.join(once)}"] if once else []
@@ -96,6 +101,12 @@ def _batches(log: OffsetLog, after: int) -> str:
 
 def _time(log: OffsetLog, n: int) -> str:
     return f"{datetime.fromtimestamp(log[n].time / 1000, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _snapshots(home: Home, n: int) -> int:
+    """The newest batch up to n after which every saved state has a snapshot; 0 if there is none."""
+    saved = (snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state"))
+    return min((max((k for k in numbers if k <= n), default=0) for numbers in saved), default=0)
 
 
 def _kept(outputs: Mapping[str, bool]) -> list[str]:
