@@ -51,6 +51,17 @@ def test_the_health_of_a_job(state: str, batches: list[dict[str, Any]], idle: fl
     assert failing in found.reason
 
 
+def test_batches_that_run_again_are_late_and_may_take_long() -> None:
+    late = several(*[{"seconds": 3, "delay": 4000 + n} for n in range(8)])
+    again = {"interval": 2, "now": NOW, "again": "batches 8 to 9"}
+    found = health(late, idle=1, **again)
+    assert (found.state, found.level) == ("rerunning", "good")
+    assert found.reason == "batches 8 to 9 run again, after a rewind; batch 8 took 3.00 s"
+    assert health(late, idle=1, failing="the output failed", **again).state == "retrying"
+    assert health(late, idle=STALLED_AFTER + 1, **again).state == "stalled"
+    assert health(late, idle=1, draining=True, **again).state == "rerunning"
+
+
 def test_a_job_with_a_long_interval_has_more_time() -> None:
     assert health([], interval=60, now=NOW, idle=599).state == "running"
     assert health([], interval=60, now=NOW, idle=601).state == "stalled"

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
@@ -105,7 +105,7 @@ def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     newest = table.transaction_version(f"{batch.home_id}/{name}") or 0
     if newest < batch.n:
         return False
-    known = _commit(table, newest, batch)
+    known = _commit(folder, newest, batch)
     if known is None:
         check_newest(str(folder), name, newest, batch.n, "another directory")
     else:
@@ -113,31 +113,39 @@ def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     return True
 
 
-def _commit(table: DeltaTable, newest: int, batch: Batch) -> dict[str, str] | None:
+def _commit(folder: Path, newest: int, batch: Batch) -> dict[str, str] | None:
     """What the newest commit of a batch says; None if it is too old."""
     # a commit from before numbers were kept is the newest one with ranges, as batches come in their order
-    commits = (commit for commit in table.history(KEPT_BATCHES) if "ranges" in commit)
+    commits = (commit for commit in itertools.islice(_commits(folder), KEPT_BATCHES) if "ranges" in commit)
     return next((c for c in commits if c.get("batch", str(newest)) == str(batch.n)), None)
 
 
-def _files(table: DeltaTable) -> list[dict[str, Any]]:
-    """The files that the table has, with their sizes."""
+def _commits(folder: Path) -> Iterator[dict[str, str]]:
+    """What the commits of a table say, newest first, as DeltaTable.history, which finds none below a # or ?."""
+    versions = sorted(file for file in (folder / "_delta_log").glob("*.json") if file.stem.isdigit())
+    for file in reversed(versions):
+        with file.open(encoding="utf-8") as actions:
+            yield from (action["commitInfo"] for action in map(json.loads, actions) if "commitInfo" in action)
+
+
+def _files(table: DeltaTable) -> dict[str, int]:
+    """The paths of the files that the table has, and their sizes."""
     paths, sizes = (table.get_add_actions().column(name).to_pylist() for name in ("path", "size_bytes"))
-    return [{"path": path, "size_bytes": size} for path, size in zip(paths, sizes, strict=True)]
+    return {unquote(path): size for path, size in zip(paths, sizes, strict=True)}  # the log has them quoted
 
 
 def _removed(table: DeltaTable, folder: Path, name: str, batch: Batch) -> list[RemoveAction]:
     """Removes the files of a batch from the table; OutputRefused if not all of them are there any more."""
     there = f"batch-{batch.n}/"
-    parts = [add for add in _files(table) if unquote(add["path"]).startswith(there)]
-    known = _commit(table, table.transaction_version(f"{batch.home_id}/{name}") or 0, batch)
+    parts = {path: size for path, size in _files(table).items() if path.startswith(there)}
+    known = _commit(folder, table.transaction_version(f"{batch.home_id}/{name}") or 0, batch)
     if known is None or int(known.get("files", len(parts))) != len(parts):
         raise OutputRefused(
             f"the Delta table {folder} has the files of batch {batch.n} merged into others, so that it cannot be "
             "replaced: restore a version of the table from before that, or skip the batch"
         )
     now = round(batch.time.timestamp() * 1000)
-    return [RemoveAction(add["path"], True, now, add["size_bytes"]) for add in parts]
+    return [RemoveAction(path, True, now, size) for path, size in parts.items()]
 
 
 def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str, name: str) -> DeltaTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,31 @@ def test_a_folder_that_another_output_has_claimed_is_refused_at_the_start(spark:
     with pytest.raises(OutputRefused, match="belongs to the output 'json:hits', and this is the output 'delta:hits'"):
         delta(tmp_path).check(spark.range(0), batch(0))
     assert not DeltaTable.is_deltatable(str(tmp_path / "hits"))
+
+
+def test_a_batch_that_runs_again_replaces_its_files_in_one_commit(spark: SparkSession, tmp_path: Path) -> None:
+    tmp_path /= "ü #1? a b"
+    output, column = delta(tmp_path, partition_by="odd =name"), "odd =name"
+
+    def frame(*rows: tuple[str | None, int]) -> DataFrame:
+        return spark.createDataFrame(list(rows), f"`{column}` string, n int").repartition(2)
+
+    for n in (1, 2, 3):
+        output.write(frame(("a/b %20=ü", n), (None, n)), batch(n))
+    before = DeltaTable(tmp_path / "hits").version()
+    for _ in range(2):  # the second time as after a kill between the commit and the done mark
+        output.write(frame(("new", 20), ("a/b %20=ü", 21)), replace(batch(2), again=True))
+    output.write(frame(), replace(batch(3), again=True))
+    assert rows_of(tmp_path) == sorted(
+        ({column: name, "n": n} for name, n in (("a/b %20=ü", 1), (None, 1), ("new", 20), ("a/b %20=ü", 21))), key=str
+    )
+    output.check(frame(), batch(3))
+    output.write(frame(("late", 1)), batch(3))
+    assert not [row for row in rows_of(tmp_path) if row[column] == "late"], "a batch that does not run again is there"
+    with pytest.raises(OutputRefused, match="the home is an outdated copy"):
+        output.write(frame(("b", 1)), replace(batch(2, start=0), again=True))
+    earlier = DeltaTable(tmp_path / "hits", version=before).to_pyarrow_dataset().to_table()
+    assert sorted(pyarrow.table(earlier)["n"].to_pylist()) == [1, 1, 2, 2, 3, 3], "earlier versions keep their files"
+    DeltaTable(tmp_path / "hits").optimize.compact()
+    with pytest.raises(OutputRefused, match="has the files of batch 2 merged into others, so that it cannot be replac"):
+        output.write(frame(("b", 1)), replace(batch(2), again=True))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timezone
 from decimal import Decimal
 from pathlib import Path
@@ -99,6 +100,57 @@ def test_a_batch_that_runs_again_is_in_the_table_once(url: str, frame: Frame, ei
     restart()
     assert table.write(first, batch(2)) == 0
     assert rows_of(url, "seen", "host") == [("a",)] * 4 + [("b",)] * 2
+
+
+@pytest.mark.parametrize("column", ["batch", 'a "b%s"; drop table seen --'])
+def test_a_batch_that_runs_again_replaces_its_rows_by_the_batch_column(
+    column: str, url: str, frame: Frame, either_size: None
+) -> None:
+    table = sql_table(url, "seen", batch_column=column)
+    for n in (1, 2, 3):
+        table.check(frame(), batch(n - 1))
+        assert table.write(frame(("a", n), ("b", n)), batch(n)) == 2
+    for _ in range(2):  # the second time as after a kill between the commit and the done mark
+        restart()
+        assert table.write(frame(("a", 20), ("a", 20), ("c", 21)), replace(batch(2), again=True)) == 3
+    assert table.write(frame(), replace(batch(3), again=True)) == 0
+    assert rows_of(url, "seen") == [("a", 1, 1), ("a", 20, 2), ("a", 20, 2), ("b", 1, 1), ("c", 21, 2)]
+    assert rows_of(url, "sparkstream_ledger", "batch", "rows") == [(1, 2), (2, 3), (3, 0)]
+    assert table.write(frame(("a", 4)), batch(3)) == 0, "batches that do not run again are skipped as ever"
+    other = replace(batch(2), again=True, ranges={"lines": (1, 70)})
+    with pytest.raises(OutputRefused, match="the home is an outdated copy"):
+        table.write(frame(("a", 4)), other)
+
+
+def test_a_batch_column_is_one_more_column(url: str, frame: Frame) -> None:
+    with pytest.raises(OutputRefused, match="'seen' has a column 'Host' of its own: name another batch_column"):
+        sql_table(url, "seen", batch_column="Host").check(frame(), batch(0))
+    sql_table(url, "seen").check(frame(), batch(0))
+    restart()
+    with pytest.raises(OutputRefused, match="the table 'seen' does not fit: it has no column 'batch'"):
+        sql_table(url, "seen", batch_column="batch").check(frame(), batch(0))
+    execute(url, "alter table seen add column batch bigint")
+    restart()
+    table = sql_table(url, "seen", batch_column="batch")
+    table.check(frame(), batch(0))
+    assert table.write(frame(("a", 1)), batch(1)) == 1
+    assert rows_of(url, "seen") == [("a", 1, 1)]
+
+
+@pytest.mark.parametrize("mode", ["append", "upsert", "accumulate"])
+def test_what_the_ledger_forgets_is_written_once_more(mode: str, url: str, frame: Frame) -> None:
+    table = sql_table(url, "hits", mode=mode, key=() if mode == "append" else "host")
+    other = sql_table(url, "others")
+    for n in (1, 2, 3):
+        table.write(frame(("a", n)), batch(n))
+        other.write(frame(("a", n)), batch(n))
+    for _ in range(2):  # twice, as after a kill
+        table.forget(batch(1), 3)
+    for n in (2, 2, 3):
+        table.write(frame(("a", 10 * n)), batch(n))
+        assert other.write(frame(("a", n)), batch(n)) == 0
+    rows = {"append": [("a", n) for n in (1, 2, 3, 20, 30)], "upsert": [("a", 30)], "accumulate": [("a", 56)]}
+    assert rows_of(url, "hits") == rows[mode]
 
 
 @pytest.mark.parametrize(
@@ -466,6 +518,10 @@ def test_a_null_key_fails_the_batch(kind: str, url: str, frame: Frame, either_si
         ({"mode": "replace"}, "got the mode 'replace' for the table 'hits', expected append, upsert or accumulate"),
         ({"mode": "upsert"}, "the mode upsert of the table 'hits' needs key="),
         ({"key": "host"}, "the mode append of the table 'hits' takes no key"),
+        (
+            {"mode": "upsert", "key": "host", "batch_column": "n"},
+            "the mode upsert of the table 'hits' takes no batch_co",
+        ),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused_at_once(arguments: dict[str, Any], why: str) -> None:

@@ -107,6 +107,31 @@ def test_the_higher_of_two_scores_counts(scores: tuple[int, ...], url: str, db: 
     assert db.zrange("it", 0, -1, withscores=True) == [("b", 3), ("a", 10)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("redis-hash", {"a": 30, "b": 1, "c": 30}),
+        ("redis-ranking", {"a": 30, "c": 30}),
+        ("redis-counter", {"a": 56, "b": 3, "c": 50}),
+    ],
+)
+def test_batches_that_run_again_are_written_once_more(
+    kind: str, expected: dict[str, int], url: str, db: Any, frame: Frame
+) -> None:
+    it = Redis(url, kind, None, "it")
+    for n in (1, 2, 3):
+        it.write(frame(("a", n), ("b", 1)), of_home(n))
+    for _ in range(2):  # twice, as after a kill
+        it.forget(of_home(1), 3)
+    it.check(frame(), of_home(3))
+    for n in (2, 2, 3):
+        it.write(frame(("a", 10 * n), ("c", 10 * n)), of_home(n))
+    if kind == "redis-ranking":
+        assert dict(db.zrange("it", 0, -1, withscores=True)) == expected
+    else:
+        assert {key.removeprefix("it:"): int(db.hget(key, "n")) for key in db.keys("it:*")} == expected
+
+
 def test_outputs_of_different_kinds_may_share_a_name(url: str, db: Any, frame: Frame) -> None:
     Redis(url, "redis-hash", None, "host").write(frame(("a", 1)), batch(1))
     Redis(url, "redis-ranking", None, "host").write(frame(("a", 1)), batch(1))
