@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from sparkstream_kit.cli import main
 from sparkstream_kit.sources import _generator
 from tests.support import rotation
 from tests.support.supervisor import (
@@ -57,6 +58,19 @@ def test_killed_at_every_step_of_a_tick(new_job: NewJob, first: int) -> None:
         kill_at_point(job, arguments, point)
     finish(job, arguments)
     recount(job, f"killed at {', '.join(f'{name} {k} {when}' for name, k, when in points)}", count=count, seed=8)
+
+
+def test_killed_while_batches_run_again(new_job: NewJob) -> None:
+    job, count = new_job(save_every=3), 6000
+    arguments = [*counts(job, count=count, seed=11, windows=False), "--keep-batches", "100"]
+    run = job.start(*arguments, "--max-per-batch", "200", "--stop-after", "9batches")
+    assert run.end() == 0, run.said()
+    for to, point in ((4, ("begin", 1, "before")), (3, ("done", 2, "before"))):
+        assert main(["rewind", str(job.home), "--to", str(to)]) == 0
+        kill_at_point(job, arguments, point)
+    run = finish(job, arguments)
+    assert "batches 5 to " in run.said() and "run again, as requested by sparkstream rewind" in run.said()
+    recount(job, "killed while batches run again", count=count, seed=11)
 
 
 def test_killed_in_a_drain_that_still_ends_where_it_was_meant_to_end(new_job: NewJob) -> None:

@@ -35,6 +35,7 @@ from sparkstream_kit.recovery.home import Home
 POINTS: dict[str, tuple[Any, str]] = {
     "append": (offset_log.OffsetLog, "append"),
     "done": (offset_log.OffsetLog, "mark_done"),
+    "begin": (offset_log.OffsetLog, "begin_again"),
     "compact": (offset_log.OffsetLog, "compact"),
     "compacted": (offset_log, "_is_covered"),
     "save": (snapshots, "save"),
