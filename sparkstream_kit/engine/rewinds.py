@@ -90,17 +90,17 @@ def _batch(log: OffsetLog, to: str) -> int:
     ms = (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp() * 1000
     newer = next((entry.n for entry in log.after(0) if entry.time > ms), log.last.n + 1)
     if newer == log.compacted_to.n + 1 and log.compacted_to.time > ms:
-        raise UsageError(f"got --to {to}, and the oldest batch that can run again is of {_time(log, newer)}")
+        raise UsageError(f"got --to {to}, and the oldest batch that can run again is of {_time(log, newer)} UTC")
     return newer - 1
 
 
 def _batches(log: OffsetLog, after: int) -> str:
     first, last = after + 1, log.last.n
-    return f"batches {first} to {last}, of {_time(log, first)} to {_time(log, last)}"
+    return f"batches {first} to {last} (recorded {_time(log, first)} to {_time(log, last)} UTC)"
 
 
 def _time(log: OffsetLog, n: int) -> str:
-    return f"{datetime.fromtimestamp(log[n].time / 1000, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(log[n].time / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
 def _snapshots(home: Home, n: int) -> int:

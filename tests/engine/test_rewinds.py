@@ -134,7 +134,7 @@ def test_outputs_and_states_are_those_of_the_new_code(
 
     assert rewind(home, "--to", "4") == 0
     assert capsys.readouterr().out.startswith(
-        "the next start runs batches 5 to 7, of 1970-01-01 00:00:05 UTC to 1970-01-01 00:00:07 UTC again"
+        "the next start runs batches 5 to 7 (recorded 1970-01-01 00:00:05 to 1970-01-01 00:00:07 UTC) again"
     )
     assert found(out) == expected([10] * LAST), "nothing changes before the start"
     run_ticks(results(out, 1), home, [8, 9], keep_batches=4)
@@ -307,7 +307,7 @@ def test_a_time_names_the_newest_batch_up_to_it(tmp_path: Path, capsys: pytest.C
     run_ticks(results(tmp_path, 1), tmp_path / "home", range(1, 4))
     for time, first in (("1970-01-01 00:00:02", 3), ("1970-01-01T00:00:02.999Z", 3), ("1970-01-01 01:00:01+01:00", 2)):
         assert rewind(tmp_path / "home", "--to", time) == 0
-        assert f"runs batches {first} to 3, of " in capsys.readouterr().out
+        assert f"runs batches {first} to 3 (recorded 1970-01-01 00:00:0{first} to " in capsys.readouterr().out
         assert rewind(tmp_path / "home", "--cancel") == 0
     assert rewind(tmp_path / "home", "--to", "yesterday") == 2
     assert "got --to yesterday, expected the number of a batch or a time such as" in capsys.readouterr().err
@@ -328,7 +328,7 @@ def test_what_can_run_again_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
         engine.close()
     assert rewind(home) == 0
     assert capsys.readouterr().out == (
-        "batches 4 to 6, of 1970-01-01 00:00:04 UTC to 1970-01-01 00:00:06 UTC can run again: --to 3 runs all of "
+        "batches 4 to 6 (recorded 1970-01-01 00:00:04 to 1970-01-01 00:00:06 UTC) can run again: --to 3 runs all of "
         "them\nonly with --again: sql:lines, sql:sums\n"
     )
     for to in ("2", "6", "7"):
