@@ -164,7 +164,8 @@ rejected, redis-ranking, and sql with batch_column=. Any other can only write it
 
 A job keeps what its windows and its newest two snapshots need, usually 20 to 40 batches, and after a graceful stop
 only what windows need. --keep-batches N, given to the job, keeps as many batches, with snapshots among them. What the
-sources read must still be there: files under their paths, records of Kafka within its retention.
+sources read must still be there: files under their paths, records of Kafka within its retention. Tables of enrich have
+the versions that they had, and batches that were skipped stay without their input.
 
 A request that no start has begun to carry out is taken back by --cancel.
 """
@@ -288,9 +289,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--reason", default="", help="kept with the batch and logged")
     add = command("rewind", "run batches again, with the code that the job has now", _rewind, REWIND)
     add("home")
-    add("--to", metavar="N|TIME", help="run all batches after batch N, or recorded after a time in UTC, again")
+    either = commands.choices["rewind"].add_mutually_exclusive_group().add_argument
+    either("--to", metavar="N|TIME", help="run all batches after batch N, or recorded after a time in UTC, again")
     add("--again", action="append", default=[], metavar="OUTPUT", help="accept that an output writes them once more")
-    add("--cancel", action="store_true", help="take the request back")
+    either("--cancel", action="store_true", help="take the request back")
     add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
     add("home")
     command("packages", "print what spark-submit --packages needs for the source kafka", _packages, PACKAGES)
@@ -425,6 +427,8 @@ def _reset_clock(options: argparse.Namespace) -> None:
 
 def _rewind(options: argparse.Namespace) -> None:
     home = existing_home(options.home)
+    if options.again and options.to is None:
+        raise UsageError("got --again without --to: name the batch to rewind to")
     if options.to is None and not options.cancel:
         _print(rewinds.reach(home, OffsetLog(home / "offsets")))
         return
@@ -451,6 +455,11 @@ def _skip(options: argparse.Namespace) -> None:
     held = lease.acquire(home / "lease")
     try:
         log = OffsetLog(home / "offsets", held.epoch)
+        if log.again is not None and not log.again.begun:
+            raise UsageError(
+                "batches run again from the next start on, and none has failed yet: start the job, and skip a batch if "
+                "it fails"
+            )
         first = log.done_to + 1
         if first > log.last.n or options.batch != first:
             unfinished = "no batch is unfinished" if first > log.last.n else f"the unfinished batch is {first}"

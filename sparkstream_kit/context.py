@@ -234,9 +234,10 @@ def at_home(
         graph.check_names(give_up_sources, give_up_outputs)
         with watched("checking the job"):
             graph.check()
-        rewinds.begin(graph)
+        rewinds.check(graph)
         with watched("loading the states"):
             graph.restore()
+        rewinds.begin(graph)
         engine = batches.Engine(fresh, graph, lease, max_per_batch=max_per_batch, drain=drain, retry_for=retry_for)
         batches.register_callbacks(fresh, graph, home / "ticks")
         ssc = fresh

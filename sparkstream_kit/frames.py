@@ -23,7 +23,7 @@ from . import aggregates as agg
 from . import durations, workers
 from .aggregates import Aggregates
 from .columns import Columns, cast_like, check_added, column_names, named, other_columns, schema_of
-from .contracts import Rewind, Source, Write
+from .contracts import Batch, Rewind, Source, Write
 from .durations import Duration
 from .engine import chains
 from .engine.graph import BatchContext, Compute, Graph, Output, Slide, add_named, graph_of
@@ -784,7 +784,7 @@ class FrameStream:
         *,
         name: str = "output",
         check: Write | None = None,
-        replaces: bool = False,
+        replaces: bool | Callable[[Batch], bool] = False,
         rewind: Rewind | None = None,
     ) -> None:
         """Call a function with each batch, as an output. It is retried until it succeeds, up to a deadline.
@@ -796,9 +796,11 @@ class FrameStream:
         not be written later. Raises UsageError if two outputs have the same name.
 
         An operator can have batches run again (`sparkstream rewind`). `replaces` says that `write` then replaces what
-        is there of a batch, as it must if `batch.again` is true; for an output without, the operator has to accept that
-        its batches are written once more. `rewind` is called before, with the last batch that stays and the number of
-        the last one that runs again, so that it can refuse, or forget which batches it has written.
+        is there of a batch, as it must if `batch.again` is true; a function instead of True says whether there is
+        something of a batch, which is then replaced by no rows where the stream has no frame any more. For an output
+        without `replaces` the operator has to accept that its batches are written once more. `rewind` is called before,
+        with the last batch that stays and the number of the last one that runs again: an output that replaces can
+        refuse, any other can forget which batches it has written.
 
         Guarantee: at least once; exactly once if what it does is idempotent for (batch.home_id, name, batch.n).
 
@@ -811,7 +813,10 @@ class FrameStream:
         >>> _ = run_batches(lambda lines: ss.FrameStream.of(lines).for_each_batch(write), [[], ["a"]])
         1 00:00:02 [Row(value='a')]
         """
-        output = Output(self.compute, write, check, rejects=self.rejects, replaces=replaces, rewind=rewind)
+        has = None if isinstance(replaces, bool) else replaces
+        output = Output(
+            self.compute, write, check, rejects=self.rejects, replaces=replaces is not False, has=has, rewind=rewind
+        )
         add_named("outputs", self.graph.outputs, name, output)
 
     def for_each_rdd(self, write: Callable[[RDD[Row]], object], *, name: str = "output") -> None:

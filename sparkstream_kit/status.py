@@ -103,11 +103,11 @@ def status(home: Home) -> dict[str, Any]:
 
 def left(home: Home) -> list[str]:
     """What the last run has left to process; empty after a graceful stop that drained the job."""
-    if home.was_drained():
-        return []
-    log, rest = OffsetLog(home / "offsets"), []
+    log, rest = OffsetLog(home / "offsets"), list[str]()
     if log.again is not None:
         rest.append(f"{_again(log)} run again, after a rewind")
+    elif home.was_drained():
+        return []
     elif not log.is_done(log.last.n):
         rest.append(f"batch {log.last.n} is unfinished")
     ends = {**log.last.given_up, **log.last.end_offsets}
@@ -296,7 +296,7 @@ def _health(
 
 def _again(log: OffsetLog) -> str:
     """The batches that run again; empty if there are none."""
-    return f"batches {log.again.after + 1} to {log.again.until}" if log.again else ""
+    return log.again.batches if log.again else ""
 
 
 def _rewound(again: Again) -> dict[str, Any]:

@@ -442,8 +442,8 @@ class Engine:
         def write(name: str, output: Output) -> None:
             frame = graph.context(entry).frame(output.compute)
             self._lease.check()
-            if frame is None and batch.again and output.replaces:
-                frame = graph.empty(output.compute)  # the code had rows when the batch ran first, and may have no more
+            if frame is None and batch.again and output.has is not None and output.has(batch):
+                frame = graph.empty(output.compute)  # there were rows when the batch ran before, and are none now
             if frame is not None:
                 rows = output.write(frame, batch)
                 if isinstance(rows, int):

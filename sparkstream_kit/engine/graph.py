@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from shlex import quote
 from typing import Any, Protocol, TypeVar
 
 from pyspark.logger import PySparkLogger
@@ -102,8 +103,11 @@ class Output:
     """Whether its rows are lines that a parser rejected."""
     replaces: bool = False
     """Whether it replaces what it has written of a batch that runs again."""
+    has: Callable[[Batch], bool] | None = None
+    """Whether it has something of a batch, which becomes empty if the stream has no frame when it runs again."""
     rewind: Rewind | None = None
-    """Called before batches run again: it refuses those that it cannot replace, or forgets that it has written them."""
+    """Called before batches run again: one that replaces refuses those that it cannot; any other, if the operator has
+    accepted that it writes them once more, forgets that it has."""
 
 
 class State(Protocol):
@@ -122,6 +126,9 @@ class State(Protocol):
 
     def restore(self) -> None:
         """Load the newest snapshot; StateRefused if it does not fit the job."""
+
+    def forget(self, n: int) -> None:
+        """Remove the snapshots of batches after n."""
 
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the state after batch n; with `final`, so that nothing before is needed again."""
@@ -234,7 +241,7 @@ class Graph:
             if gone:
                 raise UsageError(
                     f"batch {entry.n} is unfinished and has input from the source {gone[0]!r}, which the job no longer "
-                    "has: start it with that source once more"
+                    f"has: start it with that source once more{self.way_back()}"
                 )
         for name, offset in last.end_offsets.items():
             if name in self.sources:
@@ -293,10 +300,21 @@ class Graph:
             self._dry_run = BatchContext(DRY_RUN, 0)
             self._check_steps()
 
+    def way_back(self) -> str:
+        """What to add to an error of the start if batches run again."""
+        if self.log.again is None or self.log.again.begun:
+            return ""
+        return f", or take the request back by sparkstream rewind {quote(self.home.root)} --cancel"
+
     def restore(self) -> None:
-        """Load the newest snapshot of each state."""
+        """Load the newest snapshot of each state, and forget those of batches that were not finished.
+
+        Other code may have made them, if it was changed since.
+        """
         for state in self.states.values():
             state.restore()
+        for state in self.states.values():
+            state.forget(self.log.done_to)
 
     def _check_steps(self) -> None:
         for name, output in self.outputs.items():

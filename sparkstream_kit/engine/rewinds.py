@@ -5,24 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from shlex import quote
 
 from ..errors import UsageError
 from ..recovery import snapshots, storage
 from ..recovery.home import Home
-from ..recovery.offset_log import OffsetLog
-from .graph import Graph
+from ..recovery.offset_log import Again, OffsetLog
+from .graph import Graph, Output
 
 log = logging.getLogger(__name__)
+
+LONGEST = 19
+"""Digits of a number that is taken for a batch."""
 
 
 def earliest(home: Home, log: OffsetLog) -> int:
     """The earliest batch after which all others can run again, as far as a home tells without its job.
 
-    The log has their ranges, and each state has a snapshot to start from.
+    The log has their ranges, each state has a snapshot to start from, and their times are those they had.
     """
     first = log.compacted_to.n
     saved = (snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state"))
-    return max([first, *(numbers[0] for numbers in saved if numbers)]) if first else 0
+    return max([first, log.reset_after, *(numbers[0] for numbers in saved if numbers and first)])
 
 
 def reach(home: Home, log: OffsetLog) -> str:
@@ -46,16 +50,15 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     after, first, outputs = _batch(log, to), earliest(home, log), home.outputs()
     if not first <= after < log.done_to:
         possible = f"expected one from {first} to {log.done_to - 1}" if first < log.done_to else "and there is none"
-        raise UsageError(f"got --to {to}, {possible}: sparkstream rewind {home.root} says what can run again, and why")
+        raise UsageError(f"got --to {to}, {possible}: sparkstream rewind {home.root} says what can run again")
     unknown = [name for name in again if name not in outputs]
-    if unknown:
-        raise UsageError(f"the home has no output {unknown[0]!r}: it has {', '.join(outputs) or 'none'}")
+    if unknown and outputs:  # a home of an earlier version knows none
+        raise UsageError(f"the home has no output {unknown[0]!r}: it has {', '.join(outputs)}")
     named = {*again, *(log.again.outputs if log.again else ())}
     kept = [name for name in _kept(outputs) if name not in named]
     if kept:
-        raise UsageError(once_more(kept, after + 1, log.last.n, home.root))
-    once = [name for name in again if not outputs[name]]
-    log.run_again(after, once)
+        raise UsageError(once_more(kept, Again(after, log.last.n), home.root))
+    once = log.run_again(after, [name for name in again if not outputs.get(name, False)]).outputs
     says = [f"the next start runs {_batches(log, after)} again, with the code that the job has then"]
     states = _snapshots(home, after)
     if states < after and storage.names(home / "state"):
@@ -63,7 +66,9 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     replaced = [name for name, replaces in outputs.items() if replaces]
     says += [f"replaced: {', '.join(replaced)}"] if replaced else []
     says += [f"written once more: {', '.join(once)}"] if once else []
-    return "\n".join([*says, f"until then, sparkstream rewind {home.root} --cancel takes that back"])
+    skipped = [str(n) for n in sorted(log.skipped) if n > after]
+    says += [f"without their input, as sparkstream skip has set it aside: {', '.join(skipped)}"] if skipped else []
+    return "\n".join([*says, f"until then, sparkstream rewind {quote(home.root)} --cancel takes that back"])
 
 
 def cancel(log: OffsetLog) -> str:
@@ -72,8 +77,8 @@ def cancel(log: OffsetLog) -> str:
         raise UsageError("no batch is to run again: there is nothing to cancel")
     if log.again.begun:
         raise UsageError(
-            f"the job has begun to run batches {log.again.after + 1} to {log.again.until} again, and what it had made "
-            "of them is gone: start it, and it goes on"
+            f"the job has begun to run {log.again.batches} again, and what it had made of them is gone: start it, and it "
+            "goes on"
         )
     log.cancel_again()
     return "no batch runs again"
@@ -81,22 +86,23 @@ def cancel(log: OffsetLog) -> str:
 
 def _batch(log: OffsetLog, to: str) -> int:
     """The batch of a number, or the newest that was recorded up to a time."""
-    if to.isdecimal():
+    if to.isdecimal() and len(to) < LONGEST:
         return int(to)
     try:
         time = datetime.fromisoformat(to)
     except ValueError:
         raise UsageError(f"got --to {to}, expected the number of a batch or a time such as 2026-11-29 08:30") from None
     ms = (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp() * 1000
-    newer = next((entry.n for entry in log.after(0) if entry.time > ms), log.last.n + 1)
-    if newer == log.compacted_to.n + 1 and log.compacted_to.time > ms:
-        raise UsageError(f"got --to {to}, and the oldest batch that can run again is of {_time(log, newer)} UTC")
-    return newer - 1
+    gone = log.compacted_to
+    if gone.n and gone.time > ms:
+        raise UsageError(f"got --to {to}, and no batch up to {gone.n}, of {_time(log, gone.n)} UTC, can run again")
+    return next((entry.n for entry in log.after(0) if entry.time > ms), log.last.n + 1) - 1
 
 
 def _batches(log: OffsetLog, after: int) -> str:
     first, last = after + 1, log.last.n
-    return f"batches {first} to {last} (recorded {_time(log, first)} to {_time(log, last)} UTC)"
+    times = _time(log, first) if first == last else f"{_time(log, first)} to {_time(log, last)}"
+    return f"{Again(after, last).batches} (recorded {times} UTC)"
 
 
 def _time(log: OffsetLog, n: int) -> str:
@@ -114,50 +120,60 @@ def _kept(outputs: Mapping[str, bool]) -> list[str]:
     return [name for name, replaces in outputs.items() if not replaces]
 
 
-def begin(graph: Graph) -> None:
-    """Forget what was made of the batches that run again, if an operator asked for some; UsageError if they cannot.
-
-    Killed in the middle, it is done again by the next start.
-    """
+def check(graph: Graph) -> None:
+    """UsageError or OutputRefused if batches cannot run again that an operator asked for; nothing is changed."""
     again = graph.log.again
     if again is None:
         return
-    first, last = again.after + 1, again.until
-    log.info("batches %d to %d run again, as requested by sparkstream rewind", first, last)
+    first, home = again.after + 1, graph.home
+    log.info("%s run again, as requested by sparkstream rewind", again.batches)
     if again.begun:
         return
-    _check(graph)
-    for name in storage.names(graph.home / "state"):
-        snapshots.forget(graph.home / f"state/{name}", again.after)
-    before = graph.batch(graph.log[again.after])
-    for output in graph.outputs.values():
-        if output.rewind is not None:
-            output.rewind(before, again.until)
-    graph.log.begin_again()
-
-
-def _check(graph: Graph) -> None:
-    again, home = graph.log.again, graph.home
-    assert again is not None
-    way_out = f"or take the request back by sparkstream rewind {home.root} --cancel"
-    first = again.after + 1
     reach = max(earliest(home, graph.log), graph.rewindable_from())
     if again.after < reach:
         raise UsageError(
             f"batch {first} cannot run again, as a window or a state needs batches that are gone: rewind to batch "
-            f"{reach} at the earliest, {way_out}"
+            f"{reach} at the earliest{graph.way_back()}"
         )
     known, named = home.outputs(), again.outputs
-    kept = [name for name, o in graph.outputs.items() if name in known and not o.replaces and name not in named]
+    kept = [
+        name
+        for name, output in graph.outputs.items()
+        if output.lasting and not output.replaces and (name in known or not known) and name not in named
+    ]
     if kept:
-        raise UsageError(f"{once_more(kept, first, again.until, home.root)}, {way_out}")
+        raise UsageError(f"{once_more(kept, again, home.root)}{graph.way_back()}")
+    for output in graph.outputs.values():
+        if output.replaces:
+            _tell(graph, output)
 
 
-def once_more(names: list[str], first: int, last: int, root: str) -> str:
+def begin(graph: Graph) -> None:
+    """Let outputs forget the batches that they write once more, and note that these have begun to run.
+
+    Killed in the middle, it is done again by the next start.
+    """
+    again = graph.log.again
+    if again is None or again.begun:
+        return
+    for name, output in graph.outputs.items():
+        if name in again.outputs and not output.replaces:
+            _tell(graph, output)
+    graph.log.begin_again()
+
+
+def _tell(graph: Graph, output: Output) -> None:
+    again = graph.log.again
+    assert again is not None
+    if output.rewind is not None:
+        output.rewind(graph.batch(graph.log[again.after]), again.until)
+
+
+def once_more(names: list[str], again: Again, root: str) -> str:
     """What to say of outputs that cannot replace batches, and that nobody named."""
-    options = " ".join(f"--again {name}" for name in names)
+    options = " ".join(f"--again {quote(name)}" for name in names)
     return (
-        f"batches {first} to {last} would be written once more by {', '.join(names)}, which cannot replace what is "
-        f"there: rows then count twice, or rows that no longer come stay. Accept that by sparkstream rewind {root} "
-        f"--to {first - 1} {options}"
+        f"{again.batches} would be written once more by {', '.join(names)}, which cannot replace what is "
+        f"there: rows then count twice, or rows that no longer come stay. Accept that by sparkstream rewind "
+        f"{quote(root)} --to {again.after} {options}"
     )

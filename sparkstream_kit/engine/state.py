@@ -104,6 +104,10 @@ class StateNode:
         if self._rows is None and snapshots.numbers(self._directory):
             self._load(log.done_to)
 
+    def forget(self, n: int) -> None:
+        """Remove the snapshots of batches after n."""
+        snapshots.forget(self._directory, n)
+
     def save(self, n: int, *, final: bool = False) -> None:
         """Write a snapshot of the rows that stay after batch n; twice if it is the final one of this run."""
         if final and snapshots.is_final(self._directory, n):

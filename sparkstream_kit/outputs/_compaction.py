@@ -56,7 +56,10 @@ def compact(folder: str) -> int:
         if storage.exists(note):
             _exchange(root, held, **json.loads(storage.read(note)))
         if storage.exists(f"{root}/{AGAIN}"):
-            raise UsageError(f"{folder!r} has batches that run again, after a rewind: compact it when they are done")
+            raise UsageError(
+                f"{folder!r} has batches that run again, after a rewind: compact it when they are done; if the job has "
+                f"given this output up, delete {root}/{AGAIN}"
+            )
         for name in storage.hidden(root):
             if name.startswith(".compacted-"):  # of a compaction killed before its exchange began
                 storage.delete(f"{root}/{name}")

@@ -6,9 +6,11 @@ import itertools
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
@@ -43,7 +45,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     Columns: any that Delta has a type for; those of an existing table, in its order. `partition_by` names one or more
     columns that become folders. Executors write the files and the driver adds them to the table's log, so the directory
     must be on a disk that all of them share. Files that a crash leaves behind belong to no version of the table, and
-    are deleted when the batch is written again.
+    are deleted when the batch is written again, but not after a rewind, as versions before that have them.
 
     Guarantee: exactly once. The commit carries Delta's application transaction (home and name, batch) and the offset
     ranges: a batch that runs again finds it and is skipped, one of its number with other ranges, as of a home that was
@@ -74,6 +76,13 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
         check_newest(str(folder()), name, newest, before.n, "another directory")
         _is_there(table, folder(), name, before)
 
+    def has(batch: Batch) -> bool:
+        return DeltaTable.is_deltatable(str(folder())) and _is_there(DeltaTable(folder()), folder(), name, batch)
+
+    def rewind(before: Batch, until: int) -> None:
+        if DeltaTable.is_deltatable(str(folder())):
+            _refuse_merged(DeltaTable(folder()), folder(), before.n + 1, until)
+
     def write(frame: DataFrame, batch: Batch) -> None:
         table = _table(folder(), frame, columns, batch.home_id, name)
         application = f"{batch.home_id}/{name}"
@@ -85,19 +94,27 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
         added = [_added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))]
         newest = max(batch.n, table.transaction_version(application) or 0)
         done = CommitProperties(
-            custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch), "files": str(len(added))},
+            custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch)},
+            # an OPTIMIZE that comes between would keep what is removed here
+            max_commit_retries=0 if is_there else None,
             app_transactions=[Transaction(application, newest)],
         )
-        removed = _removed(table, folder(), name, batch) if is_there else []
+        removed: list[RemoveAction] = []
+        if is_there:
+            _refuse_merged(table, folder(), batch.n, batch.n)
+            now = round(time.time() * 1000)
+            removed = [RemoveAction(path, True, now, size) for path, size in _parts(table).get(batch.n, {}).items()]
         storage.sync(part.parent)
         table.create_write_transaction([*removed, *added], "append", table.schema(), columns, commit_properties=done)
         _sync_log(folder(), known)
-        for left in part.parent.iterdir() if not removed else ():  # earlier versions of the table have what was removed
+        for left in (
+            part.parent.iterdir() if not is_there else ()
+        ):  # earlier versions of the table have what was removed
             if left != part:  # of dead drivers; Delta refuses them the batch now that it is committed
                 storage.delete(f"file:{left}")
 
     columns = column_names(partition_by)
-    stream.for_each_batch(write, name=f"delta:{name}", check=check, replaces=True)
+    stream.for_each_batch(write, name=f"delta:{name}", check=check, replaces=has, rewind=rewind)
 
 
 def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
@@ -106,46 +123,57 @@ def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     if newest < batch.n:
         return False
     known = _commit(folder, newest, batch)
-    if known is None:
-        check_newest(str(folder), name, newest, batch.n, "another directory")
-    else:
+    if known is not None:
         check_same(str(folder), name, batch, known["ranges"], "another directory")
+    elif batch.again:  # it had no frame, or its commit is no longer in the log
+        return batch.n in _parts(table)
+    else:
+        check_newest(str(folder), name, newest, batch.n, "another directory")
     return True
 
 
-def _commit(folder: Path, newest: int, batch: Batch) -> dict[str, str] | None:
+def _commit(folder: Path, newest: int, batch: Batch) -> dict[str, Any] | None:
     """What the newest commit of a batch says; None if it is too old."""
     # a commit from before numbers were kept is the newest one with ranges, as batches come in their order
-    commits = (commit for commit in itertools.islice(_commits(folder), KEPT_BATCHES) if "ranges" in commit)
-    return next((c for c in commits if c.get("batch", str(newest)) == str(batch.n)), None)
+    commits = itertools.islice(_commits(folder), None if batch.again else KEPT_BATCHES)
+    return next((c for c in commits if "ranges" in c and c.get("batch", str(newest)) == str(batch.n)), None)
 
 
-def _commits(folder: Path) -> Iterator[dict[str, str]]:
-    """What the commits of a table say, newest first, as DeltaTable.history, which finds none below a # or ?."""
+def _commits(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the commits of a table say, newest first, with the number of files that each added as `added`.
+
+    DeltaTable.history finds none below a # or ?.
+    """
     versions = sorted(file for file in (folder / "_delta_log").glob("*.json") if file.stem.isdigit())
     for file in reversed(versions):
-        with file.open(encoding="utf-8") as actions:
-            yield from (action["commitInfo"] for action in map(json.loads, actions) if "commitInfo" in action)
+        with file.open(encoding="utf-8") as lines:
+            actions = [json.loads(line) for line in lines]
+        info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+        yield info | {"added": sum("add" in action for action in actions)}
 
 
-def _files(table: DeltaTable) -> dict[str, int]:
-    """The paths of the files that the table has, and their sizes."""
+def _parts(table: DeltaTable) -> dict[int, dict[str, int]]:
+    """The files that the table has of each batch, with their sizes."""
     paths, sizes = (table.get_add_actions().column(name).to_pylist() for name in ("path", "size_bytes"))
-    return {unquote(path): size for path, size in zip(paths, sizes, strict=True)}  # the log has them quoted
+    found: dict[int, dict[str, int]] = {}
+    for path, size in zip(map(unquote, paths), sizes, strict=True):  # the log has them quoted
+        n = path.partition("/")[0].removeprefix("batch-")
+        if n.isdigit():
+            found.setdefault(int(n), {})[path] = size
+    return found
 
 
-def _removed(table: DeltaTable, folder: Path, name: str, batch: Batch) -> list[RemoveAction]:
-    """Removes the files of a batch from the table; OutputRefused if not all of them are there any more."""
-    there = f"batch-{batch.n}/"
-    parts = {path: size for path, size in _files(table).items() if path.startswith(there)}
-    known = _commit(folder, table.transaction_version(f"{batch.home_id}/{name}") or 0, batch)
-    if known is None or int(known.get("files", len(parts))) != len(parts):
-        raise OutputRefused(
-            f"the Delta table {folder} has the files of batch {batch.n} merged into others, so that it cannot be "
-            "replaced: restore a version of the table from before that, or skip the batch"
-        )
-    now = round(batch.time.timestamp() * 1000)
-    return [RemoveAction(path, True, now, size) for path, size in parts.items()]
+def _refuse_merged(table: DeltaTable, folder: Path, first: int, last: int) -> None:
+    """OutputRefused if a batch has lost its files to others: they cannot be taken out of these."""
+    parts, seen = _parts(table), set[int]()
+    for commit in _commits(folder):
+        n = int(commit.get("batch", 0))
+        if n not in seen and first <= n <= last and commit["added"] != len(parts.get(n, ())):
+            raise OutputRefused(
+                f"the Delta table {folder} has the files of batch {n} merged into others, so that it cannot be "
+                f"replaced: rewind to batch {n} or later, or restore a version of the table from before that"
+            )
+        seen.add(n)
 
 
 def _table(folder: Path, frame: DataFrame, partition_by: list[str], home_id: str, name: str) -> DeltaTable:

@@ -159,7 +159,10 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             storage.delete(f"{folder}/{AGAIN}")
         return rows
 
-    stream.for_each_batch(write, name=f"{kind}:{name}", check=check, replaces=True, rewind=rewind)
+    def has(batch: Batch) -> bool:
+        return _is_there(f"{hadoop.qualified(directory)}/{name}", name, batch)
+
+    stream.for_each_batch(write, name=f"{kind}:{name}", check=check, replaces=has, rewind=rewind)
 
 
 def _check_columns(frame: DataFrame, name: str, kind: Kind, partition_by: Sequence[str]) -> None:

@@ -253,6 +253,8 @@ class Redis:
         if known:
             check_same("Redis", self.name, batch, known[0].partition(" ")[2], _INSTEAD)
             return True
+        if batch.again:  # it had no frame, or is older than the ledger
+            return False
         # of a bare DStream, which has no offsets, Spark may run a batch again that failed: any that the ledger reaches
         skip = 0 if batch.end_offsets else KEPT_BATCHES - 1
         later = client.zrange(ledger, -1 - skip, -1 - skip, withscores=True)

@@ -80,7 +80,10 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         _remove_old(directory, batch.n)
         return kept
 
-    stream.for_each_batch(write, name=f"rejected:{name}", check=check, replaces=True)
+    def has(batch: Batch) -> bool:
+        return storage.exists(f"{_directory(stream.graph.home, name)}/{batch.n}")
+
+    stream.for_each_batch(write, name=f"rejected:{name}", check=check, replaces=has)
 
 
 def _bytes(frame: DataFrame) -> Column:

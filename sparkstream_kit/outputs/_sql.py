@@ -101,8 +101,7 @@ def sql(
     URI: sql:URL?table=...&mode=append|upsert|accumulate&key=...&batch_column=...
     """
     target = sql_table(url, table or name, mode=mode, key=key, batch_column=batch_column, name=name)
-    replaces = batch_column is not None
-    forget = None if replaces else target.forget
+    replaces, forget = (False, target.forget) if batch_column is None else (target.has, None)
     stream.for_each_batch(target.write, name=f"sql:{name}", check=target.check, replaces=replaces, rewind=forget)
 
 
@@ -224,6 +223,11 @@ class SqlTable:
                 f"the database rejects batch {batch.n} of the output {self.name!r} for the table {self.table!r}: "
                 f"{database_message(error)}"
             ) from None
+
+    def has(self, batch: Batch) -> bool:
+        """Whether the batch is committed."""
+        with engine_of(self.url).connect() as connection:
+            return is_there(connection, self, batch)
 
     def forget(self, before: Batch, until: int) -> None:
         """Remove the batches after one from the ledger, so that each is written once more."""

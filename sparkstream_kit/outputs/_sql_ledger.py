@@ -124,6 +124,8 @@ def is_there(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
     place = f"the table {target.table!r}"
     if known is not None:
         check_same(place, target.name, batch, known, _INSTEAD)
+    elif batch.again:  # it had no rows, or is older than the ledger
+        return False
     elif batch.end_offsets:
         check_newest(place, target.name, newest(connection, target, batch) or 0, batch.n, _INSTEAD)
     else:  # of a bare DStream, of which Spark may run an older batch again

@@ -72,9 +72,14 @@ class Page:
         idle = time.monotonic() - engine.reports.progressed
         interval, now = self._graph.interval / 1000, clocks.machine_clock() / 1000
         draining, again = engine.is_draining, self._graph.log.again
-        batches_again = f"batches {again.after + 1} to {again.until}" if again else ""
         return health(
-            history, interval=interval, now=now, idle=idle, failing=failing, draining=draining, again=batches_again
+            history,
+            interval=interval,
+            now=now,
+            idle=idle,
+            failing=failing,
+            draining=draining,
+            again=again.batches if again else "",
         )
 
     def _reason(self, since: float) -> str:

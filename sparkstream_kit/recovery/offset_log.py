@@ -74,6 +74,16 @@ class Again(NamedTuple):
     begun: bool = False
     """Whether a driver has begun: what was made of them is gone, or going."""
 
+    @property
+    def batches(self) -> str:
+        """Those that are left, in words.
+
+        >>> Again(4, 9).batches, Again(8, 9).batches
+        ('batches 5 to 9', 'batch 9')
+        """
+        first = self.after + 1
+        return f"batches {first} to {self.until}" if first < self.until else f"batch {first}"
+
 
 FIELDS = frozenset(f.name for f in fields(Entry))
 
@@ -190,6 +200,11 @@ class OffsetLog:
         self._done.add(n)
         if self.again is not None:
             self._write_again(self.again._replace(after=n))
+
+    @property
+    def reset_after(self) -> int:
+        """The newest batch that a reset of the clock brought back; 0 if there was none."""
+        return max((n for n, _ in self._resets), default=0)
 
     def run_again(self, after: int, outputs: Collection[str] = ()) -> Again:
         """Take back that the batches after one are done, so that the next start runs them again.

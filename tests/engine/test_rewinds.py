@@ -24,12 +24,12 @@ import sparkstream_kit as ss
 from sparkstream_kit import cli
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.engine import batches
-from sparkstream_kit.errors import OutputRefused, UsageError
+from sparkstream_kit.errors import HomeDamaged, OutputRefused, UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs import _compaction, _rejected
+from sparkstream_kit.outputs import _compaction, _delta, _rejected, _sql_ledger
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.recovery.offset_log import OffsetLog
-from sparkstream_kit.status import status
+from sparkstream_kit.status import left, status
 from tests.support import rotation
 from tests.support.ticks import given, job, killed, run_ticks
 
@@ -205,6 +205,45 @@ def die(at: int) -> Iterator[Callable[[], int]]:
         yield lambda: calls
 
 
+def sliding(out: Path, calls: list[Any], slide: int) -> Callable[[StreamingContext], dict[str, FrameStream]]:
+    """A job with a sum of every slide, in each kind of output."""
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given(ssc, ROWS, "k string, v bigint")
+        sums = rows.reduce_by_key_and_window("k", {"v": A.sum("v")}, "4s", f"{slide}s")
+        ss.outputs.delta(sums, str(out), name="delta")
+        ss.outputs.sql(sums, f"sqlite:///{out}/db", name="table", batch_column="n")
+        ss.outputs.json(sums, str(out), name="json")
+        sums.for_each_batch(lambda frame, batch: calls.append((batch.n, frame.count())), name="mine", replaces=True)
+        return {}
+
+    return build
+
+
+def test_a_batch_that_a_slide_skips_has_no_rows_whatever_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (_delta, _sql_ledger):  # as if there had been a thousand batches since
+        monkeypatch.setattr(module, "KEPT_BATCHES", 2)
+    home, calls = tmp_path / "home", list[Any]()
+    run_ticks(sliding(tmp_path, calls, 3), home, range(1, 7), keep_batches=KEPT)
+    assert rewind(home, "--to", "2") == 0
+    calls.clear()
+    run_ticks(sliding(tmp_path, calls, 2), home, [7], keep_batches=KEPT)
+    assert calls == [(4, 3), (6, 3)]
+    # at 4 and 6, no longer at 3
+    expected = sorted(
+        (k, sum(v for rows in ROWS[n - 4 : n] for each, v in rows if each == k), n)
+        for n in (4, 6)
+        for k in ("k0", "k1", "k2")
+    )
+    assert sorted(files(tmp_path / "json")) == expected
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as database:
+        assert sorted(database.execute("select k, v, n from [table]").fetchall()) == expected
+    delta = deltalake.DeltaTable(tmp_path / "delta").to_pyarrow_dataset().to_table().to_pylist()
+    assert sorted((row["k"], row["v"]) for row in delta) == sorted((k, v) for k, v, _ in expected)
+
+
 # --- what cannot be replaced
 
 
@@ -235,7 +274,7 @@ def test_what_cannot_be_replaced_is_named_and_written_once_more_if_accepted(
     assert "the home has no output 'sql:suns': it has json:json, sql:lines, sql:sums" in capsys.readouterr().err
     assert kept(home).again is None
     assert rewind(home, "--to", "2", "--again", "sql:sums", "--again", "sql:lines") == 0
-    assert "\nreplaced: json:json\nwritten once more: sql:sums, sql:lines\n" in capsys.readouterr().out
+    assert "\nreplaced: json:json\nwritten once more: sql:lines, sql:sums\n" in capsys.readouterr().out
     for second in (5, 6):  # killed between an output and its done mark
         with contextlib.suppress(SystemExit), job(accumulating(tmp_path), home, keep_batches=KEPT) as engine:
             engine.graph.log.mark_done = killed  # type: ignore[method-assign]
@@ -300,17 +339,128 @@ def test_the_start_refuses_what_the_home_could_not_know(tmp_path: Path) -> None:
     assert kept(home).again is None
 
 
+def test_outputs_that_the_home_does_not_know_are_not_doubled(tmp_path: Path) -> None:
+    """A home of an earlier version has no names; an output that was given up is not among them."""
+    home = tmp_path / "home"
+    run_ticks(accumulating(tmp_path), home, range(1, 4), keep_batches=KEPT)
+    (home / "outputs").unlink()
+    assert rewind(home, "--to", "2") == 0
+    with pytest.raises(UsageError, match="batch 3 would be written once more by sql:sums, sql:lines, which"):
+        run_ticks(accumulating(tmp_path), home, [])
+    assert rewind(home, "--cancel") == 0
+
+    def less(ssc: StreamingContext) -> dict[str, FrameStream]:
+        ss.outputs.json(given(ssc, ROWS, "k string, v bigint"), str(tmp_path), name="json")
+        return {}
+
+    run_ticks(less, home, [4, 5], keep_batches=KEPT, give_up_outputs=["sql:sums", "sql:lines"])
+    assert rewind(home, "--to", "2") == 0
+    run_ticks(accumulating(tmp_path), home, [6], keep_batches=KEPT)
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as database:
+        lines = database.execute("select k, v from lines").fetchall()
+    assert sorted(lines) == sorted(row for rows in ROWS[:6] for row in rows), "also of the batches that it had missed"
+
+
+def test_nothing_changes_if_a_start_refuses(tmp_path: Path) -> None:
+    """Neither ledgers nor snapshots, whatever refuses: an output, or a state that cannot be loaded."""
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+
+    def build(ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given(ssc, ROWS, "k string, v bigint")
+        ss.outputs.sql(rows, f"sqlite:///{out}/db", name="lines")
+        ss.outputs.parquet(rows, str(out), name="parquet")
+        state = rows.update_state_by_key("k", {"v": A.sum("v")}, name="sums")
+        ss.outputs.json(state, str(out), name="sums")
+        return {}
+
+    def kept_things() -> tuple[list[str], list[Any]]:
+        with contextlib.closing(sqlite3.connect(out / "db")) as database:
+            ledger = database.execute("select batch from sparkstream_ledger").fetchall()
+        return sorted(file.name for file in (home / "state/sums").iterdir()), ledger
+
+    run_ticks(build, home, range(1, 6), keep_batches=KEPT)
+    _compaction.compact(str(out / "parquet"))
+    run_ticks(build, home, [6, 7], keep_batches=KEPT)
+    before = kept_things()
+    assert rewind(home, "--to", "3", "--again", "sql:lines") == 0
+    with pytest.raises(OutputRefused, match="has the batches up to 4 compacted"):
+        run_ticks(build, home, [], keep_batches=KEPT)
+    assert kept_things() == before
+    for file in (home / "state/sums/2").glob("part-*"):
+        file.write_bytes(b"")
+    for file in (home / "state/sums/4").glob("part-*"):
+        file.write_bytes(b"")
+    for entry in ("1", "2", "3", "1.done", "2.done", "3.done"):
+        (home / "offsets" / entry).unlink()
+    (home / "offsets/3.compacted").write_text(json.dumps({"n": 3, "time": 3000, "ranges": {}, "data": False}))
+    assert rewind(home, "--to", "5", "--again", "sql:lines") == 0
+    with pytest.raises(HomeDamaged, match="no snapshot of the state 'sums' up to batch 5 can be read"):
+        run_ticks(build, home, [], keep_batches=KEPT)
+    assert kept_things() == before
+    assert rewind(home, "--cancel") == 0
+    run_ticks(build, home, [8], keep_batches=KEPT)
+
+
+def test_a_snapshot_of_a_batch_that_was_not_finished_is_not_kept(tmp_path: Path) -> None:
+    """The code may have changed since."""
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+    run_ticks(results(out, 10), home, range(1, 6), keep_batches=KEPT)
+    assert rewind(home, "--to", "2") == 0
+    with contextlib.suppress(SystemExit), job(results(out, 5), home, keep_batches=KEPT) as engine:
+        done = engine.graph.log.mark_done
+
+        def at_4(n: int, note: str = "") -> None:
+            done(n, note) if n < 4 else killed()
+
+        engine.graph.log.mark_done = at_4  # type: ignore[method-assign]
+        engine.tick(6000)
+    assert (home / "state/running/4").exists()
+    run_ticks(results(out, 1), home, [6], keep_batches=KEPT)
+    assert not kept(home).again
+    running = {(k, n): v for k, v, n in found(out)["running"]}
+    sums = {k: running.get((k, 2), 0) for k in ("k0", "k1", "k2")}
+    for n, rows in enumerate(ROWS[:5], 1):  # the state takes batch 3 from the log, with the code of today
+        for k, v in rows if n > 2 else ():
+            sums[k] += v
+    assert {k: running[k, 5] for k in sums} == sums
+
+
+def test_a_batch_whose_time_was_brought_back_cannot_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    run_ticks(accumulating(tmp_path), home, range(1, 4), keep_batches=KEPT)
+    OffsetLog(f"file:{home}/offsets").reset_clock(2000)
+    run_ticks(accumulating(tmp_path), home, [4, 5], keep_batches=KEPT)
+    assert rewind(home, "--to", "2") == 2
+    assert "got --to 2, expected one from 3 to 4" in capsys.readouterr().err
+
+
 # --- the command
 
 
 def test_a_time_names_the_newest_batch_up_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_ticks(results(tmp_path, 1), tmp_path / "home", range(1, 4))
-    for time, first in (("1970-01-01 00:00:02", 3), ("1970-01-01T00:00:02.999Z", 3), ("1970-01-01 01:00:01+01:00", 2)):
+    for time, which in (
+        ("1970-01-01 00:00:02", "batch 3 (recorded 1970-01-01 00:00:03 UTC)"),
+        ("1970-01-01T00:00:02.999Z", "batch 3 (recorded 1970-01-01 00:00:03 UTC)"),
+        ("1970-01-01 01:00:01+01:00", "batches 2 to 3 (recorded 1970-01-01 00:00:02 to 1970-01-01 00:00:03 UTC)"),
+    ):
         assert rewind(tmp_path / "home", "--to", time) == 0
-        assert f"runs batches {first} to 3 (recorded 1970-01-01 00:00:0{first} to " in capsys.readouterr().out
+        assert f"the next start runs {which} again" in capsys.readouterr().out
         assert rewind(tmp_path / "home", "--cancel") == 0
-    assert rewind(tmp_path / "home", "--to", "yesterday") == 2
-    assert "got --to yesterday, expected the number of a batch or a time such as" in capsys.readouterr().err
+    for wrong in ("yesterday", "9" * 5000, "-1", ""):
+        assert rewind(tmp_path / "home", f"--to={wrong}") == 2
+        assert f"got --to {wrong}, expected the number of a batch or a time such as" in capsys.readouterr().err
+    with job(accumulating(tmp_path), tmp_path / "other") as engine:
+        engine.tick(3000)
+        engine.close()
+    assert rewind(tmp_path / "other", "--to", "1970-01-01 00:00:02") == 2
+    assert "and no batch up to 1, of 1970-01-01 00:00:03 UTC, can run again" in capsys.readouterr().err
+    assert rewind(tmp_path / "home", "--again", "sql:table") == 2
+    assert "got --again without --to" in capsys.readouterr().err
 
 
 def test_what_can_run_again_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,7 +511,9 @@ def test_a_request_is_taken_back_until_a_start_has_begun(tmp_path: Path, capsys:
 def test_status_tells_of_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
     run_ticks(accumulating(tmp_path), home, range(1, 6), keep_batches=KEPT)
+    assert rewind(home, "--to", "3", "--again", "sql:sums", "--again", "sql:lines") == 0
     assert rewind(home, "--to", "2", "--again", "sql:sums", "--again", "sql:lines") == 0
+    assert left(storage_home(home)) == ["batches 3 to 5 run again, after a rewind"]
     facts = status(storage_home(home))
     assert facts["again"] == {"first": 3, "last": 5, "once_more": ["sql:lines", "sql:sums"], "begun": False}
     assert [batch["n"] for batch in facts["batches"]] == [1, 2]
@@ -401,10 +553,15 @@ def test_an_unfinished_batch_of_a_rewind_can_be_skipped(tmp_path: Path, capsys: 
     home = tmp_path / "home"
     run_ticks(results(tmp_path, 1), home, range(1, 5))
     assert rewind(home, "--to", "2") == 0
+    assert cli.main(["skip", str(home), "3"]) == 2
+    assert "batches run again from the next start on, and none has failed yet" in capsys.readouterr().err
+    run_ticks(results(tmp_path, 1), home, [])
     assert cli.main(["skip", str(home), "4"]) == 2
     assert "the unfinished batch is 3" in capsys.readouterr().err
     assert cli.main(["skip", str(home), "3"]) == 0
     run_ticks(results(tmp_path, 1), home, [5])
+    assert rewind(home, "--to", "2") == 0
+    assert "\nwithout their input, as sparkstream skip has set it aside: 3\n" in capsys.readouterr().out
     assert found(tmp_path)["parquet"] == [row for row in expected([1] * 5)["parquet"] if row[2] != 3]
 
 
