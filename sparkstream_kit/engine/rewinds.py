@@ -77,8 +77,8 @@ def cancel(log: OffsetLog) -> str:
         raise UsageError("no batch is to run again: there is nothing to cancel")
     if log.again.begun:
         raise UsageError(
-            f"the job has begun to run {log.again.batches} again, and what it had made of them is gone: start it, and it "
-            "goes on"
+            f"the job has begun to run {log.again.batches} again, and what it had made of them is gone: start it, and "
+            "let it go on"
         )
     log.cancel_again()
     return "no batch runs again"
