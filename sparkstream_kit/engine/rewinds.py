@@ -62,7 +62,8 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     says = [f"the next start runs {_batches(log, after)} again, with the code that the job has then"]
     states = _snapshots(home, after)
     if states < after and storage.names(home / "state"):
-        says.append(f"states are computed with that code from batch {states + 1} on, where they have a snapshot")
+        start = f"from their snapshots after batch {states}" if states else "empty"
+        says.append(f"states start {start}, and take {Again(states, after).batches} with that code, too")
     replaced = [name for name, replaces in outputs.items() if replaces]
     says += [f"replaced: {', '.join(replaced)}"] if replaced else []
     says += [f"written once more: {', '.join(once)}"] if once else []

@@ -118,23 +118,19 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
         _is_there(folder, name, before)
 
+    runs_again = False
+
     def rewind(before: Batch, until: int) -> None:
-        folder = f"{hadoop.qualified(directory)}/{name}"
+        nonlocal runs_again
+        folder, runs_again = f"{hadoop.qualified(directory)}/{name}", True
         storage.write(f"{folder}/{AGAIN}", f"{until}\n")  # before the look: a compaction looks for it once it has begun
-        if lease.holder(f"{folder}/{COMPACTION}"):
-            raise OutputRefused(f"{folder} is being compacted: wait until that is over, then start the job")
-        if storage.exists(f"{folder}/{COMPACTING}"):
-            raise OutputRefused(
-                f"a compaction of {folder} was killed: finish it by sparkstream compact {folder}, then start the job"
-            )
-        merged, _ = _compacted(folder)
-        if merged > before.n:
-            raise OutputRefused(
-                f"{folder} has the batches up to {merged} compacted into one, so that none of them can be replaced: "
-                f"rewind to batch {merged} or later"
-            )
+        why = _why_not_replaceable(folder, before.n)
+        if why:
+            storage.delete(f"{folder}/{AGAIN}")
+            raise OutputRefused(why)
 
     def write(frame: DataFrame, batch: Batch) -> int | None:
+        nonlocal runs_again
         rows = None
         folder = f"{hadoop.qualified(directory)}/{name}"
         claim(folder, batch.home_id, f"{kind}:{name}")
@@ -155,8 +151,9 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             n = left.partition("-")[0].removeprefix("batch=")
             if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
                 storage.delete(f"{attempts}/{left}")
-        if batch.again and (_read(f"{folder}/{AGAIN}") or "").strip() == str(batch.n):
+        if runs_again and not batch.again:
             storage.delete(f"{folder}/{AGAIN}")
+        runs_again = batch.again
         return rows
 
     def has(batch: Batch) -> bool:
@@ -213,7 +210,8 @@ _COMPACTED = "_compacted"
 """Up to which batch a compaction has merged, and the ranges of the newest ones merged, which have no folder left."""
 
 AGAIN = "_again"
-"""In the folder of an output, while batches run again: the last of them."""
+"""In the folder of an output, from the start of a rewind to the first new batch after it: the last batch that runs
+again."""
 
 COMPACTION, COMPACTING = "_compaction", "_compacting"
 """In the folder of an output: the lease of a compaction, and what it is about to exchange."""
@@ -225,6 +223,21 @@ def batches(folder: str) -> list[int]:
     """The numbers of the batches that have a folder."""
     parts = (name.partition("=") for name in storage.names(folder))
     return sorted(int(n) for kind, _, n in parts if kind == "batch" and n.isdigit())
+
+
+def _why_not_replaceable(folder: str, n: int) -> str:
+    """Why not all batches after one can be replaced; empty if they can."""
+    if lease.holder(f"{folder}/{COMPACTION}"):
+        return f"{folder} is being compacted: wait until that is over, then start the job"
+    if storage.exists(f"{folder}/{COMPACTING}"):
+        return f"a compaction of {folder} was killed: finish it by sparkstream compact {folder}, then start the job"
+    merged, _ = _compacted(folder)
+    if merged <= n:
+        return ""
+    return (
+        f"{folder} has the batches up to {merged} compacted into one, so that none of them can be replaced: rewind to "
+        f"batch {merged} or later"
+    )
 
 
 def _is_there(folder: str, name: str, batch: Batch) -> bool:
