@@ -159,8 +159,8 @@ Let a job run batches again, with their input and the code that it has at the ne
 The next start runs them one after the other, with the offset ranges that they had, then goes on; killed, it goes on
 where it was. States are computed again, with that code, from their newest snapshot up to batch N (sparkstream state
 HOME lists them). Each output replaces what it has of a batch when that batch is done again: text, json, parquet, delta,
-rejected, redis-ranking, and sql with batch_column=. Any other can only write its batches once more, exactly once, which
---again has to accept: appended rows are doubled, sums count twice, rows of keys that no longer come stay.
+rejected, redis-ranking, and sql with batch_column=. Any other writes its batches once more (exactly once for sql
+and Redis), which --again has to accept: appended rows are doubled, sums count twice, and keys that no longer come stay.
 
 A job keeps what its windows and its newest two snapshots need, usually 20 to 40 batches, and after a graceful stop
 only what windows need. --keep-batches N, given to the job, keeps as many batches, with snapshots among them. What the

@@ -94,7 +94,7 @@ class Batch:
     end_offsets: dict[str, Offset] = field(default_factory=dict)
     """Where each source has been read to, this batch included."""
     again: bool = False
-    """Whether an operator has it run again: an output that can replaces what it has written of it."""
+    """Whether it runs again after a rewind. An output that can do so replaces what it wrote the first time."""
 
 
 Rewind = Callable[[Batch, int], None]

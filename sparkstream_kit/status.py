@@ -176,7 +176,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["again"]:
         once_more = ", ".join(facts["again"]["once_more"])
         more = f", written once more by {once_more}" if once_more else ""
-        yield "rewound", f"batches {facts['again']['first']} to {facts['again']['last']} run again{more}"
+        which = Again(facts["again"]["first"] - 1, facts["again"]["last"]).batches
+        yield "rewound", f"{which} to run again{more}"
     yield "replayable", f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
     if facts["skipped"]:
         yield "skipped", f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"

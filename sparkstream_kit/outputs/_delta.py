@@ -125,7 +125,7 @@ def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     known = _commit(folder, newest, batch)
     if known is not None:
         check_same(str(folder), name, batch, known["ranges"], "another directory")
-    elif batch.again:  # it had no frame, or its commit is no longer in the log
+    elif batch.again:  # nothing was written, or the table has dropped that part of its log
         return batch.n in _parts(table)
     else:
         check_newest(str(folder), name, newest, batch.n, "another directory")

@@ -22,6 +22,7 @@ from pyspark.streaming import StreamingContext
 
 import sparkstream_kit as ss
 from sparkstream_kit import cli
+from sparkstream_kit.context import existing_home
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.engine import batches
 from sparkstream_kit.errors import HomeDamaged, OutputRefused, UsageError
@@ -129,7 +130,7 @@ def test_outputs_and_states_are_those_of_the_new_code(
         if end == "stopped":
             engine.close()
     assert found(out) == expected([10] * LAST)
-    totals = status(storage_home(home))["totals"]["records"]
+    totals = status(existing_home(str(home)))["totals"]["records"]
     assert totals == sum(map(len, ROWS[: LAST - (end == "unfinished")]))
 
     assert rewind(home, "--to", "4") == 0
@@ -139,13 +140,7 @@ def test_outputs_and_states_are_those_of_the_new_code(
     assert found(out) == expected([10] * LAST), "nothing changes before the start"
     run_ticks(results(out, 1), home, [8, 9], keep_batches=4)
     assert found(out) == expected([10] * 4 + [1] * 5)
-    assert status(storage_home(home))["totals"]["records"] == sum(map(len, ROWS[:9]))
-
-
-def storage_home(home: Path) -> Any:
-    from sparkstream_kit.context import existing_home
-
-    return existing_home(str(home))
+    assert status(existing_home(str(home)))["totals"]["records"] == sum(map(len, ROWS[:9]))
 
 
 def test_rows_that_the_new_code_no_longer_has_are_gone(tmp_path: Path) -> None:
@@ -513,17 +508,17 @@ def test_status_tells_of_it(tmp_path: Path) -> None:
     run_ticks(accumulating(tmp_path), home, range(1, 6), keep_batches=KEPT)
     assert rewind(home, "--to", "3", "--again", "sql:sums", "--again", "sql:lines") == 0
     assert rewind(home, "--to", "2", "--again", "sql:sums", "--again", "sql:lines") == 0
-    assert left(storage_home(home)) == ["batches 3 to 5 run again, after a rewind"]
-    facts = status(storage_home(home))
+    assert left(existing_home(str(home))) == ["batches 3 to 5 run again, after a rewind"]
+    facts = status(existing_home(str(home)))
     assert facts["again"] == {"first": 3, "last": 5, "once_more": ["sql:lines", "sql:sums"], "begun": False}
     assert [batch["n"] for batch in facts["batches"]] == [1, 2]
     assert "it runs batches 3 to 5 again" in facts["reason"]
     with job(accumulating(tmp_path), home) as engine:
-        facts = status(storage_home(home))
+        facts = status(existing_home(str(home)))
         assert (facts["health"], facts["again"]["begun"]) == ("rerunning", True)
         assert facts["reason"].startswith("batches 3 to 5 run again, after a rewind; batch 2 took ")
         engine.tick(6000)
-        facts = status(storage_home(home))
+        facts = status(existing_home(str(home)))
         assert (facts["again"], facts["last_batch"]["n"], facts["last_batch"]["done"]) == (None, 6, True)
 
 
@@ -544,7 +539,7 @@ def test_a_stop_in_the_middle_is_graceful_and_the_next_start_goes_on(tmp_path: P
         engine.tick(6000)
         engine.close()
     assert found(out)["parquet"] == expected([10, 10, 1, 10, 10])["parquet"]
-    assert "the next start runs batches 4 to 5 again" in status(storage_home(home))["reason"]
+    assert "the next start runs batches 4 to 5 again" in status(existing_home(str(home)))["reason"]
     run_ticks(results(out, 1), home, [6])
     assert found(out) == expected([10, 10, 1, 1, 1, 1])
 
@@ -602,7 +597,7 @@ def test_rejected_lines_are_replaced(tmp_path: Path) -> None:
     run_ticks(lines(10), home, range(1, 4), keep_batches=KEPT)
     assert rewind(home, "--to", "1") == 0
     run_ticks(lines(1), home, [4])
-    assert _rejected.replay(storage_home(home), str(back))[0] == sum(map(len, ROWS[:4]))
+    assert _rejected.replay(existing_home(str(home)), str(back))[0] == sum(map(len, ROWS[:4]))
     returned = sorted(line for file in back.iterdir() for line in file.read_text().split())
     assert returned == sorted(f"{k}{v * (10 if n == 0 else 1)}" for n, rows in enumerate(ROWS[:4]) for k, v in rows)
 
