@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import sources as sources
     from . import testing as testing
     from . import transforms as transforms
+    from .backfills import backfill as backfill
     from .context import get_or_create as get_or_create
     from .context import live_session as live_session
     from .contracts import Batch as Batch
@@ -70,6 +71,7 @@ PUBLIC = {
     "sources": ".",
     "testing": ".",
     "transforms": ".",
+    "backfill": "backfills",
     "get_or_create": "context",
     "live_session": "context",
     "Batch": "contracts",

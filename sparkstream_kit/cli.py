@@ -12,6 +12,8 @@
     sparkstream compact FOLDER        compact the small Parquet files of an output
     sparkstream skip HOME N           set aside the input of a batch that can never be finished
     sparkstream rewind HOME --to N    run batches again, with the code that the job has now
+    sparkstream backfill HOME --from N
+                                      run some of them again while the job goes on with new ones
     sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
     sparkstream packages              print what spark-submit --packages needs for the source kafka
 
@@ -33,7 +35,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _lazy, _spark, states
+from . import __version__, _lazy, _spark, backfills, states
 from .bridge import jvm, kafka
 from .context import existing_home, live_session
 from .engine import clocks, rewinds
@@ -171,6 +173,30 @@ A request that no start has begun to carry out is taken back by --cancel.
 """
 
 
+BACKFILL = """\
+Let some batches run again, with changed code or into a new output, while the job goes on with new ones.
+
+    sparkstream backfill /data/access.home                                    what can run again, or how far it is
+    sparkstream backfill /data/access.home --from 4711 --to 4800              these batches
+    sparkstream backfill /data/access.home --from "2026-11-29 08:30"          those recorded after that time, in UTC
+    python job.py --home /data/access.home --source ... --output ... --backfill     runs them
+
+The last command is that of the job, with --backfill at its end, the code that is meant now, and the outputs that the
+batches are for: each that it names, and no other, gets them. It is a process of its own, that ends when they are done
+(exit code 0); killed or failed, the same command goes on where it was.
+
+text, json, parquet, delta, rejected, and sql with batch_column= replace what they have of a batch. Any other output
+writes it once more (exactly once for sql and Redis), which --again has to accept, unless the job has not had it before:
+rows are doubled, and older values take the place of newer ones. redis-ranking stays as it is.
+
+States are computed from their snapshot before the first batch, for these batches only: those of the job stay as they
+are, with whatever the mistake has put into them, and so does each later batch. To mend these, use sparkstream rewind.
+
+What can run again, see sparkstream rewind --help: --keep-batches of the job says how much. From the request on, until
+its batches are done, the job keeps what they need, however much that becomes; --cancel gives them up.
+"""
+
+
 RESET = """\
 Bring back the times of a home that were recorded while the machine's clock was ahead, once the clock is right again.
 `sparkstream status` says whether there are any.
@@ -293,6 +319,13 @@ def _parser() -> argparse.ArgumentParser:
     either("--to", metavar="N|TIME", help="run all batches after batch N, or recorded after a time in UTC, again")
     add("--again", action="append", default=[], metavar="OUTPUT", help="accept that an output writes them once more")
     either("--cancel", action="store_true", help="take the request back")
+    add = command("backfill", "run some batches again, while the job goes on", _backfill, BACKFILL)
+    add("home")
+    either = commands.choices["backfill"].add_mutually_exclusive_group().add_argument
+    either("--from", dest="first", metavar="N|TIME", help="the first batch, or those recorded after a time in UTC")
+    add("--to", metavar="N|TIME", help="the last batch, or those recorded up to a time (default: the newest)")
+    add("--again", action="append", default=[], metavar="OUTPUT", help="accept that an output writes them once more")
+    either("--cancel", action="store_true", help="give the batches up that are not done")
     add = command("reset-clock", "bring back times recorded while the clock was ahead", _reset_clock, RESET)
     add("home")
     command("packages", "print what spark-submit --packages needs for the source kafka", _packages, PACKAGES)
@@ -438,6 +471,19 @@ def _rewind(options: argparse.Namespace) -> None:
         said = rewinds.cancel(log) if options.cancel else rewinds.request(home, log, options.to, options.again)
     finally:
         held.release()
+    _print(printable_lines(said))
+
+
+def _backfill(options: argparse.Namespace) -> None:
+    home = existing_home(options.home)
+    if options.first is None and (options.again or options.to):
+        raise UsageError("got --to or --again without --from: name the first batch")
+    if options.cancel:
+        said = backfills.cancel(home)
+    elif options.first is None:
+        said = backfills.reach(home, OffsetLog(home / "offsets"))
+    else:
+        said = backfills.request(home, OffsetLog(home / "offsets"), options.first, options.to, options.again)
     _print(printable_lines(said))
 
 

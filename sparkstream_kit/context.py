@@ -24,9 +24,10 @@ from .bridge import dataframes, jvm, streaming
 from .bridge.callbacks import check_callbacks
 from .checks import check_concurrency, check_cores, check_python, check_recoverable, check_writable
 from .durations import Duration
-from .engine import batches, checkpoints, rewinds
-from .engine.graph import graph_of
+from .engine import batches, checkpoints, reports, rewinds
+from .engine.graph import Graph, graph_of
 from .engine.progress import watched
+from .engine.retries import RETRY_FOR
 from .errors import CheckpointRefused, StopRequested, UsageError
 from .recovery import storage
 from .recovery.home import Home
@@ -192,7 +193,7 @@ def at_home(
     give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     keep_batches: int = 0,
-    retry_for: float = batches.RETRY_FOR,
+    retry_for: float = RETRY_FOR,
 ) -> StreamingContext:
     """The context on which a newly built graph continues from its home; the errors are those of `get_or_create`.
 
@@ -278,6 +279,29 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
         settings.apply(live, settings.LOCAL)
     settings.apply(live, *presets, settings.REDACTION, settings.HDFS)
     return SparkSession.builder.config(conf=live).getOrCreate()
+
+
+def observer(home: Home, log: OffsetLog, build: Build, batch_interval: Duration | None = None) -> Graph:
+    """The graph of a job that another process may run: its context is never started, and it leaves the home as it is.
+
+    UsageError for another batch interval than the job has, or if the job lacks a source that the home has read.
+    """
+    noted = reports.noted(log).interval
+    interval = round(1000 * (noted or 1)) if batch_interval is None else durations.milliseconds(batch_interval)
+    if noted is not None and interval != round(1000 * noted):
+        got, has = durations.text(interval), durations.text(round(1000 * noted))
+        raise UsageError(f"got a batch interval of {got}, and the job has one of {has}: leave it out")
+    session = live_session()
+    settings.apply_live(session, settings.FRAMES)
+    ssc = new_context(session, interval)  # not stopped, which PySpark would take for the end of the active one
+    build(ssc)
+    graph = graph_of(ssc)
+    graph.bind(home, log)
+    graph.is_observer = True
+    gone = [source for source in log.last.end_offsets if source not in graph.sources]
+    if gone:
+        raise UsageError(f"the home has read the source {gone[0]!r}, which the job lacks: name the job of this home")
+    return graph
 
 
 def existing_home(path: str) -> Home:

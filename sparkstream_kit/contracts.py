@@ -94,7 +94,9 @@ class Batch:
     end_offsets: dict[str, Offset] = field(default_factory=dict)
     """Where each source has been read to, this batch included."""
     again: bool = False
-    """Whether it runs again after a rewind. An output that can do so replaces what it wrote the first time."""
+    """Whether it runs again, as an operator asked. An output that can do so replaces what it wrote the first time."""
+    backfill: str = ""
+    """The id of the backfill that runs it again, while the job writes later batches; empty in the job itself."""
 
 
 Rewind = Callable[[Batch, int], None]

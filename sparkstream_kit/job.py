@@ -23,6 +23,7 @@ from pyspark import SparkConf
 from pyspark.streaming import StreamingContext
 
 from . import _lazy, durations, outputs, settings, sources, uris
+from .backfills import backfill
 from .context import Build, get_or_create, live_session
 from .engine import batches, progress
 from .engine.batches import engine_of
@@ -34,6 +35,9 @@ from .states import read_state, show
 from .transforms import access_log
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
 
 SHOWN = 20
 """Rows of a state."""
@@ -96,8 +100,11 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     page = _page(options.page)
 
     def build_all(ssc: StreamingContext) -> None:
-        results: set[str] = set()
         page(ssc)
+        build_results(ssc)
+
+    def build_results(ssc: StreamingContext) -> None:
+        results: set[str] = set()
         build(ssc, _Source(from_where, options.format), _job_output(to_where, results))
         wanted, has = {spec.name for spec in to_where}, ", ".join(sorted(results)) or "none"
         unknown = sorted(wanted - results - {""})
@@ -110,6 +117,8 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
         live_session(conf, settings.FRAMES)
         _show_state(options, lambda ssc: build(ssc, _Source(from_where, options.format), lambda stream, name: None))
         return 0
+    if options.backfill:
+        return _backfill(options.home, build_results, conf)
     ssc = get_or_create(
         build_all,
         home=options.home,
@@ -126,6 +135,19 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
     engine = engine_of(ssc)
     assert engine is not None, "a job of main() has FrameStreams"
     return run(ssc, lambda: engine.drained.is_set() or enough(engine.finished), poll="200ms" if options.drain else "1s")
+
+
+def _backfill(home: str | None, build: Build, conf: SparkConf) -> int:
+    if home is None:
+        raise UsageError("got --backfill without a --home: name that of the job")
+    live_session(conf, settings.FRAMES)
+    try:
+        number = backfill(home, build)
+        log.info("backfill done, %s", "1 batch" if number == 1 else f"{number} batches")
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on with the batch that is not done", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 def _show_state(options: argparse.Namespace, build: Build) -> None:
@@ -316,6 +338,12 @@ def _parser(build: JobBuild) -> argparse.ArgumentParser:
         metavar="NAME[@N]",
         help="instead of running the job, show what a state of its home holds after batch N, or the newest one; that "
         "changes nothing, and the job may run meanwhile",
+    )
+    add(
+        "--backfill",
+        action="store_true",
+        help="instead of running the job, run the batches again that sparkstream backfill has asked for, into the "
+        "outputs of this command; the job may run meanwhile",
     )
     add(
         "--page",

@@ -10,13 +10,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType, NumericType, TimestampType
 
 from . import aggregates as agg
-from . import durations, settings
+from . import settings
 from .bridge import jvm
 from .columns import named, quoted
-from .context import Build, existing_home, live_session, new_context
+from .context import Build, existing_home, live_session, observer
 from .durations import Duration
-from .engine import reports
-from .engine.graph import State, graph_of
+from .engine.graph import Graph, State
 from .errors import HomeDamaged, UsageError
 from .quantities import counted
 from .recovery import snapshots, storage
@@ -91,7 +90,7 @@ def state_of(
     directory = home / f"state/{name}"
     saved = snapshots.numbers(directory) if name in storage.names(home / "state") else []
     log = OffsetLog(home / "offsets")  # after the snapshots: it has the batch of each of them
-    node = None if build is None else _node(home, log, name, build, batch_interval)
+    node = None if build is None else _node(observer(home, log, build, batch_interval), name)
     last = log.done_to
     if log.again is not None:  # later ones are of the last run of batches that run again
         saved = [n for n in saved if n <= last]
@@ -138,23 +137,7 @@ def _snapshots(saved: list[int]) -> str:
     return f"; there are snapshots after batch {', '.join(map(str, saved))}" if saved else ""
 
 
-def _node(home: Home, log: OffsetLog, name: str, build: Build, batch_interval: Duration | None) -> State:
-    """The state of a graph that is built to look at a job: its context is never started."""
-    noted = reports.noted(log).interval
-    interval = round(1000 * (noted or 1)) if batch_interval is None else durations.milliseconds(batch_interval)
-    if noted is not None and interval != round(1000 * noted):
-        got, has = durations.text(interval), durations.text(round(1000 * noted))
-        raise UsageError(f"got a batch interval of {got}, and the job has one of {has}: leave it out")
-    session = live_session()
-    settings.apply_live(session, settings.FRAMES)
-    ssc = new_context(session, interval)  # not stopped, which PySpark would take for the end of the active one
-    build(ssc)
-    graph = graph_of(ssc)
-    graph.bind(home, log)
-    graph.is_observer = True
-    gone = [source for source in log.last.end_offsets if source not in graph.sources]
-    if gone:
-        raise UsageError(f"the home has read the source {gone[0]!r}, which the job lacks: name the job of this home")
+def _node(graph: Graph, name: str) -> State:
     if name not in graph.states:
         has = ", ".join(map(repr, graph.states)) or "none"
         raise UsageError(f"the job has no state {name!r}: it has {has}")

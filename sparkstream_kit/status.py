@@ -14,7 +14,7 @@ from .engine.reports import TOTALS
 from .health import Health, health, tried_again
 from .quantities import counted, of_bytes
 from .recovery import landing, lease, snapshots, storage
-from .recovery.home import FORMAT, Failure, Home
+from .recovery.home import BACKFILL_LEASE, FORMAT, Failure, Home
 from .recovery.offset_log import Again, Entry, OffsetLog
 from .redaction import printable
 from .sources import _removable
@@ -94,6 +94,7 @@ def status(home: Home) -> dict[str, Any]:
         },
         "outputs": {name: _output(name, noted) for name in sorted({*home.outputs(), *noted.rows})},
         "again": _rewound(log.again) if log.again else None,
+        "backfill": _backfill(home),
         "replayable": {"first": log.compacted_to.n + 1, "last": last.n} if last.n > log.compacted_to.n else None,
         "skipped": sorted(int(n) for n in storage.names(home / "skipped")),
         "states": {name: _state(home / f"state/{name}") for name in storage.names(home / "state")},
@@ -178,6 +179,11 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         more = f", written once more by {once_more}" if once_more else ""
         which = Again(facts["again"]["first"] - 1, facts["again"]["last"]).batches
         yield "rewound", f"{which} to run again{more}"
+    if facts["backfill"]:
+        asked = facts["backfill"]
+        of = f"{asked['done']} of {asked['last'] - asked['first'] + 1} done"
+        who = f"by {asked['driver']}" if asked["driver"] else "not running"
+        yield "backfill", f"{Again(asked['first'] - 1, asked['last']).batches}, {of}, {who}"
     yield "replayable", f"batches {replayable['first']} to {replayable['last']}" if replayable else "no batches"
     if facts["skipped"]:
         yield "skipped", f"batches {', '.join(map(str, facts['skipped']))}: their input is kept in skipped/<n>"
@@ -298,6 +304,15 @@ def _health(
 def _again(log: OffsetLog) -> str:
     """The batches that run again; empty if there are none."""
     return log.again.batches if log.again else ""
+
+
+def _backfill(home: Home) -> dict[str, Any] | None:
+    asked = home.backfill()
+    if asked is None:
+        return None
+    done, driver = asked.done - asked.after, lease.holder(home / BACKFILL_LEASE) or None
+    once_more = list(asked.outputs)
+    return {"first": asked.after + 1, "last": asked.until, "done": done, "once_more": once_more, "driver": driver}
 
 
 def _rewound(again: Again) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def test_the_top_level_is() -> None:
         *("ReceiverFailed", "Size", "Source", "StateAt", "StateRefused", "StopRequested", "UsageError"),
         *(
             "aggregates",
+            "backfill",
             "checks",
             "each_batch",
             "each_frame",

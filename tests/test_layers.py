@@ -33,7 +33,7 @@ LAYERS: tuple[set[str], ...] = (
     {"frames"},
     {"sources", "transforms", "outputs"},
     {"context", "lifecycle", "listeners", "tracing"},
-    {"testing", "uris", "status", "states", "peek"},
+    {"testing", "uris", "status", "states", "backfills", "peek"},
     {"pytest_plugin"},
     {"job"},
     {"__init__"},

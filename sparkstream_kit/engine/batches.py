@@ -30,10 +30,10 @@ from typing import Any
 from pyspark import RDD
 from pyspark.streaming import StreamingContext
 
-from ..bridge import dataframes, hadoop, jvm, streaming, surgery
+from ..bridge import hadoop, jvm, streaming, surgery
 from ..contracts import Offset, OffsetRange, Source
 from ..dstreams import to_frame
-from ..errors import BatchFailed, Fenced, InputLost, KitError
+from ..errors import BatchFailed, Fenced, InputLost
 from ..events import JobFailed, JobStarted, JobStopped, StepFailed
 from ..recovery import landing
 from ..recovery.home import Failure
@@ -47,20 +47,15 @@ from .meters import Meters
 from .progress import SAY_AFTER, tasks_done, watched
 from .rate import ALL, RateController
 from .reports import Reports, as_json, line, tell
+from .retries import RETRY_FOR, StillFailing, until_done
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY = 20
 """Batches between two snapshots of the states; a restart replays at most this many."""
 
-SAME_FAILURES = 5
-"""Tries after which a step that fails on its data, each time with the same error, is given up: it is in vain."""
-
 NOTE_LIMIT = 5
 """Seconds that a job which ends waits for the home to note why."""
-
-RETRY_FOR = 600.0
-"""Seconds for which a failing output or state is retried: longer than most database outages."""
 
 
 class Engine:
@@ -437,17 +432,11 @@ class Engine:
         if entry.n in log_.skipped:
             skipped.set_aside(graph, entry)
         graph.fit_shuffles()
-        batch = graph.batch(entry)
 
         def write(name: str, output: Output) -> None:
-            frame = graph.context(entry).frame(output.compute)
-            self._lease.check()
-            if frame is None and batch.again and output.has is not None and output.has(batch):
-                frame = graph.empty(output.compute)  # there were rows when the batch ran before, and are none now
-            if frame is not None:
-                rows = output.write(frame, batch)
-                if isinstance(rows, int):
-                    written[name] = rows
+            rows = graph.write(output, entry, self._lease.check)
+            if isinstance(rows, int):
+                written[name] = rows
 
         def save(state: State) -> None:
             self._lease.check()
@@ -495,64 +484,35 @@ class Engine:
 
     def _until_done(self, entry: Entry | None, steps: Mapping[str, Callable[[], object]]) -> None:
         """Run every step of a batch, or of planning one, until it succeeds, the deadline passes, or it is in vain."""
-        graph, waiting, same = self.graph, dict(steps), Counter[str]()
-        batch = f"batch {entry.n}" if entry else "the next batch"
-        deadline, pause = clock.monotonic() + self._retry_for, 0.5
-        while True:
-            # a try after a failure notes which line of the program it comes from
-            with contextlib.nullcontext() if same else dataframes.without_lines():
-                failures = _failures(waiting)
-            if not failures:
-                return
-            self.reports.failures += len(failures)
-            reasons = {name: jvm.reason(failure) for name, failure in failures.items()}
-            for name, why in reasons.items():
-                same[name] = same[name] + 1 if why == self.errors.get(name) else 1
-            self.errors |= reasons
-            left = deadline - clock.monotonic()
-            in_vain = [
-                name
-                for name in failures
-                if entry and same[name] >= SAME_FAILURES and jvm.is_caused_by_data(failures[name])
-            ]
-            if left <= 0 or in_vain or self.stopping.is_set():
-                raise self._step_failed(entry, failures, in_vain)
-            self.retries.update(failures.keys())
-            self.reports.retries.update(failures.keys())
-            name = next(iter(failures))
-            facts = {"n": entry.n if entry else None, "tries": self.reports.retries[name]}
-            self._note_failure(reasons[name], step=name, **facts)
-            for name in failures:
-                tell(graph, StepFailed(entry.n if entry else None, name, self.errors[name], min(pause, left)))
-                is_data = jvm.is_caused_by_data(failures[name])
-                log.warning(
-                    "%s: the %s failed (%s); retrying in %.1f s, %s",
-                    *(batch, name, self.errors[name], pause),
-                    f"as try {same[name] + 1} of {SAME_FAILURES}" if is_data else f"for another {left:.0f} s",
-                )
-            if any("heckpoint block" in str(failure) for failure in failures.values()):
-                graph.drop_everything()
-            else:
-                graph.drop_contexts(keep_cached=True)
-            self.stopping.wait(min(pause, left))
-            pause = min(2 * pause, 30.0)
+        n = entry.n if entry else None
 
-    def _step_failed(self, entry: Entry | None, failures: dict[str, Exception], in_vain: list[str]) -> Exception:
-        name = next(iter(in_vain or failures))
+        def retrying(reasons: Mapping[str, str], pause: float) -> None:
+            self.reports.failures += len(reasons)
+            self.retries.update(reasons.keys())
+            self.reports.retries.update(reasons.keys())
+            name, why = next(iter(reasons.items()))
+            self._note_failure(why, step=name, n=n, tries=self.reports.retries[name])
+            for step, error in reasons.items():
+                tell(self.graph, StepFailed(n, step, error, pause))
+
+        options: dict[str, Any] = {"errors": self.errors, "retry_for": self._retry_for, "stopping": self.stopping}
+        try:
+            until_done(self.graph, n, steps, **options, retrying=retrying)
+        except StillFailing as error:
+            self.reports.failures += len(error.failures)
+            raise self._step_failed(entry, error) from error.cause
+
+    def _step_failed(self, entry: Entry | None, error: StillFailing) -> Exception:
         if self._retry_for == 0:
-            return failures[name]
-        what = f"the {name} still fails ({jvm.reason(failures[name])}); "
+            return error.cause
         if entry is None:
-            error = BatchFailed(f"{what}no batch is unfinished, and the next start goes on where this one was")
-        elif in_vain:
-            error = BatchFailed(
-                f"batch {entry.n}: {what}the batch stays unfinished, and each try fails in the same way: mend the job, "
-                f"or set the batch aside, with its input, by sparkstream skip {self.graph.home.root} {entry.n}"
+            return BatchFailed(f"{error}; no batch is unfinished, and the next start goes on where this one was")
+        if error.in_vain:
+            return BatchFailed(
+                f"batch {entry.n}: {error}; the batch stays unfinished, and each try fails in the same way: mend the "
+                f"job, or set the batch aside, with its input, by sparkstream skip {self.graph.home.root} {entry.n}"
             )
-        else:
-            error = BatchFailed(f"batch {entry.n}: {what}the batch stays unfinished, and the next start finishes it")
-        error.__cause__ = failures[name]
-        return error
+        return BatchFailed(f"batch {entry.n}: {error}; the batch stays unfinished, and the next start finishes it")
 
     def _compact(self) -> None:
         log_ = self.graph.log
@@ -560,20 +520,6 @@ class Engine:
         log_.compact(replayable_from, self.reports.until(replayable_from))
         for name, source in self.graph.sources.items():
             source.commit(log_.compacted_to.end_offsets.get(name))
-
-
-def _failures(waiting: dict[str, Callable[[], object]]) -> dict[str, Exception]:
-    """Run every step; those that succeed no longer wait."""
-    failures: dict[str, Exception] = {}
-    for name, step in list(waiting.items()):
-        try:
-            step()
-            del waiting[name]
-        except KitError:
-            raise
-        except Exception as error:
-            failures[name] = error
-    return failures
 
 
 def _advance(graph: Graph, state: State, entry: Entry) -> None:

@@ -26,7 +26,7 @@ from ..contracts import Batch, Rewind, Size, Source, Write
 from ..errors import StateRefused, UsageError
 from ..events import Listener
 from ..recovery import snapshots, storage
-from ..recovery.home import Home
+from ..recovery.home import Backfill, Home
 from ..recovery.offset_log import Entry, OffsetLog
 
 log = logging.getLogger(__name__)
@@ -201,6 +201,8 @@ class Graph:
         """How many batches stay replayable in any case, so that they can run again."""
         self.is_observer = False
         """Whether another process may run the job: whatever writes to the home asks this first."""
+        self.backfill: Backfill | None = None
+        """The backfill whose batches this graph runs, as an observer."""
         self.settled = 0
         """Spark runs no tick before this time again, as all of its checkpoints are newer."""
         self._home: Home | None = None
@@ -338,8 +340,20 @@ class Graph:
 
     def batch(self, entry: Entry) -> Batch:
         """What outputs are passed for an entry."""
-        again = self.log.runs_again(entry.n)
-        return Batch(entry.n, self.time(entry), self.home.id, entry.ranges, entry.end_offsets, again)
+        again, backfill = self.log.runs_again(entry.n), self.backfill.id if self.backfill else ""
+        facts = (entry.n, self.time(entry), self.home.id, entry.ranges, entry.end_offsets)
+        return Batch(*facts, again or self.backfill is not None, backfill)
+
+    def write(self, output: Output, entry: Entry, ready: Callable[[], object]) -> object:
+        """Write a batch into an output, once `ready` returns; what that returns, and None if the stream has no frame.
+
+        There may have been rows when a batch ran before, and none now: they are replaced by no rows.
+        """
+        frame, batch = self.context(entry).frame(output.compute), self.batch(entry)
+        ready()
+        if frame is None and batch.again and output.has is not None and output.has(batch):
+            frame = self.empty(output.compute)
+        return None if frame is None else output.write(frame, batch)
 
     def time(self, entry: Entry) -> datetime:
         """The recorded time of an entry, in UTC."""
@@ -422,12 +436,15 @@ class Graph:
             return f"a window needs the batch until {until:%Y-%m-%d %H:%M:%S} UTC"
         if entry.n > last.n - self.keep_batches:
             return f"the job keeps {self.keep_batches} batches replayable"
+        if entry.n > self.keep_from:
+            return "a backfill that is asked for needs the batch"
         return "a state needs the batch until all states are saved, which a graceful stop does"
 
     @property
     def keep_from(self) -> int:
         """The newest batch after which others stay replayable in any case."""
-        return max(0, self.log.last.n - self.keep_batches)
+        kept, backfill = self.log.last.n - self.keep_batches, self.home.backfill()
+        return max(0, min(kept, backfill.after) if backfill else kept)
 
     def replayable_from(self) -> int:
         """The newest batch that will not be needed again: states and windows only look back to later ones."""

@@ -36,7 +36,7 @@ def reach(home: Home, log: OffsetLog) -> str:
     more = f"\nonly with --again: {', '.join(kept)}" if kept else ""
     if first >= last:
         return f"no batch up to {last} can run again: --keep-batches of the job keeps some (sparkstream rewind --help)"
-    return f"{_batches(log, first)} can run again: --to {first} runs all of them{more}"
+    return f"{batches(log, first, log.last.n)} can run again: --to {first} runs all of them{more}"
 
 
 def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
@@ -47,7 +47,13 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     """
     if log.again is not None and not log.again.begun:  # this request takes its place
         log.again = None
-    after, first, outputs = _batch(log, to), earliest(home, log), home.outputs()
+    backfill = home.backfill()
+    if backfill is not None:
+        raise UsageError(
+            f"a backfill of batches {backfill.after + 1} to {backfill.until} is not done: finish it first, or give it "
+            f"up by sparkstream backfill {quote(home.root)} --cancel"
+        )
+    after, first, outputs = batch_at(log, "--to", to), earliest(home, log), home.outputs()
     if not first <= after < log.done_to:
         possible = f"expected one from {first} to {log.done_to - 1}" if first < log.done_to else "and there is none"
         raise UsageError(f"got --to {to}, {possible}: sparkstream rewind {home.root} says what can run again")
@@ -59,7 +65,7 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     if kept:
         raise UsageError(once_more(kept, Again(after, log.last.n), home.root))
     once = log.run_again(after, [name for name in again if not outputs.get(name, False)]).outputs
-    says = [f"the next start runs {_batches(log, after)} again, with the code that the job has then"]
+    says = [f"the next start runs {batches(log, after, log.last.n)} again, with the code that the job has then"]
     states = _snapshots(home, after)
     if states < after and storage.names(home / "state"):
         start = f"from their snapshots after batch {states}" if states else "empty"
@@ -85,23 +91,25 @@ def cancel(log: OffsetLog) -> str:
     return "no batch runs again"
 
 
-def _batch(log: OffsetLog, to: str) -> int:
-    """The batch of a number, or the newest that was recorded up to a time."""
-    if to.isdecimal() and len(to) < LONGEST:
-        return int(to)
+def batch_at(log: OffsetLog, option: str, text: str) -> int:
+    """The batch of a number, or the newest that was recorded up to a time; UsageError for anything else."""
+    if text.isdecimal() and len(text) < LONGEST:
+        return int(text)
+    got = f"got {option} {text}"
     try:
-        time = datetime.fromisoformat(to)
+        time = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"got --to {to}, expected the number of a batch or a time such as 2026-11-29 08:30") from None
+        raise UsageError(f"{got}, expected the number of a batch or a time such as 2026-11-29 08:30") from None
     ms = (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp() * 1000
     gone = log.compacted_to
     if gone.n and gone.time > ms:
-        raise UsageError(f"got --to {to}, and no batch up to {gone.n}, of {_time(log, gone.n)} UTC, can run again")
+        raise UsageError(f"{got}, and no batch up to {gone.n}, of {_time(log, gone.n)} UTC, can run again")
     return next((entry.n for entry in log.after(0) if entry.time > ms), log.last.n + 1) - 1
 
 
-def _batches(log: OffsetLog, after: int) -> str:
-    first, last = after + 1, log.last.n
+def batches(log: OffsetLog, after: int, last: int) -> str:
+    """The batches after one up to another, and when they were recorded, in words."""
+    first = after + 1
     times = _time(log, first) if first == last else f"{_time(log, first)} to {_time(log, last)}"
     return f"{Again(after, last).batches} (recorded {times} UTC)"
 

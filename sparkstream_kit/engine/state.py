@@ -145,6 +145,8 @@ class StateNode:
         first = next(iter(self._graph.log.after(0)), self._graph.log.last)
         start = self._empty(self._graph.empty(self.source.compute), first.time)
         compacted, known = self._graph.log.compacted_to.n, self._graph.known_from()
+        if self._graph.backfill is not None:  # later ones are of the code that the job has
+            newest = min(newest, self._graph.backfill.after)
         n, frame = snapshots.load(
             self._graph.session,
             self._directory,

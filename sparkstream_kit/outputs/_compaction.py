@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from shlex import quote
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -16,9 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from ..bridge import dataframes, hadoop, jvm
-from ..errors import HomeInUse, UsageError
+from ..errors import UsageError
 from ..recovery import lease, storage
-from ._files import AGAIN, COMPACTING, COMPACTION, batches, keep_ranges, note_compacted
+from ._files import AGAIN, BACKFILL, COMPACTING, COMPACTION, backfilled_by, batches, keep_ranges, note_compacted
 from ._widening import wider
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def compact(folder: str) -> int:
             f"{folder!r} is not the folder of a Parquet output: name the one it writes to, DIRECTORY/NAME for "
             "parquet:DIRECTORY"
         )
-    with _alone(root) as held:
+    with lease.alone(f"{root}/{COMPACTION}", f"{root} is being compacted") as held:  # two would delete what is merged
         note = f"{root}/{COMPACTING}"
         if storage.exists(note):
             _exchange(root, held, **json.loads(storage.read(note)))
@@ -60,6 +61,12 @@ def compact(folder: str) -> int:
                 f"{folder!r} has batches that run again, after a rewind: compact it when they are done; if the job has "
                 f"given this output up, delete {root}/{AGAIN}"
             )
+        if home := backfilled_by(root):
+            raise UsageError(
+                f"{folder!r} has batches that a backfill runs again: compact it when that is done, or give it up by "
+                f"sparkstream backfill {quote(home)} --cancel"
+            )
+        storage.delete(f"{root}/{BACKFILL}")
         for name in storage.hidden(root):
             if name.startswith(".compacted-"):  # of a compaction killed before its exchange began
                 storage.delete(f"{root}/{name}")
@@ -88,22 +95,6 @@ def _kinds(root: str, n: int) -> set[str]:
     """What the folder of a batch holds: "folder" for folders of partitions, and the extensions of its files."""
     shown = [name for name in storage.names(f"{root}/batch={n}") if not name.startswith((".", "_"))]
     return {"folder" if "=" in name else name.rpartition(".")[2] for name in shown}
-
-
-@contextlib.contextmanager
-def _alone(root: str) -> Iterator[lease.Lease]:
-    """Lock the folder: each of two compactions at once would delete the other's result."""
-    place = f"{root}/{COMPACTION}"
-    storage.make_directory(place)
-    try:
-        held = lease.acquire(place)
-    except HomeInUse:
-        raise UsageError(f"{root} is being compacted by {lease.holder(place)}: wait until it has finished") from None
-    held.start_renewing(lambda _: None)  # a lost lease is noticed by `check`, before the next step
-    try:
-        yield held
-    finally:
-        held.release()
 
 
 # --- what can be merged

@@ -73,7 +73,8 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     def check(frame: DataFrame, before: Batch) -> None:
         table = _table(folder(), frame, columns, before.home_id, name)
         newest = table.transaction_version(f"{before.home_id}/{name}") or 0
-        check_newest(str(folder()), name, newest, before.n, "another directory")
+        if not before.backfill:
+            check_newest(str(folder()), name, newest, before.n, "another directory")
         _is_there(table, folder(), name, before)
 
     def has(batch: Batch) -> bool:
@@ -92,12 +93,15 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
         part, known = folder() / f"batch-{batch.n}" / uuid.uuid4().hex, table.version()
         frame.write.partitionBy(*columns).parquet(f"file:{part}")  # not quoted: Hadoop would keep the %20
         added = [_added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))]
+        if batch.backfill:
+            table.update_incremental()  # the job has committed others meanwhile
         newest = max(batch.n, table.transaction_version(application) or 0)
         done = CommitProperties(
             custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch)},
             # an OPTIMIZE that comes between would keep what is removed here
             max_commit_retries=0 if is_there else None,
-            app_transactions=[Transaction(application, newest)],
+            # that of the job stays: two commits that change it at once would conflict
+            app_transactions=[] if batch.backfill else [Transaction(application, newest)],
         )
         removed: list[RemoveAction] = []
         if is_there:
@@ -171,7 +175,7 @@ def _refuse_merged(table: DeltaTable, folder: Path, first: int, last: int) -> No
         if n not in seen and first <= n <= last and commit["added"] != len(parts.get(n, ())):
             raise OutputRefused(
                 f"the Delta table {folder} has the files of batch {n} merged into others, so that it cannot be "
-                f"replaced: rewind to batch {n} or later, or restore a version of the table from before that"
+                f"replaced: only batches after {n} can, unless you restore a version of the table from before that"
             )
         seen.add(n)
 

@@ -15,9 +15,10 @@ from pyspark.sql.types import AtomicType
 from ..bridge import dataframes, hadoop
 from ..columns import Columns, column_names
 from ..contracts import Batch
-from ..errors import OutputRefused
+from ..errors import HomeDamaged, OutputRefused
 from ..frames import FrameStream
 from ..recovery import lease, storage
+from ..recovery.home import Home
 from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 
 Kind = Literal["text", "json", "parquet"]
@@ -115,18 +116,22 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         claim(folder, before.home_id, f"{kind}:{name}")
         if not before.again:  # left by a rewind that was taken back
             storage.delete(f"{folder}/{AGAIN}")
-        check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
+        if not before.backfill:
+            check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
         _is_there(folder, name, before)
 
     runs_again = False
 
     def rewind(before: Batch, until: int) -> None:
         nonlocal runs_again
-        folder, runs_again = f"{hadoop.qualified(directory)}/{name}", True
-        storage.write(f"{folder}/{AGAIN}", f"{until}\n")  # before the look: a compaction looks for it once it has begun
+        folder = f"{hadoop.qualified(directory)}/{name}"
+        runs_again = not before.backfill
+        mark = f"{folder}/{AGAIN if runs_again else BACKFILL}"
+        # before the look: a compaction looks for it once it has begun
+        storage.write(mark, f"{until}\n" if runs_again else f"{before.backfill}\n{stream.graph.home.root}\n")
         why = _why_not_replaceable(folder, before.n)
         if why:
-            storage.delete(f"{folder}/{AGAIN}")
+            storage.delete(mark)
             raise OutputRefused(why)
 
     def write(frame: DataFrame, batch: Batch) -> int | None:
@@ -134,7 +139,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         rows = None
         folder = f"{hadoop.qualified(directory)}/{name}"
         claim(folder, batch.home_id, f"{kind}:{name}")
-        target, attempts = f"{folder}/batch={batch.n}", f"{folder}/.attempts"
+        target, attempts = f"{folder}/batch={batch.n}", f"{folder}/{'.backfill' if batch.backfill else '.attempts'}"
         if not _is_there(folder, name, batch) or batch.again:
             temporary = f"{attempts}/batch={batch.n}-{uuid.uuid4().hex}"
             counted = Observation()
@@ -213,6 +218,9 @@ AGAIN = "_again"
 """In the folder of an output, from the start of a rewind to the first new batch after it: the last batch that runs
 again."""
 
+BACKFILL = "_backfill"
+"""In the folder of an output that a backfill has begun to write: its id, and the home that it belongs to."""
+
 COMPACTION, COMPACTING = "_compaction", "_compacting"
 """In the folder of an output: the lease of a compaction, and what it is about to exchange."""
 
@@ -228,16 +236,26 @@ def batches(folder: str) -> list[int]:
 def _why_not_replaceable(folder: str, n: int) -> str:
     """Why not all batches after one can be replaced; empty if they can."""
     if lease.holder(f"{folder}/{COMPACTION}"):
-        return f"{folder} is being compacted: wait until that is over, then start the job"
+        return f"{folder} is being compacted: wait until that is over, then start again"
     if storage.exists(f"{folder}/{COMPACTING}"):
-        return f"a compaction of {folder} was killed: finish it by sparkstream compact {folder}, then start the job"
+        return f"a compaction of {folder} was killed: finish it by sparkstream compact {folder}, then start again"
     merged, _ = _compacted(folder)
     if merged <= n:
         return ""
     return (
-        f"{folder} has the batches up to {merged} compacted into one, so that none of them can be replaced: rewind to "
-        f"batch {merged} or later"
+        f"{folder} has the batches up to {merged} compacted into one, so that none of them can be replaced: "
+        f"only batches after {merged} can"
     )
+
+
+def backfilled_by(folder: str) -> str:
+    """The home whose backfill replaces batches of a folder; empty if there is none, or none any more."""
+    id, _, home = (_read(f"{folder}/{BACKFILL}") or "").strip().partition("\n")
+    try:
+        found = Home(home, "").backfill() if home else None
+    except HomeDamaged:
+        return home
+    return home if found is not None and found.id == id else ""
 
 
 def _is_there(folder: str, name: str, batch: Batch) -> bool:

@@ -145,7 +145,7 @@ class Redis:
         """Commit a batch, unless it was committed before; returns the number of rows written."""
         self._check_columns(frame.schema)
         self._claim(batch.home_id)
-        if self._is_there(batch):
+        if self._is_there(batch) or (batch.backfill and self.kind == "redis-ranking"):  # that of the newest batch stays
             return 0
         rows = [list(row) for row in _strings(frame).limit(MOST_ROWS + 1).coalesce(1).collect()]
         if len(rows) > MOST_ROWS:
@@ -262,7 +262,8 @@ class Redis:
         return False
 
     def _ledger(self, batch: Batch) -> str:
-        return f"sparkstream:ledger:{batch.home_id}:{self.kind}:{self.name}"
+        once_more = f":backfill:{batch.backfill}" if batch.backfill else ""
+        return f"sparkstream:ledger:{batch.home_id}:{self.kind}:{self.name}{once_more}"
 
     def _claim(self, home_id: str) -> None:
         """Claim the name for a home, and its keys for a kind; OutputRefused if another home or kind writes there."""

@@ -64,12 +64,18 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         target = f"{directory}/{batch.n}"
         if storage.exists(target) and not batch.again:
             return 0
-        storage.delete(target)
+        # what a backfill has not finished lies where the job does not look for what dead drivers left
+        made = f"{stream.graph.home / 'backfill/made'}/{name}/{batch.n}" if batch.backfill else target
+        storage.delete(made)
         rows, size = frame.select(F.count("*"), F.sum(_bytes(frame))).collect()[0]
+        if made != target:
+            storage.delete(target)
         if rows == 0:
             return 0
         kept, fits = int(rows), rows <= ROWS and size <= BATCH_BYTES
-        snapshots.write(frame if fits else _bounded(frame), target)
+        snapshots.write(frame if fits else _bounded(frame), made)
+        if made != target:
+            storage.publish(made, target)
         if not fits:
             kept = snapshots.read(SparkSession.builder.getOrCreate(), target).count()
             log.warning(

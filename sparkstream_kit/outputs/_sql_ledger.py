@@ -98,14 +98,20 @@ _LOCK = 0x737061726B
 def entry_of(target: SqlTable, batch: Batch) -> tuple[sa.ColumnElement[bool], ...]:
     """The conditions that select the row of a batch: home, output, batch."""
     c = LEDGER.c
-    return c.home == batch.home_id, c.output == target.name, c.batch == batch.n
+    return c.home == batch.home_id, c.output == _output(target, batch), c.batch == batch.n
+
+
+def _output(target: SqlTable, batch: Batch) -> str:
+    """The output of a batch in its key: a backfill that writes rows once more has entries of its own."""
+    is_once_more = batch.backfill and target.batch_column is None
+    return f"{target.name} (backfill {batch.backfill})" if is_once_more else target.name
 
 
 def record(connection: sa.Connection, target: SqlTable, batch: Batch) -> bool:
     """Insert the row of a batch; False if it exists. Of two drivers, the second waits until the first has committed."""
     entry = {
         "home": batch.home_id,
-        "output": target.name,
+        "output": _output(target, batch),
         "batch": batch.n,
         "time": round(batch.time.timestamp() * 1000),
         "table": target.table,
@@ -146,9 +152,10 @@ def newest(connection: sa.Connection, target: SqlTable, batch: Batch, skip: int 
 
 def check_home(connection: sa.Connection, target: SqlTable, before: Batch) -> None:
     """OutputRefused at the start if the last batch of the home is not the newest of the table, or another one."""
-    check_newest(
-        f"the table {target.table!r}", target.name, newest(connection, target, before) or 0, before.n, _INSTEAD
-    )
+    if not before.backfill:
+        check_newest(
+            f"the table {target.table!r}", target.name, newest(connection, target, before) or 0, before.n, _INSTEAD
+        )
     if before.n:
         is_there(connection, target, before)
 

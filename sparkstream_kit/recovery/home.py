@@ -13,6 +13,7 @@ rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
 page/           the token of the live page, if it has one
+backfill/       which batches a backfill runs again, how far it is, and the lease of its driver
 failure         what fails, or why the job ended, as JSON; only read to tell people
 ticks/          always empty: the stream on it ticks without data
 RUNNING         delete it to stop the job gracefully
@@ -55,6 +56,23 @@ class Failure(NamedTuple):
     n: int | None = None
     """Its batch; None while one is planned."""
     tries: int = 0
+
+
+BACKFILL_LEASE = "backfill/lease"
+
+
+class Backfill(NamedTuple):
+    """The batches that run again beside the job, as an operator asked."""
+
+    id: str
+    after: int
+    """The newest batch before them."""
+    until: int
+    """The last of them."""
+    done: int
+    """The newest of them that is done; `after` if none is."""
+    outputs: tuple[str, ...] = ()
+    """The outputs that write them once more, as they cannot replace what they have."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +169,28 @@ class Home:
         """Keep the outputs of this start."""
         if outputs != self.outputs():
             storage.write(self / "outputs", json.dumps(outputs, sort_keys=True))
+
+    def backfill(self) -> Backfill | None:
+        """The backfill that is asked for and not done; until then the job keeps what its batches need."""
+        path = self / "backfill/request"
+        try:
+            found = Backfill(**json.loads(storage.read(path)))
+            return found._replace(outputs=tuple(found.outputs))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise HomeDamaged(
+                f"{path} is damaged ({error}): delete it to give the backfill up, and ask for it again"
+            ) from None
+
+    def note_backfill(self, backfill: Backfill) -> None:
+        """Keep what a backfill is to do, or how far it is."""
+        storage.write(self / "backfill/request", json.dumps(backfill._asdict()))
+
+    def forget_backfill(self) -> None:
+        """The backfill is done, or given up: only then what it was making."""
+        for name in ("request", "made"):
+            storage.delete(self / f"backfill/{name}")
 
     def note_failure(self, failure: Failure) -> None:
         """Keep what fails, for `sparkstream status`."""

@@ -22,13 +22,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..bridge import jvm
-from ..errors import Fenced, HomeInUse
+from ..errors import Fenced, HomeInUse, UsageError
 from . import storage
 
 TTL = 30.0
@@ -124,6 +124,24 @@ def acquire(root: str, application: str = "") -> Lease:
         lease.renew()
         _remove_before(root, newest)
         return lease
+
+
+@contextmanager
+def alone(root: str, what: str) -> Iterator[Lease]:
+    """Hold the lease of something else than a job for the block; UsageError if another does, who says `what` goes on.
+
+    Call `check` of the lease before each step: that notices if it was lost.
+    """
+    storage.make_directory(root)
+    try:
+        held = acquire(root)
+    except HomeInUse:
+        raise UsageError(f"{what} by {holder(root)}: wait until it has finished") from None
+    held.start_renewing(lambda _: None)
+    try:
+        yield held
+    finally:
+        held.release()
 
 
 def epoch(root: str) -> int:

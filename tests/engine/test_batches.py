@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sparkstream_kit.contracts import Source
-from sparkstream_kit.engine import batches
+from sparkstream_kit.engine import batches, retries
 from sparkstream_kit.engine.rate import RateController
 from sparkstream_kit.errors import BatchFailed
 from sparkstream_kit.events import Listener
@@ -44,7 +44,7 @@ class Job:
             home=SimpleNamespace(root=self.root, failure=lambda: None),
             session=None,
             time=lambda entry: datetime.fromtimestamp(entry.time / 1000, timezone.utc),
-            batch=lambda entry: entry.ranges["numbers"],
+            write=lambda output, entry, ready: output.write(None, entry.ranges["numbers"]),
             context=lambda entry: ctx,
             drop_contexts=lambda **options: None,
             fit_shuffles=lambda: None,
@@ -166,7 +166,7 @@ def test_after_a_stop_request_the_unfinished_batch_is_finished_and_nothing_is_pl
 
 
 def test_a_source_whose_server_is_away_is_asked_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, away, pauses = job.engine(retry_for=batches.RETRY_FOR), 2, list[float]()
+    engine, away, pauses = job.engine(retry_for=retries.RETRY_FOR), 2, list[float]()
     monkeypatch.setattr(engine.stopping, "wait", pauses.append)
     latest_offset = engine.graph.sources["numbers"].latest_offset
 
@@ -188,7 +188,7 @@ def test_a_source_whose_server_is_away_is_asked_again(job: Job, monkeypatch: pyt
     engine._retry_for = 0.000_001
     with pytest.raises(BatchFailed, match="source 'numbers' still fails .*away.*no batch is unfinished"):
         engine.tick(2000)
-    engine._retry_for = batches.RETRY_FOR
+    engine._retry_for = retries.RETRY_FOR
     monkeypatch.setattr(engine.stopping, "wait", lambda _: engine.stopping.set())
     job.made = 9
     engine.tick(3000)
@@ -198,7 +198,7 @@ def test_a_source_whose_server_is_away_is_asked_again(job: Job, monkeypatch: pyt
 def test_a_drain_that_is_stopped_while_a_source_is_away_leaves_its_end_to_the_next(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = job.engine(drain=True, retry_for=batches.RETRY_FOR)
+    engine = job.engine(drain=True, retry_for=retries.RETRY_FOR)
     source, job.made = engine.graph.sources["numbers"], 4
 
     def fails(now: int | None) -> None:

@@ -15,7 +15,7 @@ from pyspark.streaming import StreamingContext
 from sparkstream_kit import aggregates as agg
 from sparkstream_kit import cli
 from sparkstream_kit.contracts import Batch, Source
-from sparkstream_kit.engine import batches
+from sparkstream_kit.engine import batches, retries
 from sparkstream_kit.errors import BatchFailed
 from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.recovery import snapshots
@@ -39,7 +39,7 @@ def dividing(ssc: StreamingContext) -> dict[str, FrameStream]:
 def without_pauses(engine: batches.Engine, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let an engine retry as in production, but without waiting; returns the pauses it would have made."""
     pauses: list[float] = []
-    engine._retry_for = batches.RETRY_FOR
+    engine._retry_for = retries.RETRY_FOR
     monkeypatch.setattr(engine.stopping, "wait", pauses.append)
     return pauses
 
@@ -50,7 +50,7 @@ def fail_on_batch_2(home: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> 
         engine.tick(1000)
         with pytest.raises(BatchFailed) as failed:
             engine.tick(2000)
-    assert len(pauses) == batches.SAME_FAILURES - 1
+    assert len(pauses) == retries.SAME_FAILURES - 1
     return str(failed.value)
 
 
@@ -178,7 +178,7 @@ def test_an_outage_is_waited_for_even_if_its_error_is_always_the_same(
 
     def write(frame: DataFrame, batch: Batch) -> None:
         calls.append(batch.n)
-        if len(calls) < 3 * batches.SAME_FAILURES:
+        if len(calls) < 3 * retries.SAME_FAILURES:
             raise ConnectionError("refused")
 
     def build(ssc: StreamingContext) -> dict[str, FrameStream]:
