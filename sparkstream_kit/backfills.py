@@ -84,7 +84,7 @@ def cancel(home: Home) -> str:
         if asked is None:
             raise UsageError("no backfill is asked for: there is nothing to cancel")
         home.forget_backfill()
-    done = f": {Again(asked.after, asked.done).batches} stay as they are now" if asked.done > asked.after else ""
+    done = f"; {Again(asked.after, asked.done).batches} had run again" if asked.done > asked.after else ""
     return f"the backfill of {_words(asked)} is given up{done}"
 
 
@@ -165,8 +165,8 @@ def _check(graph: Graph, asked: Backfill) -> None:
         options = " ".join(f"--again {quote(name)}" for name in [*asked.outputs, *once])
         raise UsageError(
             f"{_words(asked)} would be written once more by {', '.join(once)}, which cannot replace what is there: "
-            f"rows then count twice, or older values take the place of newer ones. Leave that out of the command, or accept "
-            f"it by {_command(home)} --from {asked.after + 1} --to {asked.until} {options}"
+            f"rows then count twice, or older values take the place of newer ones. Leave that out of the command, or "
+            f"accept it by {_command(home)} --from {asked.after + 1} --to {asked.until} {options}"
         )
     with watched("checking the job"):
         graph.check()

@@ -83,7 +83,7 @@ def test_the_batches_are_those_of_the_new_code_and_the_job_goes_on(
     assert found(out) == with_states(3, 5, 10, 1, 9)
     assert existing_home(str(home)).backfill() is None
     assert status(existing_home(str(home)))["backfill"] is None
-    run_ticks(results(out, 10), home, [10])
+    run_ticks(results(out, 10), home, [])
     assert found(out) == with_states(3, 5, 10, 1, 9)
 
 
@@ -122,7 +122,9 @@ def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.Capt
         "batches 2 to 3 run again, none of them done yet: add --backfill to the command of the job\n"
     )
     said = describe(status(existing_home(str(home))))
-    assert "backfill       batches 2 to 3, 0 of 2 done, not running" in said
+    assert ["backfill", "batches 2 to 3, 0 of 2 done, not running"] in [
+        line.split(maxsplit=1) for line in said.splitlines()
+    ]
     assert run(results(out, 1), home) == 2
     assert found(out) == with_states(2, 3, 10, 1, 9)
     with job(results(out, 10), home) as engine:
@@ -132,7 +134,7 @@ def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_it_stops_where_it_fails_and_can_be_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home, out = tmp_path / "home", tmp_path / "out"
+    home = tmp_path / "home"
     run_ticks(accumulating(tmp_path), home, range(1, 6), keep_batches=KEPT)
 
     def failing(ssc: StreamingContext) -> None:
@@ -153,10 +155,9 @@ def test_it_stops_where_it_fails_and_can_be_given_up(tmp_path: Path, capsys: pyt
     assert cli.main(["rewind", f"{home}", "--to", "2"]) == 2
     assert "a backfill of batches 3 to 5 is not done: finish it first" in capsys.readouterr().err
     assert ask(home, "--cancel") == 0
-    assert capsys.readouterr().out == ("the backfill of batches 3 to 5 is given up: batch 3 stays as it is now\n")
+    assert capsys.readouterr().out == ("the backfill of batches 3 to 5 is given up; batch 3 had run again\n")
     assert ask(home, "--cancel") == 2
     assert existing_home(str(home)).backfill() is None
-    del out
 
 
 # --- what cannot be replaced

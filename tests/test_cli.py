@@ -92,6 +92,7 @@ def test_status_as_json_has_the_documented_members(home: Home, capsys: pytest.Ca
             "files": {"end_offset": 3, "available": 9, "lag": {"records": None, "bytes": None}, "removable_files": []}
         },
         "again": None,
+        "backfill": None,
         "replayable": {"first": 1, "last": 1},
         "states": {},
         "checkpoint": None,

@@ -29,6 +29,7 @@ from tests.support.supervisor import (
     finish,
     kill_at_point,
     kill_at_random,
+    kill_soon,
     recount,
 )
 
@@ -71,6 +72,31 @@ def test_killed_while_batches_run_again(new_job: NewJob) -> None:
     run = finish(job, arguments)
     assert "batches 5 to " in run.said() and "run again, as requested by sparkstream rewind" in run.said()
     recount(job, "killed while batches run again", count=count, seed=11)
+
+
+def test_killed_while_a_backfill_runs_beside_it(new_job: NewJob) -> None:
+    job, count = new_job(save_every=3), 6000
+    arguments = counts(job, count=count, seed=12)
+    run = job.start(*arguments, "--keep-batches", "100", "--max-per-batch", "200", "--stop-after", "9batches")
+    assert run.end() == 0, run.said()
+    first = {file: file.stat().st_ino for file in (job.out / "each").glob("batch=*/part-*")}
+    assert main(["backfill", str(job.home), "--from", "3", "--to", "8"]) == 0
+    chance = random.Random(ROTATION)
+    beside = job.start(
+        *arguments, "--backfill", kill=("publish", chance.randint(2, 20), chance.choice(("before", "after")))
+    )
+    running = job.start(*arguments, "--max-per-batch", "200")
+    assert beside.end() == -signal.SIGKILL, beside.said()
+    running.wait_until(lambda: job.recorded() > 12, "batches are recorded")
+    kill_soon(job, running, "both", chance)
+    job.kills += 1
+    beside = job.start(*arguments, "--backfill")
+    finish(job, arguments)
+    assert beside.end() == 0, beside.said()
+    assert "batch 8 has run again in " in beside.said() and "backfill done, " in beside.said()
+    kept = {file for file, inode in first.items() if file.exists() and file.stat().st_ino == inode}
+    assert {file.parent.name for file in kept} == {"batch=1", "batch=2", "batch=9"}, "the others were replaced"
+    recount(job, "killed while a backfill runs beside it", count=count, seed=12)
 
 
 def test_killed_in_a_drain_that_still_ends_where_it_was_meant_to_end(new_job: NewJob) -> None:

@@ -43,9 +43,9 @@ def on_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Act]]:
     # run_batches fails at the first error; here outputs are retried as in production
     monkeypatch.setattr(testing, "at_home", lambda ssc, home, **_: context.at_home(ssc, home, retry_for=60))
     listener = Listener()
-    logging.getLogger("sparkstream_kit.engine.batches").addHandler(listener)
+    logging.getLogger("sparkstream_kit.engine.retries").addHandler(listener)
     yield actions
-    logging.getLogger("sparkstream_kit.engine.batches").removeHandler(listener)
+    logging.getLogger("sparkstream_kit.engine.retries").removeHandler(listener)
     assert not actions, "nothing was retried"
 
 
