@@ -1,4 +1,4 @@
-"""Batches of a range that run again beside the job, while that goes on with new ones: `sparkstream backfill`.
+"""Batches of a range that run again beside the job, while that runs new ones: `sparkstream backfill`.
 
 The request is a file of the home. As long as it is there, the job keeps what these batches need. Whoever carries it out
 reads the home, and changes nothing in it but that file, which says how far it is.
@@ -188,7 +188,7 @@ def _run(graph: Graph, asked: Backfill, held: Lease, retry_for: float) -> int:
                     until_done(graph, entry.n, some, errors={}, retry_for=retry_for)
         except StillFailing as error:
             raise BatchFailed(
-                f"batch {entry.n}: {error}; the backfill stays where it is, and goes on with this batch when it is "
+                f"batch {entry.n}: {error}; the backfill stays where it is, and continues with this batch when it is "
                 "started again"
             ) from error.cause
         graph.drop_contexts()

@@ -13,7 +13,7 @@
     sparkstream skip HOME N           set aside the input of a batch that can never be finished
     sparkstream rewind HOME --to N    run batches again, with the code that the job has now
     sparkstream backfill HOME --from N
-                                      run some of them again while the job goes on with new ones
+                                      run some of them again while the job runs new ones
     sparkstream reset-clock HOME      bring back times recorded while the clock was ahead
     sparkstream packages              print what spark-submit --packages needs for the source kafka
 
@@ -174,7 +174,7 @@ A request that no start has begun to carry out is taken back by --cancel.
 
 
 BACKFILL = """\
-Let some batches run again, with changed code or into a new output, while the job goes on with new ones.
+Let some batches run again, with changed code or into a new output, while the job runs new ones.
 
     sparkstream backfill /data/access.home                                    what can run again, or how far it is
     sparkstream backfill /data/access.home --from 4711 --to 4800              these batches

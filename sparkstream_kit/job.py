@@ -145,7 +145,7 @@ def _backfill(home: str | None, build: Build, conf: SparkConf) -> int:
         number = backfill(home, build)
         log.info("backfill done, %s", "1 batch" if number == 1 else f"{number} batches")
     except KeyboardInterrupt:
-        print("stopped: the same command goes on with the batch that is not done", file=sys.stderr)
+        print("stopped: the same command continues with the batch that is not done", file=sys.stderr)
         return INTERRUPTED
     return 0
 

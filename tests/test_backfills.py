@@ -111,7 +111,7 @@ def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.Capt
     home, out = tmp_path / "home", tmp_path / "out"
     out.mkdir()
     run_ticks(results(out, 10), home, range(1, 5), keep_batches=KEPT)
-    assert ask(home, "--from", "2", "--to", "3") == 0
+    assert ask(home, "--from", "3", "--to", "4") == 0
     with job(results(out, 10), home) as engine:
         for second in range(5, 10):
             engine.tick(1000 * second)
@@ -119,17 +119,17 @@ def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert ask(home) == 0
     assert capsys.readouterr().out == (
-        "batches 2 to 3 run again, none of them done yet: add --backfill to the command of the job\n"
+        "batches 3 to 4 run again, none of them done yet: add --backfill to the command of the job\n"
     )
     said = describe(status(existing_home(str(home))))
-    assert ["backfill", "batches 2 to 3, 0 of 2 done, not running"] in [
+    assert ["backfill", "batches 3 to 4, 0 of 2 done, not running"] in [
         line.split(maxsplit=1) for line in said.splitlines()
     ]
     assert run(results(out, 1), home) == 2
-    assert found(out) == with_states(2, 3, 10, 1, 9)
+    assert found(out) == with_states(3, 4, 10, 1, 9)
     with job(results(out, 10), home) as engine:
         engine.close()
-    assert ask(home, "--from", "2") == 2
+    assert ask(home, "--from", "3") == 2
     assert "can run again" in capsys.readouterr().err, "nothing holds them any more"
 
 
@@ -148,7 +148,7 @@ def test_it_stops_where_it_fails_and_can_be_given_up(tmp_path: Path, capsys: pyt
         rows.for_each_batch(write, name="mine", replaces=True)
 
     assert ask(home, "--from", "3", "--to", "5") == 0
-    with pytest.raises(BatchFailed, match="batch 4: the output 'mine' still fails .* away.*goes on with this batch"):
+    with pytest.raises(BatchFailed, match="batch 4: the output 'mine' still fails .* away.*continues with this batch"):
         run(failing, home)
     assert ask(home, "--from", "1") == 2
     assert "a backfill of batches 3 to 5 has come to batch 3: let it go on, or" in capsys.readouterr().err
