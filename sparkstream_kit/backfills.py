@@ -20,8 +20,8 @@ from .engine import rewinds
 from .engine.graph import Graph
 from .engine.progress import tasks_done, watched
 from .engine.retries import RETRY_FOR, StillFailing, until_done
-from .errors import BatchFailed, UsageError
-from .recovery import lease
+from .errors import BatchFailed, HomeDamaged, UsageError
+from .recovery import lease, snapshots
 from .recovery.home import BACKFILL_LEASE, Backfill, Home
 from .recovery.lease import Lease
 from .recovery.offset_log import Again, Entry, OffsetLog
@@ -33,11 +33,9 @@ def reach(home: Home, offsets: OffsetLog) -> str:
     """What a backfill has done, or else which batches one can run again, for people."""
     asked = home.backfill()
     if asked is not None:
-        done = f"done up to batch {asked.done}" if asked.done > asked.after else "none of them done yet"
+        done = f"done up to batch {asked.done}" if asked.done > asked.after else "none done yet"
         who = lease.holder(_lease(home))
-        return (
-            f"{_words(asked)} run again, {done}{f', by {who}' if who else ': add --backfill to the command of the job'}"
-        )
+        return f"asked for: {_words(asked)}, {done}, {f'by {who}' if who else f'not running: {_HOW}'}"
     first, last = rewinds.earliest(home, offsets), offsets.done_to
     if offsets.again is not None or first >= last:
         return rewinds.reach(home, offsets)
@@ -46,46 +44,58 @@ def reach(home: Home, offsets: OffsetLog) -> str:
     return f"{rewinds.batches(offsets, first, last)} can run again beside the job: --from {first + 1} runs all{more}"
 
 
-def request(home: Home, offsets: OffsetLog, first: str, last: str | None, again: Sequence[str]) -> str:
+def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> str:
     """Ask for the batches from one to another, or to the newest; returns what that does, for people.
 
     Each is the number of a batch, or a time: those recorded after the first and up to the last. UsageError for batches
     that are not there, and while others run again.
     """
-    if offsets.again is not None:
-        raise UsageError(f"{offsets.again.batches} run again, after a rewind: wait until that is over")
     with _alone(home):
-        asked = home.backfill()
-        if asked is not None and asked.done > asked.after:
+        offsets, asked = OffsetLog(home / "offsets"), home.backfill()
+        if offsets.again is not None:
+            raise UsageError(f"{offsets.again.batches} run again, after a rewind: wait until that is over")
+        if asked is not None and asked.into:
             raise UsageError(
-                f"a backfill of {_words(asked)} has come to batch {asked.done}: let it go on, or give it up by --cancel"
+                f"a backfill of {_words(asked)} has begun: start it again to finish it, or give it up by --cancel"
             )
         after = rewinds.batch_at(offsets, "--from", first) - first.isdecimal()
         until = offsets.done_to if last is None else rewinds.batch_at(offsets, "--to", last)
-        earliest = rewinds.earliest(home, offsets)
+        if last is not None and not last.isdecimal():
+            until = min(until, offsets.done_to)
+        new = Backfill(uuid.uuid4().hex[:8], after, until, after, tuple(sorted(set(again))))
+        if after < until <= offsets.done_to:
+            home.note_backfill(new)  # before the look: from here on the job removes nothing that is needed
+        earliest = rewinds.earliest(home, OffsetLog(home / "offsets"))
         if not earliest <= after < until <= offsets.done_to:
-            possible = (
-                f"from {earliest + 1} to {offsets.done_to}" if earliest < offsets.done_to else "and there are none"
-            )
+            home.forget_backfill()
+            newest = offsets.done_to
+            possible = f"from {earliest + 1} to {newest}" if earliest < newest else "and there are none"
             got = f"--from {first}{f' --to {last}' if last else ''}"
             raise UsageError(f"got {got}, expected batches {possible}: {_command(home)} says what can run again")
-        new = Backfill(uuid.uuid4().hex[:8], after, until, after, tuple(sorted(set(again))))
-        home.note_backfill(new)
     return (
-        f"{rewinds.batches(offsets, after, until)} run again once the command of the job is started with --backfill, "
-        f"beside the job; until they are done, it keeps what they need ({_command(home)} --cancel gives them up)"
+        f"asked for: {rewinds.batches(offsets, after, until)}. To run them beside the job, {_HOW}; until that is done, "
+        f"the job keeps what it needs ({_command(home)} --cancel gives it up)"
     )
+
+
+_HOW = "add --backfill to its command, with the outputs that get them"
 
 
 def cancel(home: Home) -> str:
     """Give a backfill up; UsageError if there is none, or while it runs."""
     with _alone(home):
-        asked = home.backfill()
-        if asked is None:
-            raise UsageError("no backfill is asked for: there is nothing to cancel")
+        try:
+            asked = home.backfill()
+            if asked is None:
+                raise UsageError("no backfill is asked for: there is nothing to cancel")
+        except HomeDamaged:
+            asked = None
         home.forget_backfill()
-    done = f"; {Again(asked.after, asked.done).batches} had run again" if asked.done > asked.after else ""
-    return f"the backfill of {_words(asked)} is given up{done}"
+    if asked is None:
+        return "given up: a backfill whose request was damaged"
+    done = [f"{Again(asked.after, asked.done).batches} had run again"] if asked.done > asked.after else []
+    begun = [f"batch {asked.done + 1} may have, in some outputs"] if asked.into and asked.done < asked.until else []
+    return "; ".join([f"given up: {_words(asked)}", *done, *begun])
 
 
 def backfill(home: str, build: Build, *, batch_interval: Duration | None = None, retry_for: float = RETRY_FOR) -> int:
@@ -120,7 +130,7 @@ def backfill(home: str, build: Build, *, batch_interval: Duration | None = None,
     >>> ss.run(ssc, lambda: out, poll="10ms")
     0
     >>> cli.main(["backfill", home, "--from", "1"])  # doctest: +ELLIPSIS
-    batch 1 (recorded ... UTC) run again once the command of the job is started with --backfill, ...
+    asked for: batch 1 (recorded ... UTC). To run them beside the job, add --backfill to its command, ...
     0
     >>> ss.backfill(home, lambda ssc: build(ssc, factor=10)), out
     (1, [(1, 5), (1, 50)])
@@ -135,33 +145,43 @@ def backfill(home: str, build: Build, *, batch_interval: Duration | None = None,
             raise UsageError("the backfill was given up meanwhile")
         graph = observer(here, OffsetLog(here / "offsets"), build, batch_interval)
         graph.backfill = asked
-        _check(graph, asked)
-        return _run(graph, asked, held, retry_for)
+        number = _run(graph, _checked(graph, asked), held, retry_for)
+        graph.drop_everything()
+        return number
 
 
-def _check(graph: Graph, asked: Backfill) -> None:
-    """Refuse what cannot run again, and tell the outputs; nothing is written before."""
+def _checked(graph: Graph, asked: Backfill) -> Backfill:
+    """Refuse what cannot run again, then note the outputs; nothing is written before."""
     home, offsets = graph.home, graph.log
+    give_up = f"give this backfill up by {_command(home)} --cancel"
     if offsets.again is not None:
         raise UsageError(f"{offsets.again.batches} run again, after a rewind: start the backfill when that is over")
+    if asked.after < offsets.reset_after:
+        raise UsageError(f"batches up to {offsets.reset_after} cannot run again since the clock was reset: {give_up}")
     earliest = max(rewinds.earliest(home, offsets), graph.rewindable_from())
     if asked.after < earliest:
+        instead = f", and ask for one from batch {earliest + 1} at the earliest" if earliest < offsets.done_to else ""
         raise UsageError(
-            f"batch {asked.after + 1} cannot run again, as a window or a state needs batches that are gone: give this "
-            f"backfill up by {_command(home)} --cancel, and ask for one from batch {earliest + 1} at the earliest"
+            f"batch {asked.after + 1} cannot run again, as a window or a state needs batches that are gone: {give_up}"
+            f"{instead}"
         )
-    if not graph.outputs:
-        raise UsageError("the job defines no output: there is nothing to run again")
-    unknown = [name for name in asked.outputs if name not in graph.outputs]
+    graph.check_states()
+    _check_sources(graph, asked)
+    into = tuple(sorted(name for name, output in graph.outputs.items() if output.lasting))
+    if not into:
+        raise UsageError("the job has no output that keeps its results: there is nothing to run again")
+    if asked.into and into != asked.into:
+        raise UsageError(
+            f"the backfill has begun with the outputs {', '.join(asked.into)}, and the job has {', '.join(into)} now: "
+            f"start it with these, or {give_up}"
+        )
+    unknown = [name for name in asked.outputs if name not in into]
     if unknown:
-        raise UsageError(f"the job has no output {unknown[0]!r}, only {', '.join(graph.outputs)}: correct --again")
-    known = home.outputs()
-    once = [
-        name
-        for name, output in graph.outputs.items()
-        if output.lasting and not output.replaces and (name in known or not known) and name not in asked.outputs
-    ]
-    if once:
+        raise UsageError(f"the job has no output {unknown[0]!r}, only {', '.join(into)}: correct --again")
+    known, outputs = {*home.outputs(), *home.backfilled()}, graph.outputs
+    once = [name for name in into if not outputs[name].replaces and name not in asked.outputs]
+    once = [name for name in once if name in known or not home.outputs()]
+    if once and not asked.into:
         options = " ".join(f"--again {quote(name)}" for name in [*asked.outputs, *once])
         raise UsageError(
             f"{_words(asked)} would be written once more by {', '.join(once)}, which cannot replace what is there: "
@@ -170,9 +190,28 @@ def _check(graph: Graph, asked: Backfill) -> None:
         )
     with watched("checking the job"):
         graph.check()
-    for output in graph.outputs.values():
-        if output.replaces and output.rewind is not None:
-            output.rewind(graph.batch(offsets[asked.after] if asked.after else Entry(0, 0)), asked.until)
+    for name in into:
+        tell = outputs[name].rewind
+        if outputs[name].replaces and tell is not None:
+            tell(graph.batch(offsets[asked.after] if asked.after else Entry(0, 0)), asked.until)
+    begun = asked._replace(into=into)
+    home.note_backfill(begun)
+    return begun
+
+
+def _check_sources(graph: Graph, asked: Backfill) -> None:
+    """UsageError for a source that these batches, or those that states and windows read before them, have read."""
+    saved = (snapshots.numbers(graph.home / f"state/{name}") for name in graph.states)
+    loaded = min((max((n for n in numbers if n <= asked.after), default=0) for numbers in saved), default=asked.after)
+    since = graph.log[asked.after + 1].time - graph.look_back()
+    for entry in graph.log.after(0):
+        is_read = entry.n > min(loaded, asked.after) or entry.time > since
+        gone = [name for name in entry.ranges if name not in graph.sources]
+        if is_read and gone and entry.n <= asked.until:
+            raise UsageError(
+                f"batch {entry.n} has input from the source {gone[0]!r}, which the job no longer has: start the "
+                "backfill with that source once more"
+            )
 
 
 def _run(graph: Graph, asked: Backfill, held: Lease, retry_for: float) -> int:
@@ -180,17 +219,21 @@ def _run(graph: Graph, asked: Backfill, held: Lease, retry_for: float) -> int:
     home, entries = graph.home, [entry for entry in graph.log.after(asked.done) if entry.n <= asked.until]
     for entry in entries:
         graph.fit_shuffles()
-        started, outputs = clock.monotonic(), graph.outputs.items()
-        steps = {f"output {name!r}": partial(graph.write, output, entry, held.check) for name, output in outputs}
+        started, outputs = clock.monotonic(), {name: graph.outputs[name] for name in asked.into}
+        steps = {
+            f"output {name!r}": partial(graph.write, output, entry, held.check) for name, output in outputs.items()
+        }
         try:
             with watched(f"batch {entry.n}", partial(tasks_done, graph.session)):
-                for some in (steps, {"states": graph.settle}):
+                for some in (steps, {"computation of states": graph.settle}):
                     until_done(graph, entry.n, some, errors={}, retry_for=retry_for)
         except StillFailing as error:
-            raise BatchFailed(
-                f"batch {entry.n}: {error}; the backfill stays where it is, and continues with this batch when it is "
-                "started again"
-            ) from error.cause
+            what = f"batch {entry.n}: {error}; "
+            if error.in_vain:
+                what += f"each try fails in the same way: mend the job, or give up by {_command(home)} --cancel"
+            else:
+                what += "the backfill continues with this batch when it is started again"
+            raise BatchFailed(what) from error.cause
         graph.drop_contexts()
         held.check()
         home.note_backfill(asked._replace(done=entry.n))

@@ -182,7 +182,7 @@ Let some batches run again, with changed code or into a new output, while the jo
     python job.py --home /data/access.home --source ... --output ... --backfill     runs them
 
 The last command is that of the job, with --backfill at its end, the code that is meant now, and the outputs that the
-batches are for: each that it names, and no other, gets them. It is a process of its own, that ends when they are done
+batches are for: each that it names, and no other, gets them. It is a process of its own, which ends when they are done
 (exit code 0); killed or failed, the same command goes on where it was.
 
 text, json, parquet, delta, rejected, and sql with batch_column= replace what they have of a batch. Any other output
@@ -483,7 +483,7 @@ def _backfill(options: argparse.Namespace) -> None:
     elif options.first is None:
         said = backfills.reach(home, OffsetLog(home / "offsets"))
     else:
-        said = backfills.request(home, OffsetLog(home / "offsets"), options.first, options.to, options.again)
+        said = backfills.request(home, options.first, options.to, options.again)
     _print(printable_lines(said))
 
 

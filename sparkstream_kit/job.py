@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
+SHOWING = ("console", "page")
+"""Outputs of which nothing stays."""
+
 SHOWN = 20
 """Rows of a state."""
 
@@ -87,6 +90,12 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
 def _run(build: JobBuild, options: argparse.Namespace) -> int:
     from_where = [uris.parse(text, sources) for text in options.source]
     to_where = [uris.parse(text, outputs, named=True) for text in options.output or _default_outputs(options)]
+    if options.backfill:
+        to_where = [spec for spec in to_where if spec.kind not in SHOWING]
+        if not to_where:
+            raise UsageError(
+                "got --backfill without an --output that keeps its results: name those that get the batches"
+            )
     access_log.check_format(options.format)
     enough = _stop_after(options.stop_after)
     _log_to_stderr(options.log, quiet=sys.stdout.isatty() and any(spec.kind == "console" for spec in to_where))

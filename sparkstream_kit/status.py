@@ -11,6 +11,7 @@ from .contracts import Size
 from .engine import clocks, reports
 from .engine.checkpoints import stale_after
 from .engine.reports import TOTALS
+from .errors import HomeDamaged
 from .health import Health, health, tried_again
 from .quantities import counted, of_bytes
 from .recovery import landing, lease, snapshots, storage
@@ -307,7 +308,10 @@ def _again(log: OffsetLog) -> str:
 
 
 def _backfill(home: Home) -> dict[str, Any] | None:
-    asked = home.backfill()
+    try:
+        asked = home.backfill()
+    except HomeDamaged:  # the log of the job says so
+        return None
     if asked is None:
         return None
     done, driver = asked.done - asked.after, lease.holder(home / BACKFILL_LEASE) or None

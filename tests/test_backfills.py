@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import deltalake
+import pyarrow.parquet
 import pytest
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
@@ -26,7 +28,7 @@ from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _compaction
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.status import describe, status
-from tests.engine.test_rewinds import LAST, ROWS, accumulating, die, expected, files, found, results
+from tests.engine.test_rewinds import LAST, ROWS, accumulating, die, expected, files, found, kept, results
 from tests.support import rotation
 from tests.support.ticks import given, job, run_ticks
 
@@ -72,8 +74,8 @@ def test_the_batches_are_those_of_the_new_code_and_the_job_goes_on(
             engine.tick(1000 * second)
         assert ask(home, "--from", "3", "--to", "5") == 0
         assert capsys.readouterr().out.startswith(
-            "batches 3 to 5 (recorded 1970-01-01 00:00:03 to 1970-01-01 00:00:05 UTC) run again once the command of "
-            "the job is started with --backfill"
+            "asked for: batches 3 to 5 (recorded 1970-01-01 00:00:03 to 1970-01-01 00:00:05 UTC). To run them beside "
+            "the job, add --backfill to its command, "
         )
         assert found(out) == expected([10] * LAST), "nothing changes before"
         assert run(results(out, 1), home) == 3
@@ -119,7 +121,8 @@ def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert ask(home) == 0
     assert capsys.readouterr().out == (
-        "batches 3 to 4 run again, none of them done yet: add --backfill to the command of the job\n"
+        "asked for: batches 3 to 4, none done yet, not running: add --backfill to its command, with the outputs that "
+        "get them\n"
     )
     said = describe(status(existing_home(str(home))))
     assert ["backfill", "batches 3 to 4, 0 of 2 done, not running"] in [
@@ -151,11 +154,13 @@ def test_it_stops_where_it_fails_and_can_be_given_up(tmp_path: Path, capsys: pyt
     with pytest.raises(BatchFailed, match="batch 4: the output 'mine' still fails .* away.*continues with this batch"):
         run(failing, home)
     assert ask(home, "--from", "1") == 2
-    assert "a backfill of batches 3 to 5 has come to batch 3: let it go on, or" in capsys.readouterr().err
+    assert "a backfill of batches 3 to 5 has begun: start it again to finish it, or" in capsys.readouterr().err
     assert cli.main(["rewind", f"{home}", "--to", "2"]) == 2
     assert "a backfill of batches 3 to 5 is not done: finish it first" in capsys.readouterr().err
     assert ask(home, "--cancel") == 0
-    assert capsys.readouterr().out == ("the backfill of batches 3 to 5 is given up; batch 3 had run again\n")
+    assert capsys.readouterr().out == (
+        "given up: batches 3 to 5; batch 3 had run again; batch 4 may have, in some outputs\n"
+    )
     assert ask(home, "--cancel") == 2
     assert existing_home(str(home)).backfill() is None
 
@@ -177,7 +182,7 @@ def test_what_cannot_be_replaced_is_named_left_out_or_written_once_more(
     def only_files(ssc: StreamingContext) -> None:
         ss.outputs.json(given(ssc, ROWS, "k string, v bigint"), str(tmp_path), name="json")
 
-    with pytest.raises(UsageError, match="the job has no output 'sql:sums', only json:json"):
+    with pytest.raises(UsageError, match="the job has no output 'sql:sums', only json:json: correct --again"):
         run(only_files, home)
     again = ("--again", "sql:sums", "--again", "sql:lines")
     assert ask(home, "--from", "2", "--to", "4", *again) == 0
@@ -285,7 +290,7 @@ def few_batches(spark: object, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_times_name_batches(few_batches: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(few_batches, "--from", "1970-01-01 00:00:02", "--to", "1970-01-01 00:00:04") == 0
-    assert capsys.readouterr().out.startswith("batches 3 to 4 (recorded")
+    assert capsys.readouterr().out.startswith("asked for: batches 3 to 4 (recorded")
     assert ask(few_batches, "--cancel") == 0
 
 
@@ -335,3 +340,139 @@ def test_rejected_lines_are_replaced(tmp_path: Path) -> None:
     wanted = {n: [v for _, v in rows if v > limit[n]] for n, rows in enumerate(ROWS[:7], 1)}
     assert {n: sorted(vs) for n, vs in lines.items()} == {n: sorted(vs) for n, vs in wanted.items() if vs}
     assert not storage.exists(f"file:{home}/backfill/made")
+
+
+class Mine:
+    """A job whose outputs replace files, commits and rejected lines, and whose code multiplies by a factor."""
+
+    def __init__(self, out: Path, factor: int):
+        self.out, self.factor = out, factor
+
+    def __call__(self, ssc: StreamingContext) -> dict[str, FrameStream]:
+        rows = given(ssc, ROWS, "k string, v bigint").select("k", (F.col("v") * self.factor).alias("v"))
+        ss.outputs.delta(rows, str(self.out), name="delta")
+        ss.outputs.parquet(rows, str(self.out), name="parquet")
+        ss.outputs.rejected(rows.select(F.to_json(F.struct("k", "v")).alias("line")))
+        return {}
+
+
+def has(home: Path, out: Path) -> dict[str, list[Any]]:
+    """The rows of each output of `Mine`."""
+    delta = deltalake.DeltaTable(out / "delta").to_pyarrow_dataset().to_table().to_pylist()
+    found = {"delta": sorted((row["k"], row["v"]) for row in delta)}
+    found["parquet"] = sorted((k, v) for k, v, _ in files(out / "parquet"))
+    lines = (pyarrow.parquet.read_table(file).to_pylist() for file in home.glob("rejected/rejected/[0-9]*/part-*"))
+    found["rejected"] = sorted((row["k"], row["v"]) for part in lines for row in (json.loads(r["line"]) for r in part))
+    return found
+
+
+def made(factors: list[int]) -> dict[str, list[Any]]:
+    rows = sorted((k, v * factor) for each, factor in zip(ROWS, factors, strict=False) for k, v in each)
+    return dict.fromkeys(("delta", "parquet", "rejected"), rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", rotation.share(range(6), rotation.current()))
+def test_killed_anywhere_and_given_up_no_batch_is_lost(part: int, tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+    run_ticks(Mine(out, 1), home, range(1, 5), keep_batches=KEPT)
+    for at in range(part + 4, 1000, 6):
+        assert ask(home, "--from", "2", "--to", "3") == 0
+        with contextlib.suppress(SystemExit), die(at) as calls:
+            run(Mine(out, 10), home)
+        if calls() < at:
+            break
+        assert ask(home, "--cancel") == 0
+        run_ticks(Mine(out, 1), home, [])
+        for rows in has(home, out).values():
+            assert len(rows) == sum(map(len, ROWS[:4])), "each batch is there, with the old or the new rows"
+    assert has(home, out) == made([1, 10, 10, 1])
+
+
+def test_an_output_that_only_a_backfill_writes_has_each_batch_once(tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+    run_ticks(accumulating(tmp_path), home, range(1, 6), keep_batches=KEPT)
+    for factor in (1, 10):
+        assert ask(home, "--from", "1", "--to", "4") == 0
+        for at in range(5, 200, 5):
+            with contextlib.suppress(SystemExit), die(at) as calls:
+                run(Mine(out, factor), home)
+            if calls() < at:
+                break
+        assert has(home, out) == made([factor] * 4)
+
+
+def test_two_backfills_do_not_double_what_cannot_be_replaced(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    out = tmp_path / "other"
+    out.mkdir()
+    run_ticks(Mine(tmp_path, 1), home, range(1, 6), keep_batches=KEPT)
+    assert ask(home, "--from", "1", "--to", "3") == 0
+    assert run(accumulating(out), home) == 3
+    assert ask(home, "--from", "3", "--to", "4") == 0
+    with pytest.raises(UsageError, match="batches 3 to 4 would be written once more by sql:lines, sql:sums, "):
+        run(accumulating(out), home)
+
+
+def test_it_needs_the_sources_states_and_outputs_it_began_with(tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+
+    def two(ssc: StreamingContext) -> dict[str, FrameStream]:
+        both = given(ssc, ROWS, "k string, v bigint").union(given(ssc, ROWS, "k string, v bigint", name="other"))
+        ss.outputs.json(both, str(out), name="json")
+        return {}
+
+    def one(ssc: StreamingContext) -> dict[str, FrameStream]:
+        ss.outputs.json(given(ssc, ROWS, "k string, v bigint"), str(out), name="json")
+        return {}
+
+    run_ticks(two, home, range(1, 4), keep_batches=KEPT)
+    run_ticks(one, home, range(4, 6), keep_batches=KEPT, give_up_sources=["other"])
+    assert ask(home, "--from", "2", "--to", "5") == 0
+    with pytest.raises(UsageError, match="batch 2 has input from the source 'other', which the job no longer has"):
+        run(one, home)
+    assert ask(home, "--from", "4", "--to", "5") == 0
+    assert run(one, home) == 2
+
+
+def test_another_set_of_outputs_is_refused_once_it_has_begun(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    run_ticks(Mine(tmp_path, 1), home, range(1, 6), keep_batches=KEPT)
+    assert ask(home, "--from", "2", "--to", "4") == 0
+
+    def build(*names: str, fails: int = 0) -> Job:
+        def build(ssc: StreamingContext) -> None:
+            def write(frame: Any, batch: Any) -> None:
+                if batch.n == fails:
+                    raise ConnectionError("away")
+
+            for name in names:
+                given(ssc, ROWS, "k string, v bigint", name="rows").for_each_batch(write, name=name, replaces=True)
+
+        return build
+
+    with pytest.raises(BatchFailed):
+        run(build("a", fails=3), home)
+    with pytest.raises(UsageError, match="has begun with the outputs a, and the job has b now: start it with these"):
+        run(build("b"), home)
+    assert run(build("a"), home) == 2
+
+
+def test_a_job_goes_on_beside_a_request_that_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = tmp_path / "home"
+    with job(accumulating(tmp_path), home) as engine:
+        engine.tick(1000)
+        (home / "backfill").mkdir()
+        (home / "backfill/request").write_text("{")
+        for second in range(2, 6):
+            engine.tick(1000 * second)
+        engine.close()
+    assert "all is kept that is there" in caplog.text
+    assert kept(home).compacted_to.n == 0
+    assert status(existing_home(str(home)))["backfill"] is None
+    assert ask(home) != 0
+    assert ask(home, "--cancel") == 0
+    assert ask(home) == 0

@@ -500,11 +500,11 @@ class Engine:
             until_done(self.graph, n, steps, **options, retrying=retrying)
         except StillFailing as error:
             self.reports.failures += len(error.failures)
+            if self._retry_for == 0:
+                raise error.cause from error.cause.__cause__
             raise self._step_failed(entry, error) from error.cause
 
     def _step_failed(self, entry: Entry | None, error: StillFailing) -> Exception:
-        if self._retry_for == 0:
-            return error.cause
         if entry is None:
             return BatchFailed(f"{error}; no batch is unfinished, and the next start goes on where this one was")
         if error.in_vain:

@@ -23,7 +23,7 @@ from pyspark.streaming import DStream, StreamingContext
 from ..bridge import dataframes, jvm, placement, rows, streaming
 from ..columns import check_unique
 from ..contracts import Batch, Rewind, Size, Source, Write
-from ..errors import StateRefused, UsageError
+from ..errors import HomeDamaged, StateRefused, UsageError
 from ..events import Listener
 from ..recovery import snapshots, storage
 from ..recovery.home import Backfill, Home
@@ -272,6 +272,10 @@ class Graph:
                     f"--give-up-output {name}"
                 )
             log.warning("the output %r is given up after batch %d", name, last.n)
+        self.check_states()
+
+    def check_states(self) -> None:
+        """Refuse a new state that would start empty beside a saved one that is not used: it may have been renamed."""
         saved = [name for name in storage.names(self.home / "state") if snapshots.numbers(self.home / f"state/{name}")]
         unused = [name for name in saved if name not in self.states]
         new = [name for name in self.states if name not in saved]
@@ -428,7 +432,7 @@ class Graph:
 
     def why_needed(self, entry: Entry) -> str:
         """Why an entry is computed, perhaps again, and until when that can happen."""
-        last, look_back = self.log.last, self._look_back()
+        last, look_back = self.log.last, self.look_back()
         if not self.log.is_done(entry.n):
             return "the batch is unfinished"
         if entry.time > last.time - look_back:
@@ -443,7 +447,12 @@ class Graph:
     @property
     def keep_from(self) -> int:
         """The newest batch after which others stay replayable in any case."""
-        kept, backfill = self.log.last.n - self.keep_batches, self.home.backfill()
+        kept = self.log.last.n - self.keep_batches
+        try:
+            backfill = self.home.backfill()
+        except (HomeDamaged, OSError) as error:  # no reason for the job to end: it removes nothing meanwhile
+            log.warning("the home does not say what a backfill needs, so all is kept that is there: %s", error)
+            return self.log.compacted_to.n
         return max(0, min(kept, backfill.after) if backfill else kept)
 
     def replayable_from(self) -> int:
@@ -453,12 +462,12 @@ class Graph:
         oldest = self.log[first + 1] if first < last.n and first >= self.log.compacted_to.n else last
         if first < self.log.compacted_to.n:
             return self.log.compacted_to.n
-        needed = self.log.since(oldest.time - self._look_back())
+        needed = self.log.since(oldest.time - self.look_back())
         return min(first, needed[0].n - 1 if needed else last.n)
 
     def rewindable_from(self) -> int:
         """The newest batch after which a window still has all that it looks back to."""
-        first, look_back = self.log.compacted_to, self._look_back()
+        first, look_back = self.log.compacted_to, self.look_back()
         reached = (entry.n - 1 for entry in self.log.after(0) if entry.time - look_back >= first.time)
         return next(reached, self.log.last.n) if first.n and look_back else first.n
 
@@ -468,7 +477,8 @@ class Graph:
             return 0
         return max([self.log.compacted_to.n, *(state.first_snapshot() for state in self.states.values())])
 
-    def _look_back(self) -> int:
+    def look_back(self) -> int:
+        """How far back a window reads batches, in ms; 0 without windows."""
         return int(max((window.look_back for window in self.windows), default=0))
 
 

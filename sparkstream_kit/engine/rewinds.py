@@ -50,7 +50,7 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     backfill = home.backfill()
     if backfill is not None:
         raise UsageError(
-            f"a backfill of batches {backfill.after + 1} to {backfill.until} is not done: finish it first, or give it "
+            f"a backfill of {Again(backfill.after, backfill.until).batches} is not done: finish it first, or give it "
             f"up by sparkstream backfill {quote(home.root)} --cancel"
         )
     after, first, outputs = batch_at(log, "--to", to), earliest(home, log), home.outputs()

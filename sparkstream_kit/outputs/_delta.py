@@ -87,14 +87,16 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     def write(frame: DataFrame, batch: Batch) -> None:
         table = _table(folder(), frame, columns, batch.home_id, name)
         application = f"{batch.home_id}/{name}"
-        is_there = _is_there(table, folder(), name, batch)
-        if is_there and not batch.again:
+        if _is_there(table, folder(), name, batch) and not batch.again:
             return
         part, known = folder() / f"batch-{batch.n}" / uuid.uuid4().hex, table.version()
         frame.write.partitionBy(*columns).parquet(f"file:{part}")  # not quoted: Hadoop would keep the %20
         added = [_added(folder(), file, batch) for file in sorted(part.rglob("*.parquet"))]
-        if batch.backfill:
-            table.update_incremental()  # the job has committed others meanwhile
+        table.update_incremental()  # others are committed meanwhile, by the job or by a backfill beside it
+        is_there = _is_there(table, folder(), name, batch)
+        if is_there and not batch.again:  # another driver was faster
+            storage.delete(f"file:{part}")
+            return
         newest = max(batch.n, table.transaction_version(application) or 0)
         done = CommitProperties(
             custom_metadata={"batch": str(batch.n), "ranges": ranges_of(batch)},
@@ -124,7 +126,7 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
 def _is_there(table: DeltaTable, folder: Path, name: str, batch: Batch) -> bool:
     """Whether the batch is committed; OutputRefused if another batch with its number, or only a later one is."""
     newest = table.transaction_version(f"{batch.home_id}/{name}") or 0
-    if newest < batch.n:
+    if newest < batch.n and not batch.again:  # a backfill may have brought it to a table that the job does not write
         return False
     known = _commit(folder, newest, batch)
     if known is not None:

@@ -116,6 +116,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         claim(folder, before.home_id, f"{kind}:{name}")
         if not before.again:  # left by a rewind that was taken back
             storage.delete(f"{folder}/{AGAIN}")
+        _bring_back(folder, is_job=not before.backfill)
         if not before.backfill:
             check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
         _is_there(folder, name, before)
@@ -139,7 +140,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         rows = None
         folder = f"{hadoop.qualified(directory)}/{name}"
         claim(folder, batch.home_id, f"{kind}:{name}")
-        target, attempts = f"{folder}/batch={batch.n}", f"{folder}/{'.backfill' if batch.backfill else '.attempts'}"
+        target, attempts = f"{folder}/batch={batch.n}", f"{folder}/{_ASIDE if batch.backfill else '.attempts'}"
         if not _is_there(folder, name, batch) or batch.again:
             temporary = f"{attempts}/batch={batch.n}-{uuid.uuid4().hex}"
             counted = Observation()
@@ -149,13 +150,15 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             rows = int(counted.get["rows"]) if stream.rejects else None
             storage.write(f"{temporary}/{RANGES}", ranges_of(batch))
             if batch.again and storage.exists(target):
-                storage.publish(target, f"{temporary}-before")
+                storage.publish(target, f"{temporary}{_BEFORE}")
             if not storage.publish(temporary, target):
                 _is_there(folder, name, batch)  # another driver was faster: its batch must be the same
         for left in storage.names(attempts):  # of dead drivers; none can be published now that the batch exists
             n = left.partition("-")[0].removeprefix("batch=")
             if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
                 storage.delete(f"{attempts}/{left}")
+        if not batch.backfill:
+            _bring_back(folder, is_job=True)
         if runs_again and not batch.again:
             storage.delete(f"{folder}/{AGAIN}")
         runs_again = batch.again
@@ -246,6 +249,24 @@ def _why_not_replaceable(folder: str, n: int) -> str:
         f"{folder} has the batches up to {merged} compacted into one, so that none of them can be replaced: "
         f"only batches after {merged} can"
     )
+
+
+_ASIDE, _BEFORE = ".backfill", "-before"
+"""Where a backfill keeps unfinished batches, and the end of the name of one that it is about to replace."""
+
+
+def _bring_back(folder: str, *, is_job: bool) -> None:
+    """Return a batch that a backfill was replacing when it was killed; the job does so once that is given up."""
+    kept = storage.names(f"{folder}/{_ASIDE}")
+    if is_job and (not kept or backfilled_by(folder)):
+        return
+    for name in kept:
+        target = f"{folder}/{name.partition('-')[0]}"
+        if name.endswith(_BEFORE) and not storage.exists(target):
+            storage.publish(f"{folder}/{_ASIDE}/{name}", target)
+    storage.delete(f"{folder}/{_ASIDE}")
+    if is_job:
+        storage.delete(f"{folder}/{BACKFILL}")
 
 
 def backfilled_by(folder: str) -> str:

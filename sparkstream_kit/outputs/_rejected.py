@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 ROWS, BATCH_BYTES = 10_000, 16 * 1024 * 1024
 """Rows and bytes kept per batch, measured on the values as text, before Parquet compresses them."""
 
+BEFORE = "-before"
+"""End of the name of rows that a backfill is about to replace."""
+
 BATCHES, BYTES = 1_000, 256 * 1024 * 1024
 """Batches and bytes kept per output; the oldest batches are dropped first."""
 
@@ -68,13 +71,17 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
         made = f"{stream.graph.home / 'backfill/made'}/{name}/{batch.n}" if batch.backfill else target
         storage.delete(made)
         rows, size = frame.select(F.count("*"), F.sum(_bytes(frame))).collect()[0]
-        if made != target:
-            storage.delete(target)
         if rows == 0:
+            for empty in (target, f"{made}{BEFORE}"):
+                storage.delete(empty)
             return 0
         kept, fits = int(rows), rows <= ROWS and size <= BATCH_BYTES
         snapshots.write(frame if fits else _bounded(frame), made)
         if made != target:
+            if storage.exists(target):  # else it is aside already, or there was none
+                storage.delete(f"{made}{BEFORE}")
+                storage.publish(target, f"{made}{BEFORE}")
+            storage.make_directory(directory)
             storage.publish(made, target)
         if not fits:
             kept = snapshots.read(SparkSession.builder.getOrCreate(), target).count()

@@ -28,7 +28,9 @@ def stage(
     or belong to an earlier driver never count.
     """
     engine = engine_of(target.url)
-    digest = sha256(json.dumps([batch.home_id, target.name]).encode()).hexdigest()[:16]
+    digest = sha256(
+        json.dumps([batch.home_id, target.name, *([batch.backfill] if batch.backfill else [])]).encode()
+    ).hexdigest()[:16]
     columns = [sa.Column(c.key, c.type) for c in table.c]
     staging = sa.Table(
         f"sparkstream_staging_{digest}",

@@ -73,6 +73,8 @@ class Backfill(NamedTuple):
     """The newest of them that is done; `after` if none is."""
     outputs: tuple[str, ...] = ()
     """The outputs that write them once more, as they cannot replace what they have."""
+    into: tuple[str, ...] = ()
+    """All outputs that get them, once it has begun."""
 
 
 @dataclass(frozen=True)
@@ -174,21 +176,39 @@ class Home:
         """The backfill that is asked for and not done; until then the job keeps what its batches need."""
         path = self / "backfill/request"
         try:
-            found = Backfill(**json.loads(storage.read(path)))
-            return found._replace(outputs=tuple(found.outputs))
+            known = {name: value for name, value in json.loads(storage.read(path)).items() if name in Backfill._fields}
+            after, until, done = (int(known[name]) for name in ("after", "until", "done"))
+            outputs, into = (tuple(map(str, known.get(name, ()))) for name in ("outputs", "into"))
+            return Backfill(str(known["id"]), after, until, done, outputs, into)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise HomeDamaged(
-                f"{path} is damaged ({error}): delete it to give the backfill up, and ask for it again"
+                f"{path} is damaged ({error}): give that backfill up by sparkstream backfill --cancel"
             ) from None
+
+    def backfilled(self) -> list[str]:
+        """The outputs that have had batches of a backfill."""
+        try:
+            return list(json.loads(storage.read(self / "backfill/outputs")))
+        except FileNotFoundError:
+            return []
 
     def note_backfill(self, backfill: Backfill) -> None:
         """Keep what a backfill is to do, or how far it is."""
+        had = self.backfilled()
+        if not set(had).issuperset(backfill.into):
+            storage.write(self / "backfill/outputs", json.dumps(sorted({*had, *backfill.into})))
         storage.write(self / "backfill/request", json.dumps(backfill._asdict()))
 
     def forget_backfill(self) -> None:
-        """The backfill is done, or given up: only then what it was making."""
+        """The backfill is done, or given up: rejected lines that it was replacing return."""
+        made = self / "backfill/made"
+        for output in storage.names(made):
+            for name in storage.names(f"{made}/{output}"):
+                target = self / f"rejected/{output}/{name.partition('-')[0]}"
+                if name.endswith("-before") and not storage.exists(target):
+                    storage.publish(f"{made}/{output}/{name}", target)
         for name in ("request", "made"):
             storage.delete(self / f"backfill/{name}")
 

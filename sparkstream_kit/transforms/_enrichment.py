@@ -107,7 +107,10 @@ class _Versions:
         good = self._good(n)
         is_new = n == log.last.n and n > self._decided and ctx.entry.epoch == log.epoch
         if not good and self._graph.is_observer:
-            raise UsageError(f"the home has no version of the enrichment {self._name!r} for batch {n}")
+            raise UsageError(
+                f"the home has no version of the enrichment {self._name!r} for batch {n}, as the job did not have it "
+                "then: sparkstream rewind reads one"
+            )
         if is_new or not good:
             self._refresh(n, good)
             self._decided = n
