@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkstream_kit.contracts import Batch
 from sparkstream_kit.errors import OutputRefused, UsageError
-from sparkstream_kit.outputs import _compaction, _files
+from sparkstream_kit.outputs import _files
 from sparkstream_kit.outputs._compaction import compact
 from sparkstream_kit.recovery import lease
 
@@ -198,7 +198,8 @@ def test_of_two_compactions_at_once_the_second_is_refused(
 ) -> None:
     monkeypatch.setattr(lease, "BEAT", 0.01)
     (tmp_path / "_home").touch()
-    with _compaction._alone(f"file:{tmp_path}"), pytest.raises(UsageError, match="is being compacted by process"):
+    held = lease.alone(f"file:{tmp_path}/{_files.COMPACTION}", f"{tmp_path} is being compacted")
+    with held, pytest.raises(UsageError, match="is being compacted by process"):
         compact(str(tmp_path))
     assert compact(str(tmp_path)) == 0
 
