@@ -6,6 +6,7 @@ import datetime
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timezone
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,36 @@ def test_batches_that_run_again_are_written_once_more(
     it.check(frame(), of_home(3))
     for n in (2, 2, 3):
         it.write(frame(("a", 10 * n), ("c", 10 * n)), of_home(n))
+    if kind == "redis-ranking":
+        assert dict(db.zrange("it", 0, -1, withscores=True)) == expected
+    else:
+        assert {key.removeprefix("it:"): int(db.hget(key, "n")) for key in db.keys("it:*")} == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("redis-hash", {"a": 20, "b": 1, "c": 30}),
+        ("redis-ranking", {"a": 4, "b": 1}),
+        ("redis-counter", {"a": 30, "b": 4, "c": 50}),
+    ],
+)
+def test_a_backfill_beside_the_job_writes_batches_once_more(
+    kind: str, expected: dict[str, int], url: str, db: Any, frame: Frame
+) -> None:
+    it = Redis(url, kind, None, "it")
+
+    def again(n: int) -> Batch:
+        return replace(of_home(n), again=True, backfill="7")
+
+    for n in (1, 2, 3):
+        it.write(frame(("a", n), ("b", 1)), of_home(n))
+    it.check(frame(), again(1))
+    it.write(frame(("c", 20)), again(2))
+    it.write(frame(("a", 4), ("b", 1)), of_home(4))  # the job goes on
+    for _ in range(2):  # twice, as after a kill
+        it.write(frame(("a", 20), ("c", 30)), again(3))
+    it.check(frame(), of_home(4))
     if kind == "redis-ranking":
         assert dict(db.zrange("it", 0, -1, withscores=True)) == expected
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -165,6 +166,25 @@ def test_only_the_attempts_that_spark_counts_are_moved(
     table = sql_table(url, "hits", mode=mode, key=key)
     table.write(TwiceRun(frame(("a", 1), ("b", 2))), batch(1))  # type: ignore[arg-type]
     assert rows_of(url, "hits") == [("a", 1), ("b", 2)]
+
+
+def test_a_backfill_and_the_job_copy_rows_at_the_same_time(
+    url: str, frame: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sql, "DRIVER_ROWS", 0)
+    table, later = sql_table(url, "hits"), replace(batch(1), again=True, backfill="7")
+    move, todo = _sql.SqlTable._move, [lambda: table.write(frame(("b", 2)), later)]
+
+    def moved(*arguments: Any) -> int:
+        if todo:  # the rows of the job are copied, and not moved yet
+            todo.pop()()
+        return move(*arguments)
+
+    monkeypatch.setattr(_sql.SqlTable, "_move", moved)
+    for each in (batch(2), later):  # the latter once more, as after a kill
+        table.write(frame(("a", 1)), each)
+    assert rows_of(url, "hits") == [("a", 1), ("b", 2)]
+    assert tables_of(url) == {"hits", "sparkstream_ledger", "sparkstream_owners"}
 
 
 def test_a_server_that_is_away_fails_the_first_start_and_is_awaited_later(
