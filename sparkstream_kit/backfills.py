@@ -63,12 +63,13 @@ def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> s
         if last is not None and not last.isdecimal():
             until = min(until, offsets.done_to)
         new = Backfill(uuid.uuid4().hex[:8], after, until, after, tuple(sorted(set(again))))
-        if after < until <= offsets.done_to:
-            home.note_backfill(new)  # before the look: from here on the job removes nothing that is needed
-        earliest = rewinds.earliest(home, OffsetLog(home / "offsets"))
-        if not earliest <= after < until <= offsets.done_to:
-            home.forget_backfill()
-            newest = offsets.done_to
+        home.note_backfill(new)  # before the look: from here on the job removes nothing that is needed
+        earliest, newest = rewinds.earliest(home, OffsetLog(home / "offsets")), offsets.done_to
+        if not earliest <= after < until <= newest:
+            if asked is None:
+                home.forget_backfill()
+            else:
+                home.note_backfill(asked)
             possible = f"from {earliest + 1} to {newest}" if earliest < newest else "and there are none"
             got = f"--from {first}{f' --to {last}' if last else ''}"
             raise UsageError(f"got {got}, expected batches {possible}: {_command(home)} says what can run again")
@@ -230,7 +231,7 @@ def _run(graph: Graph, asked: Backfill, held: Lease, retry_for: float) -> int:
         except StillFailing as error:
             what = f"batch {entry.n}: {error}; "
             if error.in_vain:
-                what += f"each try fails in the same way: mend the job, or give up by {_command(home)} --cancel"
+                what += f"each try fails in the same way: mend the job, or give it up by {_command(home)} --cancel"
             else:
                 what += "the backfill continues with this batch when it is started again"
             raise BatchFailed(what) from error.cause

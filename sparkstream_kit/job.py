@@ -79,6 +79,7 @@ def main(build: JobBuild, arguments: Sequence[str] | None = None) -> int:
     0   stopped gracefully: drained, --stop-after reached, marker deleted, SIGTERM or SIGINT
     1   a batch failed; it stays unfinished, and the next start finishes it
     2   something on the command line cannot work; one sentence says what
+    130 a backfill was interrupted; the same command continues it
     """
     options = _parser(build).parse_args(arguments)
     try:
