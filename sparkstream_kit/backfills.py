@@ -70,9 +70,11 @@ def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> s
                 home.forget_backfill()
             else:
                 home.note_backfill(asked)
-            possible = f"from {earliest + 1} to {newest}" if earliest < newest else "and there are none"
+            possible = (
+                f"expected batches from {earliest + 1} to {newest}" if earliest < newest else "and none can run again"
+            )
             got = f"--from {first}{f' --to {last}' if last else ''}"
-            raise UsageError(f"got {got}, expected batches {possible}: {_command(home)} says what can run again")
+            raise UsageError(f"got {got}, {possible}: {_command(home)} says more")
     return (
         f"asked for: {rewinds.batches(offsets, after, until)}. To run them beside the job, {_HOW}; until that is done, "
         f"the job keeps what it needs ({_command(home)} --cancel gives it up)"

@@ -10,8 +10,10 @@ import functools
 import inspect
 import json
 import logging
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -150,8 +152,11 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
 def _backfill(home: str | None, build: Build, conf: SparkConf) -> int:
     if home is None:
         raise UsageError("got --backfill without a --home: name that of the job")
-    live_session(conf, settings.FRAMES)
     try:
+        live_session(conf, settings.FRAMES)
+        if threading.current_thread() is threading.main_thread():  # PySpark's handler calls the JVM within a call
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.getLogger("py4j").setLevel(logging.CRITICAL)  # which logs that it was interrupted, with its stack
         number = backfill(home, build)
         log.info("backfill done, %s", "1 batch" if number == 1 else f"{number} batches")
     except KeyboardInterrupt:
