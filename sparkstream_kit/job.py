@@ -152,16 +152,20 @@ def _run(build: JobBuild, options: argparse.Namespace) -> int:
 def _backfill(home: str | None, build: Build, conf: SparkConf) -> int:
     if home is None:
         raise UsageError("got --backfill without a --home: name that of the job")
+    live_session(conf, settings.FRAMES)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # which would log an interrupt with its stack
+    is_main = threading.current_thread() is threading.main_thread()
+    # PySpark's handler would call the JVM in the middle of a call
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) if is_main else None
     try:
-        live_session(conf, settings.FRAMES)
-        if threading.current_thread() is threading.main_thread():  # PySpark's handler calls the JVM within a call
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.getLogger("py4j").setLevel(logging.CRITICAL)  # which logs that it was interrupted, with its stack
         number = backfill(home, build)
-        log.info("backfill done, %s", "1 batch" if number == 1 else f"{number} batches")
     except KeyboardInterrupt:
         print("stopped: the same command continues with the batch that is not done", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    log.info("backfill done, %s", "1 batch" if number == 1 else f"{number} batches")
     return 0
 
 

@@ -5,12 +5,14 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.streaming import StreamingContext
 
+from sparkstream_kit import cli
 from sparkstream_kit.job import JobOutput, JobSource, main
 from sparkstream_kit.page import server
 
@@ -46,6 +48,20 @@ def test_a_drain_processes_all_that_is_there_in_batches_of_the_size_asked_for(ru
     assert code == 0
     assert rows(tmp_path / "out" / "lines") == [{"count": 100}, {"count": 100}, {"count": 50}]
     assert len(rows(tmp_path / "out" / "lengths")) == 250
+
+
+def test_batches_run_again_into_the_outputs_that_are_named(run, tmp_path: Path) -> None:
+    job = ("--source", "generator:?count=250&seed=3", "--home", f"{tmp_path}/home", "--batch-interval", "200ms")
+    out = ("--output", f"json:{tmp_path}/out")
+    assert run(*job, *out, "--max-per-batch", "100", "--drain", "--keep-batches", "9")[0] == 0
+    for output in ("lines", "lengths"):
+        for file in (tmp_path / "out" / output / "batch=2").glob("part-*"):
+            file.write_text("")
+    assert run(*job, *out, "--backfill") == (2, ANY)
+    assert cli.main(["backfill", f"{tmp_path}/home", "--from", "2", "--to", "2"]) == 0
+    assert run(*job, "--output", f"lines=json:{tmp_path}/out", "--output", "console:", "--backfill")[0] == 0
+    assert rows(tmp_path / "out" / "lines") == [{"count": 100}, {"count": 100}, {"count": 50}]
+    assert len(rows(tmp_path / "out" / "lengths")) == 150, "left out"
 
 
 def both(ssc: StreamingContext, source: JobSource, output: JobOutput) -> None:
@@ -210,6 +226,11 @@ def test_it_stops_gracefully_after_the_requested_number_of_batches(run, tmp_path
         (
             ["--source", "generator:?count=1", "--output", "page:"],
             "error: the output page: needs a page: start the job with --page 8080",
+        ),
+        (["--source", "generator:?count=1", "--backfill"], "error: got --backfill without an --output that keeps its "),
+        (
+            ["--source", "generator:?count=1", "--backfill", "--output", "json:/x"],
+            "error: got --backfill without a --home",
         ),
         ([], "error: the job needs one --source, got none"),
         (
