@@ -1,7 +1,7 @@
 """Batches of a range that run again beside the job, while that runs new ones: `sparkstream backfill`.
 
 The request is a file of the home. As long as it is there, the job keeps what these batches need. Whoever carries it out
-reads the home, and changes nothing in it but that file, which says how far it is.
+reads the home, and changes only what is in `backfill/`; the output `rejected` replaces its rows there, too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from .recovery.lease import Lease
 from .recovery.offset_log import Again, Entry, OffsetLog
 
 log = logging.getLogger(__name__)
+
+_HOW = "add --backfill to its command, with the outputs that get them"
 
 
 def reach(home: Home, offsets: OffsetLog) -> str:
@@ -63,7 +65,7 @@ def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> s
         if last is not None and not last.isdecimal():
             until = min(until, offsets.done_to)
         new = Backfill(uuid.uuid4().hex[:8], after, until, after, tuple(sorted(set(again))))
-        home.note_backfill(new)  # before the look: from here on the job removes nothing that is needed
+        home.note_backfill(new)  # before the look: soon the job keeps what is needed, and the start looks again
         earliest, newest = rewinds.earliest(home, OffsetLog(home / "offsets")), offsets.done_to
         if not earliest <= after < until <= newest:
             if asked is None:
@@ -79,9 +81,6 @@ def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> s
         f"asked for: {rewinds.batches(offsets, after, until)}. To run them beside the job, {_HOW}; until that is done, "
         f"the job keeps what it needs ({_command(home)} --cancel gives it up)"
     )
-
-
-_HOW = "add --backfill to its command, with the outputs that get them"
 
 
 def cancel(home: Home) -> str:
@@ -105,13 +104,14 @@ def backfill(home: str, build: Build, *, batch_interval: Duration | None = None,
     """Run the batches again that `sparkstream backfill` asked for, with this code; returns how many it has run.
 
     `build` is what `get_or_create` gets, and `batch_interval` that of the job, which may run meanwhile. Each output
-    that `build` defines gets these batches, in their order, with their times and offset ranges; leave out those that
-    should not. States start from their snapshot before the first batch, and the states of the job stay as they are.
-    Killed, or ended by an error, it goes on when it is called again: with the batch that was not done.
+    that `build` defines and that keeps its results gets these batches, in their order, with their times and offset
+    ranges; leave out those that should not. States start from their snapshot before the first batch, and those of the
+    job stay as they are. Killed, or ended by an error, it continues with the batch that was not done when it is called
+    again.
 
-    Guarantee: that of each output after a rewind. One that replaces its batches has each of them once, also while the
-    job writes others; the rest write them once more, if the request names them: exactly once for `sql` and Redis. A
-    ranking in Redis stays that of the newest batch.
+    Guarantee: that of each output when batches run again. One that replaces its batches has each of them once, also
+    while the job writes others; the rest write them once more, if the request names them: exactly once for `sql` and
+    Redis. A ranking in Redis stays that of the newest batch.
 
     Raises UsageError if no backfill is asked for or another process runs it, if a window or a state needs batches that
     are gone, and for outputs that cannot replace theirs and are not named; OutputRefused for batches that were merged;
@@ -148,13 +148,14 @@ def backfill(home: str, build: Build, *, batch_interval: Duration | None = None,
             raise UsageError("the backfill was given up meanwhile")
         graph = observer(here, OffsetLog(here / "offsets"), build, batch_interval)
         graph.backfill = asked
-        number = _run(graph, _checked(graph, asked), held, retry_for)
-        graph.drop_everything()
-        return number
+        try:
+            return _run(graph, _checked(graph, asked), held, retry_for)
+        finally:
+            graph.drop_everything()
 
 
 def _checked(graph: Graph, asked: Backfill) -> Backfill:
-    """Refuse what cannot run again, then note the outputs; nothing is written before."""
+    """Refuse what cannot run again, then note the outputs; no batch is written before."""
     home, offsets = graph.home, graph.log
     give_up = f"give this backfill up by {_command(home)} --cancel"
     if offsets.again is not None:
@@ -170,6 +171,19 @@ def _checked(graph: Graph, asked: Backfill) -> Backfill:
         )
     graph.check_states()
     _check_sources(graph, asked)
+    begun = asked._replace(into=_checked_outputs(graph, asked, give_up))
+    with watched("checking the job"):
+        graph.check()
+    for output in (graph.outputs[name] for name in begun.into):
+        if output.replaces and output.rewind is not None:
+            output.rewind(graph.batch(offsets[asked.after] if asked.after else Entry(0, 0)), asked.until)
+    home.note_backfill(begun)
+    return begun
+
+
+def _checked_outputs(graph: Graph, asked: Backfill, give_up: str) -> tuple[str, ...]:
+    """The outputs that get the batches; UsageError if others did, or if one would write them once more."""
+    home = graph.home
     into = tuple(sorted(name for name, output in graph.outputs.items() if output.lasting))
     if not into:
         raise UsageError("the job has no output that keeps its results: there is nothing to run again")
@@ -181,8 +195,8 @@ def _checked(graph: Graph, asked: Backfill) -> Backfill:
     unknown = [name for name in asked.outputs if name not in into]
     if unknown:
         raise UsageError(f"the job has no output {unknown[0]!r}, only {', '.join(into)}: correct --again")
-    known, outputs = {*home.outputs(), *home.backfilled()}, graph.outputs
-    once = [name for name in into if not outputs[name].replaces and name not in asked.outputs]
+    known = {*home.outputs(), *home.backfilled()}
+    once = [name for name in into if not graph.outputs[name].replaces and name not in asked.outputs]
     once = [name for name in once if name in known or not home.outputs()]
     if once and not asked.into:
         options = " ".join(f"--again {quote(name)}" for name in [*asked.outputs, *once])
@@ -191,24 +205,17 @@ def _checked(graph: Graph, asked: Backfill) -> Backfill:
             f"rows then count twice, or older values take the place of newer ones. Leave that out of the command, or "
             f"accept it by {_command(home)} --from {asked.after + 1} --to {asked.until} {options}"
         )
-    with watched("checking the job"):
-        graph.check()
-    for name in into:
-        tell = outputs[name].rewind
-        if outputs[name].replaces and tell is not None:
-            tell(graph.batch(offsets[asked.after] if asked.after else Entry(0, 0)), asked.until)
-    begun = asked._replace(into=into)
-    home.note_backfill(begun)
-    return begun
+    return into
 
 
 def _check_sources(graph: Graph, asked: Backfill) -> None:
     """UsageError for a source that these batches, or those that states and windows read before them, have read."""
     saved = (snapshots.numbers(graph.home / f"state/{name}") for name in graph.states)
     loaded = min((max((n for n in numbers if n <= asked.after), default=0) for numbers in saved), default=asked.after)
-    since = graph.log[asked.after + 1].time - graph.look_back()
+    first = max(loaded, graph.log.compacted_to.n) + 1
+    since = graph.log[first].time - graph.look_back()
     for entry in graph.log.after(0):
-        is_read = entry.n > min(loaded, asked.after) or entry.time > since
+        is_read = entry.n >= first or entry.time > since
         gone = [name for name in entry.ranges if name not in graph.sources]
         if is_read and gone and entry.n <= asked.until:
             raise UsageError(
@@ -222,9 +229,9 @@ def _run(graph: Graph, asked: Backfill, held: Lease, retry_for: float) -> int:
     home, entries = graph.home, [entry for entry in graph.log.after(asked.done) if entry.n <= asked.until]
     for entry in entries:
         graph.fit_shuffles()
-        started, outputs = clock.monotonic(), {name: graph.outputs[name] for name in asked.into}
+        started = clock.monotonic()
         steps = {
-            f"output {name!r}": partial(graph.write, output, entry, held.check) for name, output in outputs.items()
+            f"output {name!r}": partial(graph.write, graph.outputs[name], entry, held.check) for name in asked.into
         }
         try:
             with watched(f"batch {entry.n}", partial(tasks_done, graph.session)):

@@ -186,14 +186,15 @@ batches are for: each that it names, and no other, gets them. It is a process of
 (exit code 0); killed or failed, the same command goes on where it was.
 
 text, json, parquet, delta, rejected, and sql with batch_column= replace what they have of a batch. Any other output
-writes it once more (exactly once for sql and Redis), which --again has to accept, unless the job has not had it before:
-rows are doubled, and older values take the place of newer ones. redis-ranking stays as it is.
+writes it once more (exactly once for sql and Redis), which --again has to accept, unless neither the job nor a backfill
+has written it before: rows are doubled, and older values take the place of newer ones. redis-ranking stays as it is.
 
-States are computed from their snapshot before the first batch, for these batches only: those of the job stay as they
-are, with whatever the mistake has put into them, and so does each later batch. To mend these, use sparkstream rewind.
+States start from their newest snapshot before the first batch, and take the batches from there on with the new code.
+The states of the job stay as they are: what a mistake has put into them is in every later batch, too, and only
+sparkstream rewind mends that.
 
-What can run again, see sparkstream rewind --help: --keep-batches of the job says how much. From the request on, until
-its batches are done, the job keeps what they need, however much that becomes; --cancel gives them up.
+It reaches as far back as a rewind, which --keep-batches of the job decides: see sparkstream rewind --help. From the
+request on, until its batches are done, the job keeps what they need, however much that becomes; --cancel gives it up.
 """
 
 
@@ -477,7 +478,7 @@ def _rewind(options: argparse.Namespace) -> None:
 def _backfill(options: argparse.Namespace) -> None:
     home = existing_home(options.home)
     if options.first is None and (options.again or options.to):
-        raise UsageError("got --to or --again without --from: name the first batch")
+        raise UsageError("got --to or --again without --from, which they belong to")
     if options.cancel:
         said = backfills.cancel(home)
     elif options.first is None:

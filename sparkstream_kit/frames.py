@@ -800,7 +800,8 @@ class FrameStream:
         something of a batch, which is then replaced by no rows where the stream has no frame any more. For an output
         without `replaces` the operator has to accept that its batches are written once more. `rewind` is called before,
         with the last batch that stays and the number of the last one that runs again: an output that replaces can
-        refuse, any other can forget which batches it has written.
+        refuse, any other can forget which batches it has written. With `batch.backfill` (`sparkstream backfill`) the
+        batches after these stay, too, and `rewind` is called only for an output that replaces.
 
         Guarantee: at least once; exactly once if what it does is idempotent for (batch.home_id, name, batch.n).
 

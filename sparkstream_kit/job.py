@@ -42,7 +42,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
 SHOWING = ("console", "page")
-"""Outputs of which nothing stays."""
+"""Outputs that a backfill does not start: they keep nothing."""
 
 SHOWN = 20
 """Rows of a state."""
@@ -163,7 +163,7 @@ def _backfill(home: str | None, build: Build, conf: SparkConf) -> int:
         print("stopped: the same command continues with the batch that is not done", file=sys.stderr)
         return INTERRUPTED
     finally:
-        if is_main:
+        if before is not None:
             signal.signal(signal.SIGINT, before)
     log.info("backfill done, %s", "1 batch" if number == 1 else f"{number} batches")
     return 0

@@ -197,8 +197,9 @@ class Engine:
                 with watched(f"saving the state {name!r}"):
                     state.save(n, final=True)
                 self._lease.check()
+            keep_from = self.graph.keep_from
             for state in self.graph.states.values():
-                state.prune(self.graph.keep_from)
+                state.prune(keep_from)
             self.graph.drop_contexts()
             self._compact()
         except Fenced:
@@ -453,7 +454,8 @@ class Engine:
                 self._until_done(
                     entry, {name: timed("snapshots", partial(save, state)) for name, state in states.items()}
                 )
-                prune = {name: partial(state.prune, graph.keep_from) for name, state in states.items()}
+                keep_from = graph.keep_from
+                prune = {name: partial(state.prune, keep_from) for name, state in states.items()}
                 self._until_done(entry, prune)
                 self.reports.saved()
         self._lease.check()
@@ -495,9 +497,16 @@ class Engine:
             for step, error in reasons.items():
                 tell(self.graph, StepFailed(n, step, error, pause))
 
-        options: dict[str, Any] = {"errors": self.errors, "retry_for": self._retry_for, "stopping": self.stopping}
         try:
-            until_done(self.graph, n, steps, **options, retrying=retrying)
+            until_done(
+                self.graph,
+                n,
+                steps,
+                errors=self.errors,
+                retry_for=self._retry_for,
+                stopping=self.stopping,
+                retrying=retrying,
+            )
         except StillFailing as error:
             self.reports.failures += len(error.failures)
             if self._retry_for == 0:

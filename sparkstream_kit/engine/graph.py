@@ -349,7 +349,7 @@ class Graph:
         return Batch(*facts, again or self.backfill is not None, backfill)
 
     def write(self, output: Output, entry: Entry, ready: Callable[[], object]) -> object:
-        """Write a batch into an output, once `ready` returns; what that returns, and None if the stream has no frame.
+        """Call `ready`, then write a batch into an output; what that returns, or None if the stream has no frame.
 
         There may have been rows when a batch ran before, and none now: they are replaced by no rows.
         """
@@ -440,8 +440,8 @@ class Graph:
             return f"a window needs the batch until {until:%Y-%m-%d %H:%M:%S} UTC"
         if entry.n > last.n - self.keep_batches:
             return f"the job keeps {self.keep_batches} batches replayable"
-        if entry.n > self.keep_from:
-            return "a backfill that is asked for needs the batch"
+        if self.keep_from < last.n - self.keep_batches:
+            return "a backfill that is asked for may need the batch"
         return "a state needs the batch until all states are saved, which a graceful stop does"
 
     @property

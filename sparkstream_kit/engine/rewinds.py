@@ -57,7 +57,7 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     if not first <= after < log.done_to:
         possible = f"expected one from {first} to {log.done_to - 1}" if first < log.done_to else "and there is none"
         raise UsageError(f"got --to {to}, {possible}: sparkstream rewind {home.root} says what can run again")
-    unknown = [name for name in again if name not in outputs]
+    unknown = [name for name in again if name not in {*outputs, *home.backfilled()}]
     if unknown and outputs:  # a home of an earlier version knows none
         raise UsageError(f"the home has no output {unknown[0]!r}: it has {', '.join(outputs)}")
     named = {*again, *(log.again.outputs if log.again else ())}
@@ -144,11 +144,11 @@ def check(graph: Graph) -> None:
             f"batch {first} cannot run again, as a window or a state needs batches that are gone: rewind to batch "
             f"{reach} at the earliest{graph.way_back()}"
         )
-    known, named = home.outputs(), again.outputs
+    known, named, backfilled = home.outputs(), again.outputs, home.backfilled()
     kept = [
         name
         for name, output in graph.outputs.items()
-        if output.lasting and not output.replaces and (name in known or not known) and name not in named
+        if output.lasting and not output.replaces and (name in {*known, *backfilled} or not known) and name not in named
     ]
     if kept:
         raise UsageError(f"{once_more(kept, again, home.root)}{graph.way_back()}")

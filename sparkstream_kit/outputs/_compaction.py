@@ -19,7 +19,7 @@ from pyspark.sql import types as T
 from ..bridge import dataframes, hadoop, jvm
 from ..errors import UsageError
 from ..recovery import lease, storage
-from ._files import AGAIN, BACKFILL, COMPACTING, COMPACTION, backfilled_by, batches, keep_ranges, note_compacted
+from ._files import AGAIN, COMPACTING, COMPACTION, backfilled_by, batches, forget_given_up, keep_ranges, note_compacted
 from ._widening import wider
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def compact(folder: str) -> int:
                 f"{folder!r} has batches that a backfill runs again: compact it when that is done, or give it up by "
                 f"sparkstream backfill {quote(home)} --cancel"
             )
-        storage.delete(f"{root}/{BACKFILL}")
+        forget_given_up(root)
         for name in storage.hidden(root):
             if name.startswith(".compacted-"):  # of a compaction killed before its exchange began
                 storage.delete(f"{root}/{name}")

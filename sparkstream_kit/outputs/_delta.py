@@ -50,7 +50,8 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
     Guarantee: exactly once. The commit carries Delta's application transaction (home and name, batch) and the offset
     ranges: a batch that runs again finds it and is skipped, one of its number with other ranges, as of a home that was
     restored from an older copy, is refused, and if two drivers commit the same batch, Delta refuses the second. After
-    `sparkstream rewind` a commit replaces the files of its batch; one whose files were merged, by OPTIMIZE, is refused.
+    `sparkstream rewind` or `backfill` a commit replaces the files of its batch; one whose files were merged, by
+    OPTIMIZE, is refused.
 
     Raises OutputRefused at the start for columns or partitions that differ from the table's, and for a table that
     another output or home writes to; UsageError for a directory that is not on a disk or contains a %, a backslash or a
@@ -108,16 +109,19 @@ def delta(stream: FrameStream, directory: str, *, partition_by: Columns = (), na
         removed: list[RemoveAction] = []
         if is_there:
             _refuse_merged(table, folder(), batch.n, batch.n)
-            now = round(time.time() * 1000)
-            removed = [RemoveAction(path, True, now, size) for path, size in _parts(table).get(batch.n, {}).items()]
+            now, files = round(time.time() * 1000), _parts(table).get(batch.n, {})
+            removed = [RemoveAction(path, True, now, size) for path, size in files.items()]
         storage.sync(part.parent)
+        if is_there:  # what that took others have used to commit, and a commit on an older version is refused
+            table.update_incremental()
+            if _parts(table).get(batch.n, {}) != files:
+                raise ConnectionError(f"the files of batch {batch.n} in {folder()} have changed meanwhile")
         table.create_write_transaction([*removed, *added], "append", table.schema(), columns, commit_properties=done)
         _sync_log(folder(), known)
-        for left in (
-            part.parent.iterdir() if not is_there else ()
-        ):  # earlier versions of the table have what was removed
-            if left != part:  # of dead drivers; Delta refuses them the batch now that it is committed
-                storage.delete(f"file:{left}")
+        if not is_there:  # else earlier versions of the table have what was removed
+            for left in part.parent.iterdir():
+                if left != part:  # of dead drivers; Delta refuses them the batch now that it is committed
+                    storage.delete(f"file:{left}")
 
     columns = column_names(partition_by)
     stream.for_each_batch(write, name=f"delta:{name}", check=check, replaces=has, rewind=rewind)

@@ -18,7 +18,7 @@ from ..contracts import Batch
 from ..errors import HomeDamaged, OutputRefused
 from ..frames import FrameStream
 from ..recovery import lease, storage
-from ..recovery.home import Home
+from ..recovery.home import BEFORE, Home
 from ._committed import KEPT_BATCHES, check_newest, check_same, ranges_of
 
 Kind = Literal["text", "json", "parquet"]
@@ -96,8 +96,8 @@ def parquet(stream: FrameStream, directory: str, *, partition_by: Columns = (), 
     Guarantee: exactly once. A batch is written below `.attempts/`, and moved to its name when it is complete; an
     existing one is left alone, and has its offset ranges beside it: another batch of its number, as of a home that was
     restored from an older copy, is refused. What a crash leaves in `.attempts/` is deleted with the next batch. A
-    directory belongs to one output of one home, because batch 7 of another has other rows. After `sparkstream rewind` a
-    batch replaces its folder; those that `sparkstream compact` has merged cannot run again.
+    directory belongs to one output of one home, because batch 7 of another has other rows. After `sparkstream rewind`
+    or `backfill` a batch replaces its folder; those that `sparkstream compact` has merged cannot run again.
 
     Raises OutputRefused at the start for a missing column, one named `batch` or of a type that Parquet does not hold,
     and for a directory of another output or home.
@@ -116,8 +116,10 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         claim(folder, before.home_id, f"{kind}:{name}")
         if not before.again:  # left by a rewind that was taken back
             storage.delete(f"{folder}/{AGAIN}")
-        _bring_back(folder, is_job=not before.backfill)
-        if not before.backfill:
+        if before.backfill:
+            _bring_back(folder)
+        else:
+            forget_given_up(folder)
             check_newest(folder, name, max(batches(folder), default=0), before.n, _INSTEAD)
         _is_there(folder, name, before)
 
@@ -128,11 +130,13 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
         folder = f"{hadoop.qualified(directory)}/{name}"
         runs_again = not before.backfill
         mark = f"{folder}/{AGAIN if runs_again else BACKFILL}"
+        is_mine = storage.exists(mark) and not runs_again  # of an earlier start of this backfill
         # before the look: a compaction looks for it once it has begun
         storage.write(mark, f"{until}\n" if runs_again else f"{before.backfill}\n{stream.graph.home.root}\n")
         why = _why_not_replaceable(folder, before.n)
         if why:
-            storage.delete(mark)
+            if not is_mine:
+                storage.delete(mark)
             raise OutputRefused(why)
 
     def write(frame: DataFrame, batch: Batch) -> int | None:
@@ -150,7 +154,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             rows = int(counted.get["rows"]) if stream.rejects else None
             storage.write(f"{temporary}/{RANGES}", ranges_of(batch))
             if batch.again and storage.exists(target):
-                storage.publish(target, f"{temporary}{_BEFORE}")
+                storage.publish(target, f"{temporary}{BEFORE}")
             if not storage.publish(temporary, target):
                 _is_there(folder, name, batch)  # another driver was faster: its batch must be the same
         for left in storage.names(attempts):  # of dead drivers; none can be published now that the batch exists
@@ -158,7 +162,7 @@ def _write_files(stream: FrameStream, directory: str, name: str, kind: Kind, par
             if not n.isdigit() or int(n) <= batch.n:  # a later one belongs to a driver that has taken over
                 storage.delete(f"{attempts}/{left}")
         if not batch.backfill:
-            _bring_back(folder, is_job=True)
+            forget_given_up(folder)
         if runs_again and not batch.again:
             storage.delete(f"{folder}/{AGAIN}")
         runs_again = batch.again
@@ -251,21 +255,23 @@ def _why_not_replaceable(folder: str, n: int) -> str:
     )
 
 
-_ASIDE, _BEFORE = ".backfill", "-before"
-"""Where a backfill keeps unfinished batches, and the end of the name of one that it is about to replace."""
+_ASIDE = ".backfill"
+"""In the folder of an output: what a backfill has not finished, and the batch that it is about to replace."""
 
 
-def _bring_back(folder: str, *, is_job: bool) -> None:
-    """Return a batch that a backfill was replacing when it was killed; the job does so once that is given up."""
-    kept = storage.names(f"{folder}/{_ASIDE}")
-    if is_job and (not kept or backfilled_by(folder)):
-        return
-    for name in kept:
+def _bring_back(folder: str) -> None:
+    """Return the batch that a backfill was replacing when it was killed."""
+    for name in storage.names(f"{folder}/{_ASIDE}"):
         target = f"{folder}/{name.partition('-')[0]}"
-        if name.endswith(_BEFORE) and not storage.exists(target):
+        if name.endswith(BEFORE) and not storage.exists(target):
             storage.publish(f"{folder}/{_ASIDE}/{name}", target)
     storage.delete(f"{folder}/{_ASIDE}")
-    if is_job:
+
+
+def forget_given_up(folder: str) -> None:
+    """Leave no trace of a backfill that is done or given up, and return what it was replacing."""
+    if storage.exists(f"{folder}/{BACKFILL}") and not backfilled_by(folder):
+        _bring_back(folder)
         storage.delete(f"{folder}/{BACKFILL}")
 
 
@@ -274,7 +280,7 @@ def backfilled_by(folder: str) -> str:
     id, _, home = (_read(f"{folder}/{BACKFILL}") or "").strip().partition("\n")
     try:
         found = Home(home, "").backfill() if home else None
-    except HomeDamaged:
+    except (HomeDamaged, OSError):
         return home
     return home if found is not None and found.id == id else ""
 

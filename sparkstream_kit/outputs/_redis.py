@@ -50,8 +50,8 @@ def redis_hash(stream: FrameStream, url: str, *, expire: Duration | None = None,
     `expire`.
 
     Guarantee: exactly once, provided that Redis keeps what it has acknowledged (appendfsync always) and does not evict
-    keys without a time to live. A batch that runs again, after `sparkstream rewind`, is written once more, exactly
-    once, if --again says so; hashes of keys that no longer come stay.
+    keys without a time to live. A batch that runs again, after `sparkstream rewind` or `backfill`, is written once
+    more, exactly once, if --again says so; hashes of keys that no longer come stay.
 
     Raises OutputRefused at the start for columns that do not fit, for a name that another output or home writes to, and
     for a home that is an outdated copy; UsageError for a server that cannot be reached. Raises BatchFailed for two rows
@@ -158,6 +158,8 @@ class Redis:
 
     def forget(self, before: Batch, until: int) -> None:
         """Remove the batches after one from the ledger, so that each is written once more."""
+        if before.backfill:  # which has a ledger of its own
+            return
         try:
             _client(self.url).zremrangebyscore(self._ledger(before), f"({before.n}", "+inf")
         except redis.RedisError as error:

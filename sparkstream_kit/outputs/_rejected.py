@@ -8,6 +8,7 @@ Anybody who can send lines can make them invalid, so a batch and all batches tog
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import operator
@@ -21,7 +22,7 @@ from ..contracts import Batch
 from ..errors import OutputRefused, UsageError
 from ..frames import FrameStream
 from ..recovery import snapshots, storage
-from ..recovery.home import Home
+from ..recovery.home import BEFORE, Home
 from ..recovery.offset_log import OffsetLog
 from ._files import check_types
 
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 
 ROWS, BATCH_BYTES = 10_000, 16 * 1024 * 1024
 """Rows and bytes kept per batch, measured on the values as text, before Parquet compresses them."""
-
-BEFORE = "-before"
-"""End of the name of rows that a backfill is about to replace."""
 
 BATCHES, BYTES = 1_000, 256 * 1024 * 1024
 """Batches and bytes kept per output; the oldest batches are dropped first."""
@@ -47,8 +45,9 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
     MiB of a batch, and the newest 1,000 batches or 256 MiB. A warning says what was dropped, and the log of a batch how
     many rows were kept.
 
-    Guarantee: exactly once. After `sparkstream rewind` a batch replaces its rows, but lines that `sparkstream
-    replay-rejected` has returned are rejected lines of a batch once more: rewind before you return them, or not at all.
+    Guarantee: exactly once. After `sparkstream rewind` or `backfill` a batch replaces its rows, but lines that
+    `sparkstream replay-rejected` has returned are rejected lines of a batch once more: run batches again before you
+    return their lines, or not at all.
 
     Raises OutputRefused at the start without a column line, and for a column of a type that Parquet does not hold.
 
@@ -83,6 +82,7 @@ def rejected(stream: FrameStream, *, name: str = "rejected") -> None:
                 storage.publish(target, f"{made}{BEFORE}")
             storage.make_directory(directory)
             storage.publish(made, target)
+            storage.delete(f"{made}{BEFORE}")
         if not fits:
             kept = snapshots.read(SparkSession.builder.getOrCreate(), target).count()
             log.warning(
@@ -169,7 +169,8 @@ def _batches(directory: str) -> list[int]:
 def _remove_old(directory: str, newest: int) -> None:
     left, removed = BYTES, []
     for i, n in enumerate(reversed(_batches(directory))):
-        left -= sum(storage.sizes(f"{directory}/{n}").values())
+        with contextlib.suppress(FileNotFoundError):  # a backfill is replacing it
+            left -= sum(storage.sizes(f"{directory}/{n}").values())
         if i and (left < 0 or i >= BATCHES):
             storage.delete(f"{directory}/{n}")
             removed.append(n)

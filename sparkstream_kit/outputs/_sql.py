@@ -77,9 +77,9 @@ def sql(
     mode="accumulate"  insert them, or add their numbers to the row with the same `key`: n = n + new n
 
     `batch_column` names one more column of the table, in which each appended row has the number of its batch: by it a
-    batch that runs again, after `sparkstream rewind`, replaces its rows. Without it, and in the other modes, such a
-    batch is written once more, exactly once, if --again says so: rows are doubled, numbers are added twice, and rows
-    of keys that no longer come stay.
+    batch that runs again, after `sparkstream rewind` or `backfill`, replaces its rows. Without it, and in the other
+    modes, such a batch is written once more, exactly once, if --again says so: rows are doubled, numbers are added
+    twice, and rows of keys that no longer come stay.
 
     `key` names one or more columns, "host, path" or ["host", "path"]. If a batch has two rows for one key, accumulate
     adds both and upsert fails. A null key fails; a null number adds nothing. Timestamps are stored in UTC, for the

@@ -13,7 +13,7 @@ rejected/       lines that parsers rejected, by output
 state/          snapshots of states
 lease/          which driver runs the job
 page/           the token of the live page, if it has one
-backfill/       which batches a backfill runs again, how far it is, and the lease of its driver
+backfill/       which batches a backfill runs again, how far it is, the outputs that have had some, and its lease
 failure         what fails, or why the job ended, as JSON; only read to tell people
 ticks/          always empty: the stream on it ticks without data
 RUNNING         delete it to stop the job gracefully
@@ -30,6 +30,7 @@ import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from ..bridge import hadoop
@@ -59,6 +60,9 @@ class Failure(NamedTuple):
 
 
 BACKFILL_LEASE = "backfill/lease"
+
+BEFORE = "-before"
+"""End of the name of what a backfill is about to replace."""
 
 
 class Backfill(NamedTuple):
@@ -184,15 +188,21 @@ class Home:
             return None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise HomeDamaged(
-                f"{path} is damaged ({error}): give that backfill up by sparkstream backfill --cancel"
+                f"{path} is damaged ({error}): give that backfill up by sparkstream backfill {quote(self.root)} "
+                "--cancel"
             ) from None
 
     def backfilled(self) -> list[str]:
         """The outputs that have had batches of a backfill."""
         try:
-            return list(json.loads(storage.read(self / "backfill/outputs")))
+            return list(map(str, json.loads(storage.read(self / "backfill/outputs"))))
         except FileNotFoundError:
             return []
+        except (ValueError, TypeError) as error:
+            raise HomeDamaged(
+                f"{self / 'backfill/outputs'} is damaged ({error}): delete it; outputs that only a backfill has "
+                "written then count as new"
+            ) from None
 
     def note_backfill(self, backfill: Backfill) -> None:
         """Keep what a backfill is to do, or how far it is."""
@@ -207,9 +217,9 @@ class Home:
         for output in storage.names(made):
             for name in storage.names(f"{made}/{output}"):
                 target = self / f"rejected/{output}/{name.partition('-')[0]}"
-                if name.endswith("-before") and not storage.exists(target):
+                if name.endswith(BEFORE) and not storage.exists(target):
                     storage.publish(f"{made}/{output}/{name}", target)
-        for name in ("request", "made"):
+        for name in ("made", "request"):
             storage.delete(self / f"backfill/{name}")
 
     def note_failure(self, failure: Failure) -> None:

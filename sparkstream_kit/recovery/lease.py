@@ -128,7 +128,7 @@ def acquire(root: str, application: str = "") -> Lease:
 
 @contextmanager
 def alone(root: str, what: str) -> Iterator[Lease]:
-    """Hold the lease of something else than a job for the block; UsageError if another does, who says `what` goes on.
+    """Hold a lease that is not a job's, for the block; UsageError, which begins with `what`, if another process does.
 
     Call `check` of the lease before each step: that notices if it was lost.
     """
@@ -136,7 +136,7 @@ def alone(root: str, what: str) -> Iterator[Lease]:
     try:
         held = acquire(root)
     except HomeInUse:
-        raise UsageError(f"{what} by {holder(root)}: wait until it has finished") from None
+        raise UsageError(f"{what} by {holder(root) or 'another process'}: wait until it has finished") from None
     held.start_renewing(lambda _: None)
     try:
         yield held

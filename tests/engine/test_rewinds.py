@@ -645,3 +645,20 @@ def test_a_damaged_request_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         (tmp_path / "home/offsets/again").write_text(text)
         assert cli.main(["status", str(tmp_path / "home")]) == 2
         assert "offsets/again of the offset log is damaged" in capsys.readouterr().err
+
+
+def test_what_a_backfill_has_written_is_not_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    other.mkdir()
+
+    def only_json(ssc: StreamingContext) -> dict[str, FrameStream]:
+        ss.outputs.json(given(ssc, ROWS, "k string, v bigint"), str(tmp_path), name="json")
+        return {}
+
+    run_ticks(only_json, home, range(1, 6), keep_batches=KEPT)
+    assert cli.main(["backfill", f"{home}", "--from", "2", "--to", "4"]) == 0
+    assert ss.backfill(str(home), accumulating(other), retry_for=0) == 3
+    assert rewind(home, "--to", "1") == 0
+    with pytest.raises(UsageError, match="would be written once more by sql:lines, sql:sums, .* --again sql:sums"):
+        run_ticks(accumulating(tmp_path), home, [6])
+    assert rewind(home, "--to", "1", "--again", "sql:lines", "--again", "sql:sums") == 0
