@@ -51,6 +51,7 @@ class Job:
             settle=lambda: None,
             is_due=lambda time: False,
             replayable_from=lambda: 0,
+            keep_from=0,
         )
         lease: Any = SimpleNamespace(check=lambda: None, start_renewing=lambda *_: None, epoch=1)
         engine = batches.Engine(None, graph, lease, **options)  # type: ignore[arg-type]
