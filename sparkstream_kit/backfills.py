@@ -64,7 +64,9 @@ def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> s
         until = offsets.done_to if last is None else rewinds.batch_at(offsets, "--to", last)
         if last is not None and not last.isdecimal():
             until = min(until, offsets.done_to)
-        new = Backfill(uuid.uuid4().hex[:8], after, until, after, tuple(sorted(set(again))))
+        # states start there; a young job may have some, and none saved
+        kept_from = rewinds.saved_to(home, after, default=after if offsets.compacted_to.n else 0)
+        new = Backfill(uuid.uuid4().hex[:8], after, until, after, kept_from, tuple(sorted(set(again))))
         home.note_backfill(new)  # before the look: soon the job keeps what is needed, and the start looks again
         earliest, newest = rewinds.earliest(home, OffsetLog(home / "offsets")), offsets.done_to
         if not earliest <= after < until <= newest:

@@ -113,11 +113,12 @@ def test_killed_at_any_step_it_goes_on(part: int, tmp_path: Path) -> None:
     assert found(out) == with_states(3, 5, 10, 1, 9)
 
 
-def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("first", [1, 3])  # without and with a snapshot before
+def test_the_job_keeps_what_a_backfill_needs(first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
     out.mkdir()
     run_ticks(results(out, 10), home, range(1, 5), keep_batches=KEPT)
-    assert ask(home, "--from", "3", "--to", "4") == 0
+    assert ask(home, "--from", f"{first}", "--to", f"{first + 1}") == 0
     with job(results(out, 10), home) as engine:
         for second in range(5, 10):
             engine.tick(1000 * second)
@@ -125,18 +126,18 @@ def test_the_job_keeps_what_a_backfill_needs(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert ask(home) == 0
     assert capsys.readouterr().out == (
-        "asked for: batches 3 to 4, none done yet, not running: add --backfill to its command, with the outputs that "
-        "get them\n"
+        f"asked for: batches {first} to {first + 1}, none done yet, not running: add --backfill to its command, "
+        "with the outputs that get them\n"
     )
     said = describe(status(existing_home(str(home))))
-    assert ["backfill", "batches 3 to 4, 0 of 2 done, not running"] in [
+    assert ["backfill", f"batches {first} to {first + 1}, 0 of 2 done, not running"] in [
         line.split(maxsplit=1) for line in said.splitlines()
     ]
     assert run(results(out, 1), home) == 2
-    assert found(out) == with_states(3, 4, 10, 1, 9)
+    assert found(out) == with_states(first, first + 1, 10, 1, 9)
     with job(results(out, 10), home) as engine:
         engine.close()
-    assert ask(home, "--from", "3") == 2
+    assert ask(home, "--from", f"{first}") == 2
     assert "can run again" in capsys.readouterr().err, "nothing holds them any more"
 
 

@@ -453,7 +453,7 @@ class Graph:
         except (HomeDamaged, OSError) as error:  # no reason for the job to end: it removes nothing meanwhile
             log.warning("the home does not say what a backfill needs, so all is kept that is there: %s", error)
             return self.log.compacted_to.n
-        return max(0, min(kept, backfill.after) if backfill else kept)
+        return max(0, min(kept, backfill.kept_from) if backfill else kept)
 
     def replayable_from(self) -> int:
         """The newest batch that will not be needed again: states and windows only look back to later ones."""

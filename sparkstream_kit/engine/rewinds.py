@@ -66,7 +66,7 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
         raise UsageError(once_more(kept, Again(after, log.last.n), home.root))
     once = log.run_again(after, [name for name in again if not outputs.get(name, False)]).outputs
     says = [f"the next start runs {batches(log, after, log.last.n)} again, with the code that the job has then"]
-    states = _snapshots(home, after)
+    states = saved_to(home, after)
     if states < after and storage.names(home / "state"):
         start = f"from their snapshots after batch {states}" if states else "empty"
         says.append(f"states start {start}, and take {Again(states, after).batches} with that code, too")
@@ -118,10 +118,10 @@ def _time(log: OffsetLog, n: int) -> str:
     return f"{datetime.fromtimestamp(log[n].time / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
-def _snapshots(home: Home, n: int) -> int:
-    """The newest batch up to n after which every saved state has a snapshot; 0 if there is none."""
+def saved_to(home: Home, n: int, default: int = 0) -> int:
+    """The newest batch up to n after which every saved state has a snapshot; 0 if none, `default` without states."""
     saved = (snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state"))
-    return min((max((k for k in numbers if k <= n), default=0) for numbers in saved), default=0)
+    return min((max((k for k in numbers if k <= n), default=0) for numbers in saved), default=default)
 
 
 def _kept(outputs: Mapping[str, bool]) -> list[str]:

@@ -75,6 +75,8 @@ class Backfill(NamedTuple):
     """The last of them."""
     done: int
     """The newest of them that is done; `after` if none is."""
+    kept_from: int
+    """The newest batch that they do not need: states start after it."""
     outputs: tuple[str, ...] = ()
     """The outputs that write them once more, as they cannot replace what they have."""
     into: tuple[str, ...] = ()
@@ -181,9 +183,9 @@ class Home:
         path = self / "backfill/request"
         try:
             known = {name: value for name, value in json.loads(storage.read(path)).items() if name in Backfill._fields}
-            after, until, done = (int(known[name]) for name in ("after", "until", "done"))
+            after, until, done, kept_from = (int(known[name]) for name in ("after", "until", "done", "kept_from"))
             outputs, into = (tuple(map(str, known.get(name, ()))) for name in ("outputs", "into"))
-            return Backfill(str(known["id"]), after, until, done, outputs, into)
+            return Backfill(str(known["id"]), after, until, done, kept_from, outputs, into)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError) as error:

