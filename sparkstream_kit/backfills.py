@@ -10,7 +10,7 @@ import logging
 import time as clock
 import uuid
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from shlex import quote
 
@@ -21,7 +21,7 @@ from .engine.graph import Graph
 from .engine.progress import tasks_done, watched
 from .engine.retries import RETRY_FOR, StillFailing, until_done
 from .errors import BatchFailed, HomeDamaged, UsageError
-from .recovery import lease, snapshots
+from .recovery import lease, storage
 from .recovery.home import BACKFILL_LEASE, Backfill, Home
 from .recovery.lease import Lease
 from .recovery.offset_log import Again, Entry, OffsetLog
@@ -41,7 +41,7 @@ def reach(home: Home, offsets: OffsetLog) -> str:
     first, last = rewinds.earliest(home, offsets), offsets.done_to
     if offsets.again is not None or first >= last:
         return rewinds.reach(home, offsets)
-    once = [name for name, replaces in home.outputs().items() if not replaces]
+    once = rewinds.not_replacing(home.outputs())
     more = f"\nonly with --again: {', '.join(once)}" if once else ""
     return f"{rewinds.batches(offsets, first, last)} can run again beside the job: --from {first + 1} runs all{more}"
 
@@ -65,7 +65,8 @@ def request(home: Home, first: str, last: str | None, again: Sequence[str]) -> s
         if last is not None and not last.isdecimal():
             until = min(until, offsets.done_to)
         # states start there; a young job may have some, and none saved
-        kept_from = rewinds.saved_to(home, after, default=after if offsets.compacted_to.n else 0)
+        states = storage.names(home / "state")
+        kept_from = rewinds.saved_to(home, states, after, default=after if offsets.compacted_to.n else 0)
         new = Backfill(uuid.uuid4().hex[:8], after, until, after, kept_from, tuple(sorted(set(again))))
         home.note_backfill(new)  # before the look: soon the job keeps what is needed, and the start looks again
         earliest, newest = rewinds.earliest(home, OffsetLog(home / "offsets")), offsets.done_to
@@ -153,7 +154,8 @@ def backfill(home: str, build: Build, *, batch_interval: Duration | None = None,
         try:
             return _run(graph, _checked(graph, asked), held, retry_for)
         finally:
-            graph.drop_everything()
+            with suppress(Exception):  # a JVM that is gone took all of it along
+                graph.drop_everything()
 
 
 def _checked(graph: Graph, asked: Backfill) -> Backfill:
@@ -212,8 +214,7 @@ def _checked_outputs(graph: Graph, asked: Backfill, give_up: str) -> tuple[str, 
 
 def _check_sources(graph: Graph, asked: Backfill) -> None:
     """UsageError for a source that these batches, or those that states and windows read before them, have read."""
-    saved = (snapshots.numbers(graph.home / f"state/{name}") for name in graph.states)
-    loaded = min((max((n for n in numbers if n <= asked.after), default=0) for numbers in saved), default=asked.after)
+    loaded = rewinds.saved_to(graph.home, graph.states, asked.after, default=asked.after)
     first = max(loaded, graph.log.compacted_to.n) + 1
     since = graph.log[first].time - graph.look_back()
     for entry in graph.log.after(0):

@@ -28,7 +28,18 @@ from sparkstream_kit.frames import FrameStream
 from sparkstream_kit.outputs import _compaction
 from sparkstream_kit.recovery import storage
 from sparkstream_kit.status import describe, status
-from tests.engine.test_rewinds import LAST, ROWS, accumulating, die, expected, files, found, kept, results
+from tests.engine.test_rewinds import (
+    LAST,
+    ROWS,
+    accumulating,
+    assert_accumulated,
+    die,
+    expected,
+    files,
+    found,
+    kept,
+    results,
+)
 from tests.support import rotation
 from tests.support.ticks import given, job, run_ticks
 
@@ -193,14 +204,7 @@ def test_what_cannot_be_replaced_is_named_left_out_or_written_once_more(
     assert ask(home, "--from", "2", "--to", "4", *again) == 0
     run_with_kills(accumulating(tmp_path), home, range(1, 1000, 2))
     run_ticks(accumulating(tmp_path), home, [6])
-    twice = [*ROWS[:6], *ROWS[1:4]]
-    sums = Counter[str]()
-    for k, v in (row for rows in twice for row in rows):
-        sums[k] += v
-    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as database:
-        assert dict(database.execute("select k, v from sums").fetchall()) == sums
-        lines = database.execute("select k, v from lines").fetchall()
-    assert sorted(lines) == sorted(row for rows in twice for row in rows)
+    assert_accumulated(tmp_path, [*ROWS[:6], *ROWS[1:4]])
     assert sorted(files(tmp_path / "json")) == sorted((k, v, n) for n, rows in enumerate(ROWS[:6], 1) for k, v in rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from shlex import quote
 
@@ -32,7 +32,7 @@ def earliest(home: Home, log: OffsetLog) -> int:
 def reach(home: Home, log: OffsetLog) -> str:
     """Which batches of a home can run again, for people."""
     first, last = earliest(home, log), log.done_to
-    kept = _kept(home.outputs())
+    kept = not_replacing(home.outputs())
     more = f"\nonly with --again: {', '.join(kept)}" if kept else ""
     if first >= last:
         return f"no batch up to {last} can run again: --keep-batches of the job keeps some (sparkstream rewind --help)"
@@ -61,12 +61,12 @@ def request(home: Home, log: OffsetLog, to: str, again: Sequence[str]) -> str:
     if unknown and outputs:  # a home of an earlier version knows none
         raise UsageError(f"the home has no output {unknown[0]!r}: it has {', '.join(outputs)}")
     named = {*again, *(log.again.outputs if log.again else ())}
-    kept = [name for name in _kept(outputs) if name not in named]
+    kept = [name for name in not_replacing(outputs) if name not in named]
     if kept:
         raise UsageError(once_more(kept, Again(after, log.last.n), home.root))
     once = log.run_again(after, [name for name in again if not outputs.get(name, False)]).outputs
     says = [f"the next start runs {batches(log, after, log.last.n)} again, with the code that the job has then"]
-    states = saved_to(home, after)
+    states = saved_to(home, storage.names(home / "state"), after)
     if states < after and storage.names(home / "state"):
         start = f"from their snapshots after batch {states}" if states else "empty"
         says.append(f"states start {start}, and take {Again(states, after).batches} with that code, too")
@@ -118,13 +118,13 @@ def _time(log: OffsetLog, n: int) -> str:
     return f"{datetime.fromtimestamp(log[n].time / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
-def saved_to(home: Home, n: int, default: int = 0) -> int:
-    """The newest batch up to n after which every saved state has a snapshot; 0 if none, `default` without states."""
-    saved = (snapshots.numbers(home / f"state/{name}") for name in storage.names(home / "state"))
+def saved_to(home: Home, states: Iterable[str], n: int, default: int = 0) -> int:
+    """The newest batch up to n after which each of these states has a snapshot; 0 if none, `default` without states."""
+    saved = (snapshots.numbers(home / f"state/{name}") for name in states)
     return min((max((k for k in numbers if k <= n), default=0) for numbers in saved), default=default)
 
 
-def _kept(outputs: Mapping[str, bool]) -> list[str]:
+def not_replacing(outputs: Mapping[str, bool]) -> list[str]:
     """The outputs that cannot replace what they have of a batch."""
     return [name for name, replaces in outputs.items() if not replaces]
 

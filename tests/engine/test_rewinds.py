@@ -254,6 +254,17 @@ def accumulating(out: Path, factor: int = 1) -> Callable[[StreamingContext], dic
     return build
 
 
+def assert_accumulated(out: Path, batches: list[list[tuple[str, int]]]) -> None:
+    """Both tables of the job have these batches, each as often as it is here."""
+    sums = Counter[str]()
+    for k, v in (row for rows in batches for row in rows):
+        sums[k] += v
+    with contextlib.closing(sqlite3.connect(out / "db")) as database:
+        assert dict(database.execute("select k, v from sums").fetchall()) == sums
+        lines = database.execute("select k, v from lines").fetchall()
+    assert sorted(lines) == sorted(row for rows in batches for row in rows)
+
+
 def test_what_cannot_be_replaced_is_named_and_written_once_more_if_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,14 +286,7 @@ def test_what_cannot_be_replaced_is_named_and_written_once_more_if_accepted(
             engine.graph.log.mark_done = killed  # type: ignore[method-assign]
             engine.tick(1000 * second)
     run_ticks(accumulating(tmp_path), home, [6])
-    twice = [*ROWS[:6], *ROWS[2:5]]
-    sums = Counter[str]()
-    for k, v in (row for rows in twice for row in rows):
-        sums[k] += v
-    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as database:
-        assert dict(database.execute("select k, v from sums").fetchall()) == sums
-        lines = database.execute("select k, v from lines").fetchall()
-    assert sorted(lines) == sorted(row for rows in twice for row in rows)
+    assert_accumulated(tmp_path, [*ROWS[:6], *ROWS[2:5]])
 
 
 def test_an_output_of_your_own_says_whether_it_replaces(tmp_path: Path) -> None:
