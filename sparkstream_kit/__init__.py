@@ -52,9 +52,11 @@ if TYPE_CHECKING:
     from .job import main as main
     from .job import program as program
     from .lifecycle import run as run
+    from .lifecycle import start as start
     from .lifecycle import stop_on_marker as stop_on_marker
     from .lifecycle import stop_when as stop_when
     from .listeners import listen as listen
+    from .notebooks import show as show
     from .page.server import serve_page as serve_page
     from .states import StateAt as StateAt
     from .states import read_state as read_state
@@ -102,9 +104,11 @@ PUBLIC = {
     "main": "job",
     "program": "job",
     "run": "lifecycle",
+    "start": "lifecycle",
     "stop_on_marker": "lifecycle",
     "stop_when": "lifecycle",
     "listen": "listeners",
+    "show": "notebooks",
     "serve_page": "page.server",
     "StateAt": "states",
     "read_state": "states",

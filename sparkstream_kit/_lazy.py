@@ -11,6 +11,7 @@ from .errors import MissingLibrary
 
 EXTRAS = {
     "deltalake": "delta",
+    "matplotlib": "notebook",
     "opentelemetry": "otel",
     "psycopg": "sql",
     "redis": "redis",

@@ -19,8 +19,8 @@ from pyspark import SparkConf
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
-from . import _spark, durations, settings
-from .bridge import dataframes, jvm, streaming
+from . import _spark, durations, lifecycle, settings
+from .bridge import dataframes, jvm, streaming, surgery
 from .bridge.callbacks import check_callbacks
 from .checks import check_concurrency, check_cores, check_python, check_recoverable, check_writable
 from .durations import Duration
@@ -55,14 +55,16 @@ def get_or_create(
     give_up_outputs: Collection[str] = (),
     give_up_files: Collection[str] = (),
     keep_batches: int = 0,
+    replace: bool = False,
     conf: SparkConf | None = None,
 ) -> StreamingContext:
     """The active context, the one recovered from the checkpoint, or a new one defined by `build(ssc)`.
 
     The SparkSession is created from live settings first, so a recovered job obeys today's `--conf` and not that of its
     first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged,
-    with a warning, as `build` may be another one: `ssc.stop(False, True)` stops it, and the next call uses `build`. A
-    context that was stopped or never started is replaced; one that is still stopping is waited for, up to 60 s.
+    with a warning, as `build` may be another one. With `replace` its job is stopped gracefully instead, and `build` is
+    used: a job with a home continues where that one stopped. A context that was stopped or never started is replaced in
+    any case; one that is still stopping is waited for, up to 60 s.
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
@@ -108,6 +110,7 @@ def get_or_create(
             give_up_outputs=give_up_outputs,
             give_up_files=give_up_files,
             keep_batches=keep_batches,
+            replace=replace,
         )
 
 
@@ -117,10 +120,16 @@ def _get_or_create(
     checkpoint: str | None,
     home: str | None,
     conf: SparkConf | None,
+    *,
+    replace: bool,
     **options: Any,
 ) -> StreamingContext:
     check_callbacks()
+    forget_dead_java()
     active = StreamingContext.getActive()
+    if replace and active is not None and not streaming.is_abandoned(active):
+        lifecycle.replace(active)
+        active = StreamingContext.getActive()
     if active is not None and streaming.is_abandoned(active):
         if not streaming.await_stop(active, ABANDONED_LIMIT):
             raise UsageError(
@@ -129,8 +138,8 @@ def _get_or_create(
             )
     elif active is not None:
         log.warning(
-            "a job is running already: its context is returned, and build is not called. To run a changed build, stop "
-            "it first, by ssc.stop(False, True)"
+            "a job is running already: its context is returned, and build is not called. To run a changed build "
+            "instead, pass replace=True"
         )
         return active
     end_previous()
@@ -165,6 +174,7 @@ def end_previous() -> None:
     """Give up the home of a context of this process that was stopped, or never started: its cell runs again."""
     engine = batches.live()
     if engine is not None:
+        lifecycle.await_end(engine.context)
         engine.end()
 
 
@@ -263,6 +273,7 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
 
     With a local master, which is Spark's default, the local preset is applied, too.
     """
+    forget_dead_java()
     if jvm.is_running():
         return SparkSession.builder.getOrCreate()
     if _spark.use().found != _spark.PATH:
@@ -279,6 +290,12 @@ def live_session(conf: SparkConf | None = None, *presets: settings.Preset) -> Sp
         settings.apply(live, settings.LOCAL)
     settings.apply(live, *presets, settings.REDACTION, settings.HDFS)
     return SparkSession.builder.config(conf=live).getOrCreate()
+
+
+def forget_dead_java() -> None:
+    """Let a notebook whose Java was killed start another, instead of an error at each call."""
+    if surgery.forget_dead_jvm():
+        log.warning("Java has ended, and its sessions and contexts with it: starting it again")
 
 
 def observer(home: Home, log: OffsetLog, build: Build, batch_interval: Duration | None = None) -> Graph:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 DRAIN_LIMIT = 60_000
 """Milliseconds that a drain may take, or three batch intervals if that is longer."""
+
+_WAITER = "_sparkstream_kit_waiter"
+"""The attribute of a context that holds the waiter of one started in the background."""
 
 ABANDON_LIMIT = 5
 """Seconds that a notebook waits for Spark's stop without a drain, which goes on after that."""
@@ -64,9 +68,7 @@ def run(
     check_callbacks()
     with _signals() as signals:  # before the start: a signal may come while the context starts
         note = None if marker is None else _create_marker(ssc, marker)
-        with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
-            ssc.start()
-        log.info("running: %s", _describe(ssc))
+        _start(ssc)
 
         def enough() -> bool:
             return flag() or (marker is not None and not hadoop.path_exists(marker))
@@ -77,12 +79,61 @@ def run(
     return code
 
 
+def start(ssc: StreamingContext) -> None:
+    """Start a context and return: for notebooks, whose other cells can be run meanwhile.
+
+    What `run` does goes on in a thread: after a failed batch the context is stopped without a drain, nothing runs past
+    it, and the error appears below the cell; outside of notebooks the process ends. `ssc.stop(False, True)` stops the
+    job gracefully, and so does `get_or_create` with `replace`, which has a changed one in its place. `run` and
+    `stop_when` wait for a started job in the foreground: the error is raised there, and Ctrl-C stops the job.
+
+    Raises UsageError, before anything starts, for an unsupported PySpark and a context that Spark refuses to start.
+
+    >>> import sparkstream_kit as ss
+    >>> from sparkstream_kit.testing import local_session
+    >>> spark, lines = local_session(), []
+    >>> def build(ssc):
+    ...     ssc.queueStream([["a", "b"]]).foreachRDD(lambda rdd: lines.extend(rdd.collect()))
+    >>> ssc = ss.get_or_create(build, batch_interval="100ms")
+    >>> ss.start(ssc)
+    >>> ss.stop_when(ssc, lambda: len(lines) == 2, poll="10ms"), lines
+    (0, ['a', 'b'])
+    """
+    check_callbacks()
+    if _waiter_of(ssc) is not None:  # its cell has run again
+        return
+    _start(ssc)
+    vars(ssc)[_WAITER] = _Waiter(ssc)
+
+
+def _start(ssc: StreamingContext) -> None:
+    with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
+        ssc.start()
+    log.info("running: %s", _describe(ssc))
+
+
 def _describe(ssc: StreamingContext) -> str:
     interval, engine = f"a batch interval of {durations.text(streaming.batch_interval_ms(ssc))}", engine_of(ssc)
     if engine is None:
         return interval
     last = engine.graph.log.last.n
     return f"{interval}, {f'after batch {last}' if last else 'no batch so far'}, home {engine.graph.home.root}"
+
+
+def replace(ssc: StreamingContext) -> None:
+    """Stop the job of a running context gracefully; if it fails, that is only logged, as another takes its place."""
+    log.info("stopping the job that runs, to replace it")
+    try:
+        stop_when(ssc, lambda: True)
+    except (BatchFailed, ReceiverFailed) as error:
+        log.warning("the job that is replaced has failed: %s", error)
+
+
+def await_end(ssc: StreamingContext) -> None:
+    """Wait for what `start` does after its context was stopped, such as saving the states."""
+    waiter = _waiter_of(ssc)
+    if waiter is not None:
+        waiter.join()
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:
@@ -163,7 +214,61 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
         return _stop_when(ssc, flag, poll, signals)
 
 
+class _Waiter:
+    """The thread that waits for a context started by `start`; whoever else waits for it asks this one to stop."""
+
+    def __init__(self, ssc: StreamingContext):
+        self._asked = _Signals()
+        self._is_watched = False
+        """Whether somebody waits in the foreground, who gets the error."""
+        self._error: BaseException | None = None
+        self._thread = _background(contextvars.copy_context().run, self._run, ssc)  # ipykernel 7 finds its cell by it
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its job runs, or is still being stopped."""
+        return self._thread.is_alive()
+
+    def _run(self, ssc: StreamingContext) -> None:
+        try:
+            _wait_and_stop(ssc, lambda: False, 1, self._asked)
+        except BaseException as error:
+            self._error = error
+            if not self._is_watched and not isinstance(error, KeyboardInterrupt):
+                print(_explained(error), file=sys.stderr, flush=True)
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join()
+
+    def wait(self, flag: Callable[[], bool], poll: float, signals: _Signals) -> int:
+        """Wait in the foreground, as `_wait_and_stop` does."""
+        self._is_watched, next_call = True, 0.0
+        while self.is_alive:
+            if not self._asked.stop and time.monotonic() >= next_call:
+                next_call = time.monotonic() + poll
+                self._asked.stop = _is_true(flag)
+            self._asked.stop = self._asked.stop or signals.stop
+            self._asked.interrupt = signals.interrupt
+            self._thread.join(min(poll, 0.1))
+        if self._error is not None:
+            raise self._error
+        return 0
+
+
+def _waiter_of(ssc: StreamingContext) -> _Waiter | None:
+    waiter: _Waiter | None = vars(ssc).get(_WAITER)
+    return waiter if waiter is not None and waiter.is_alive else None
+
+
 def _stop_when(ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, signals: _Signals) -> int:
+    seconds, waiter = durations.seconds(poll), _waiter_of(ssc)
+    if waiter is not None:
+        return waiter.wait(flag, seconds, signals)
+    return _wait_and_stop(ssc, flag, seconds, signals)
+
+
+def _wait_and_stop(ssc: StreamingContext, flag: Callable[[], bool], poll: float, signals: _Signals) -> int:
     stopping = threading.Event()
     engine = engine_of(ssc)
     loss = _why_lost(ssc, has_home=engine is not None)
@@ -176,7 +281,7 @@ def _stop_when(ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, 
                 lambda: flag() or (engine is not None and engine.stop_requested()),
                 signals,
                 failures,
-                durations.seconds(poll),
+                poll,
                 loss,
             )
             log.info("stopping gracefully")
@@ -198,9 +303,14 @@ def _stop_when(ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, 
             if in_notebook():
                 _abandon(ssc)
                 raise failure from failure.__cause__
-            cause = traceback.format_exception(failure.__cause__) if failure.__cause__ else []
-            _end_process("".join([*cause, str(failure)]))
+            _end_process(_explained(failure))
     return 0
+
+
+def _explained(failure: BaseException) -> str:
+    """The traceback of what caused a failure, then its sentence."""
+    cause = traceback.format_exception(failure.__cause__) if failure.__cause__ else []
+    return "".join([*cause, str(failure)])
 
 
 def _why_lost(ssc: StreamingContext, *, has_home: bool) -> str | None:
@@ -236,13 +346,18 @@ def _wait(
             engine.check_clock()  # no tick comes while Spark's timer waits for a clock that went back
         if time.monotonic() >= next_call:
             next_call = time.monotonic() + poll
-            try:
-                if flag():
-                    return
-            except Exception as error:
-                log.warning("cannot tell whether to stop, the job continues: %s", jvm.reason(error))
+            if _is_true(flag):
+                return
         if ssc.awaitTerminationOrTimeout(min(poll, 0.5)):  # type: ignore[func-returns-value,arg-type]
             return
+
+
+def _is_true(flag: Callable[[], bool]) -> bool:
+    try:
+        return flag()
+    except Exception as error:
+        log.warning("cannot tell whether to stop, the job continues: %s", jvm.reason(error))
+        return False
 
 
 def _drain(ssc: StreamingContext, signals: _Signals, failures: list[BaseException], loss: str | None) -> None:

@@ -43,8 +43,10 @@ def test_the_top_level_is() -> None:
             "running_sum",
             "serve_page",
             "settings",
+            "show",
             "sources",
             "spans",
+            "start",
             "stop_on_marker",
             "stop_when",
             "testing",
@@ -107,6 +109,7 @@ def test_importing_the_package_imports_neither_spark_nor_an_extra() -> None:
 OF_EXTRAS = {
     "console": (outputs, "_console", "console"),
     "delta": (outputs, "_delta", "delta"),
+    "notebook": (ss, "charts", "chart"),
     "otel": (ss, "tracing", "spans"),
     "page": (ss, "page.server", "serve_page"),
     "redis": (outputs, "_redis", "redis_hash"),
@@ -126,7 +129,7 @@ def test_a_missing_library_names_its_extra(library: str, extra: str, monkeypatch
         ss.MissingLibrary,
         match=rf"{function} needs the library {library}: .* extra {extra}, in a clone with pip install '.\[{extra}\]'",
     ):
-        getattr(package, function)
+        _lazy.load(package.__name__, {function: module}, function)
     monkeypatch.undo()
     importlib.import_module(f"{package.__name__}.{module}")
 

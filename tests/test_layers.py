@@ -32,7 +32,8 @@ LAYERS: tuple[set[str], ...] = (
     {"page"},
     {"frames"},
     {"sources", "transforms", "outputs"},
-    {"context", "lifecycle", "listeners", "tracing"},
+    {"lifecycle", "charts"},
+    {"context", "listeners", "tracing", "notebooks"},
     {"testing", "uris", "status", "states", "backfills", "peek"},
     {"pytest_plugin"},
     {"job"},
@@ -44,6 +45,8 @@ HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer
 
 # What a module may import besides PySpark: the libraries of one extra of pyproject.toml.
 EXTRAS = {
+    "sparkstream_kit.charts": "matplotlib",
+    "sparkstream_kit.notebooks": "IPython",
     "sparkstream_kit.outputs._console": "rich",
     "sparkstream_kit.outputs._delta": "deltalake",
     "sparkstream_kit.outputs._redis": "redis",

@@ -334,8 +334,8 @@ def test_a_cell_that_was_changed_while_the_job_runs_says_that_it_is_not_used(
     assert cell(lambda frame, batch: print("changed")) is ssc
     (said,) = caplog.messages
     assert said == (
-        "a job is running already: its context is returned, and build is not called. To run a changed build, stop it "
-        "first, by ssc.stop(False, True)"
+        "a job is running already: its context is returned, and build is not called. To run a changed build instead, "
+        "pass replace=True"
     )
 
 

@@ -41,14 +41,15 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
     if PySpark's TransformFunction is another one than the patch was written for.
     """
     check_callbacks()
-    call = TransformFunction.call
+    call, over = TransformFunction.call, False
 
     def noting(self: TransformFunction, milliseconds: int, jrdds: Any) -> Any:
         def function(*args: Any) -> Any:
             try:
                 return original(*args)
             except BaseException as error:
-                note(error)
+                if not over:
+                    note(error)
                 raise
 
         # on a copy, since a checkpoint may be pickling this object's function right now
@@ -62,4 +63,6 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        TransformFunction.call = call  # type: ignore[method-assign]
+        over = True
+        if TransformFunction.call is noting:  # or a patch on top of this one, which was made meanwhile
+            TransformFunction.call = call  # type: ignore[method-assign]

@@ -138,11 +138,12 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
 def abandon(ssc: StreamingContext, seconds: float) -> None:
     """Stop a context without a drain; returns after this time at the latest, when it may not have stopped yet.
 
-    A call may fail after a KeyboardInterrupt in one of another thread: then `await_stop` stops the context.
+    A call may fail after a KeyboardInterrupt in one of another thread, and `await_stop` then stops the context, or
+    because Java has ended, and all with it.
     """
 
     def stop() -> None:
-        with contextlib.suppress(*THROWN):
+        with contextlib.suppress(Exception):
             _stop_at_once(ssc)
 
     stopper = vars(ssc)[_STOPPER] = threading.Thread(target=stop, daemon=True)

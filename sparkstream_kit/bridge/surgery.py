@@ -8,10 +8,13 @@ Classes are in org.apache.spark.streaming, Spark 4.2.1, with the same members in
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import Any
 
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
 from . import hadoop
@@ -270,3 +273,23 @@ def count_log_records(path: str) -> int:
         return count
     finally:
         stream.close()
+
+
+def forget_dead_jvm() -> bool:
+    """Forget the JVM of this process if it has died, as from too little memory, so that another can be started.
+
+    PySpark 4.2.1 keeps what belonged to it in these attributes of classes; `proc` of the gateway is the process that it
+    launched (java_gateway.launch_gateway). The JVM of spark-submit started Python, which ends with it.
+    """
+    gateway = SparkContext._gateway
+    process = getattr(gateway, "proc", None)
+    if gateway is None or process is None or process.poll() is None:
+        return False
+    with contextlib.suppress(Exception):
+        gateway.shutdown_callback_server()
+    SparkContext._gateway = None
+    SparkContext._jvm = None
+    SparkContext._active_spark_context = None
+    SparkSession._instantiatedSession = None
+    StreamingContext._activeContext = None
+    return True

@@ -121,6 +121,11 @@ class Engine:
         self._meters.start()
         tell(self.graph, JobStarted(self.graph.home.root, self.graph.log.last.n, self._lease.epoch))
 
+    @property
+    def context(self) -> StreamingContext:
+        """The context that runs the batches."""
+        return self._ssc
+
     def runs_on(self, ssc: StreamingContext) -> bool:
         """Whether this is the engine of that context, not one of a context before it."""
         return self._ssc is ssc
@@ -179,6 +184,7 @@ class Engine:
     def abandon(self) -> None:
         """Release the lease without a graceful stop: this engine writes nothing more, and the next start continues."""
         self._lost(BatchFailed("the job of this context has ended: get a new one by get_or_create"))
+        self.stopping.set()  # a step that fails is not tried again
         self._lease.release()
         self._meters.stop()
         global _live

@@ -14,7 +14,7 @@ from pyspark.streaming import StreamingContext
 import sparkstream_kit as ss
 from sparkstream_kit.errors import UsageError
 from sparkstream_kit.frames import FrameStream
-from sparkstream_kit.outputs._page import LABELS, _Lines
+from sparkstream_kit.outputs._panels import LABELS, Lines
 from sparkstream_kit.page import server
 from sparkstream_kit.page.model import Page
 from sparkstream_kit.testing import run_batches
@@ -160,7 +160,7 @@ def test_a_line_by_event_time_has_its_points_in_order_each_with_its_newest_value
 
 
 def test_only_the_largest_lines_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparkstream_kit.outputs._page.LINES", 2)
+    monkeypatch.setattr("sparkstream_kit.outputs._panels.LINES", 2)
     batches = [[("a", 1), ("b", 9)], [("c", 5), ("a", 1)]]
     found = shown(batches, "k string, v int", tmp_path, show="line")
     assert ([line["label"] for line in found["lines"]], found["cut"]) == (["b", "c"], True)
@@ -175,7 +175,7 @@ def test_the_largest_lines_are_those_of_all_rows(tmp_path: Path) -> None:
 
 
 def test_labels_without_end_are_forgotten() -> None:
-    lines = _Lines()
+    lines = Lines()
     for n in range(50):
         lines.add((1.0, f"{n}-{k}", float(k)) for k in range(100))
     assert len(lines._points[1.0]) == LABELS
@@ -204,15 +204,15 @@ def test_a_line_by_times_that_python_does_not_have(tmp_path: Path) -> None:
 
 
 def test_a_table_is_bounded_in_columns_and_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparkstream_kit.outputs._page.COLUMNS", 2)
-    monkeypatch.setattr("sparkstream_kit.outputs._page.CHARACTERS", 5)
+    monkeypatch.setattr("sparkstream_kit.outputs._panels.COLUMNS", 2)
+    monkeypatch.setattr("sparkstream_kit.outputs._panels.CHARACTERS", 5)
     found = shown([[("a", "bc", "d"), ("e", "f", "g"), ("h", "i", "j")]], "a string, b string, c string", tmp_path)
     assert [column["name"] for column in found["columns"]] == ["a", "b"]
     assert (found["rows"], found["cut"]) == ([["a", "bc"], ["e", "f"]], True)
 
 
 def test_the_points_of_a_line_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparkstream_kit.outputs._page.POINTS", 3)
+    monkeypatch.setattr("sparkstream_kit.outputs._panels.POINTS", 3)
     found = shown([[(n,)] for n in range(5)], "v int", tmp_path, show="line")
     assert (found["x"], found["lines"]) == ([3, 4, 5], [{"label": "v", "values": [2, 3, 4]}])
 
