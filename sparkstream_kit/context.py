@@ -215,7 +215,7 @@ def at_home(
     endless = [name for name, source in graph.sources.items() if not source.bounded]
     if drain and endless:
         raise UsageError(f"cannot drain {endless[0]!r}, a source that never ends: start the job without a drain")
-    if drain and max_per_batch is not None and graph.windows:
+    if drain and max_per_batch is not None and graph.windows and graph.reads_windows():
         raise UsageError(
             "a drain in several batches has no windows, as no time passes between them: leave out max_per_batch, so "
             "that it is one batch, or aggregate by event time, with event_time_window"

@@ -153,6 +153,8 @@ class Window(Protocol):
     """A node that looks back over earlier batches."""
 
     source: Stream
+    is_read: bool
+    """Whether something has asked for its rows."""
 
     @property
     def look_back(self) -> float:
@@ -305,6 +307,16 @@ class Graph:
         except UsageError:
             self._dry_run = BatchContext(DRY_RUN, 0)
             self._check_steps()
+
+    def reads_windows(self) -> bool:
+        """Whether an output or a state looks back through a window; one that none of them reads is never computed."""
+        needed = [output.compute for output in self.outputs.values()]
+        needed += [state.source.compute for state in self.states.values()]
+        with contextlib.suppress(UsageError), _usage_errors("a step of the job"), dataframes.without_lines():
+            for compute in needed:
+                self._dry_run.frame(compute)
+            return any(window.is_read for window in self.windows)
+        return bool(self.windows)  # `check` says what is wrong with the step
 
     def way_back(self) -> str:
         """What to add to an error of the start if batches run again."""

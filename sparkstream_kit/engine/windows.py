@@ -36,6 +36,8 @@ class Window:
     source: Stream
     length: int
     slide: int
+    is_read: bool = field(default=False, init=False)
+    """Whether something has asked for its rows, be it in the check of the start."""
     _is_whole: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +54,7 @@ class Window:
 
     def inside(self, ctx: BatchContext) -> list[BatchContext]:
         """The batches inside the window in which the source can have rows."""
+        self.is_read = True
         if ctx.is_dry_run:
             return []
         if not self._is_whole:

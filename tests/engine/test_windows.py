@@ -129,3 +129,23 @@ def test_a_drain_in_many_batches_is_refused_for_windows(tmp_path: Path) -> None:
     ):
         pass
     assert run_ticks(build, tmp_path, [5], drain=True)["counts"] == {5: [(1,)]}
+
+
+def test_a_window_that_nothing_reads_refuses_no_drain(tmp_path: Path) -> None:
+    def build(over: str) -> Any:
+        def streams(ssc: StreamingContext) -> dict[str, FrameStream]:
+            rows = given(ssc, [[("a", 1)]], "k string, v bigint")
+            counts = rows.reduce_by_key_and_window("k", {"n": agg.count()}, "2s").count_by_window("2s")
+            if over == "state":
+                counts.update_state_by_key([], {"n": agg.count()}, name="counts")
+            return {"rows": rows, "counts": counts} if over == "output" else {"rows": rows}
+
+        return streams
+
+    for over in ("output", "state"):
+        with (
+            pytest.raises(UsageError, match="a drain in several batches"),
+            job(build(over), tmp_path, drain=True, max_per_batch=1),
+        ):
+            pass
+    assert run_ticks(build(""), tmp_path, [5], drain=True, max_per_batch=1) == {"rows": {5: [("a", 1)]}}
