@@ -310,6 +310,7 @@ def observer(home: Home, log: OffsetLog, build: Build, batch_interval: Duration 
         raise UsageError(f"got a batch interval of {got}, and the job has one of {has}: leave it out")
     session = live_session()
     settings.apply_live(session, settings.FRAMES)
+    dataframes.silence_expected_warnings()
     ssc = new_context(session, interval)  # not stopped, which PySpark would take for the end of the active one
     build(ssc)
     graph = graph_of(ssc)

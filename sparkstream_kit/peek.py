@@ -25,6 +25,7 @@ from urllib.parse import quote
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from .bridge import dataframes
 from .checks import check_directory
 from .errors import UsageError
 from .quantities import counted, of_bytes
@@ -98,6 +99,7 @@ def peek(
 
     Cost: grows with the names in the directory and in those below it; of the files it reads a bounded sample.
     """
+    dataframes.silence_expected_warnings()
     parsed = _globs.parse(glob)
     _lines.check_encoding(encoding)
     for format in formats:

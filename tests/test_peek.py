@@ -14,6 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkstream_kit import cli, job, sources, uris
+from sparkstream_kit.bridge import jvm
 from sparkstream_kit.sources import _disks, _globs
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +102,15 @@ def test_the_command_is_one_that_jobs_take(logs: Path, peek: Peek) -> None:
     words = shlex.split(peek(logs).partition("jobs/access_log.py")[2].replace("\\\n", " "))
     options = job._parser(lambda *_: None).parse_args(words)
     assert (options.output, options.home) == (["console:"], "access.home")
+
+
+def test_spark_does_not_warn_of_what_the_parser_does_on_purpose(logs: Path, peek: Peek) -> None:
+    put(logs / "access.log", REAL[:10])
+    log4j = jvm.view().org.apache.logging.log4j
+    name = "org.apache.spark.sql.catalyst.analysis.FunctionResolution"
+    log4j.core.config.Configurator.setLevel(name, log4j.Level.WARN)
+    peek(logs)
+    assert not log4j.LogManager.getLogger(name).isWarnEnabled()
 
 
 @pytest.mark.parametrize("name", ["a b'$(id)", "q?x=1&y#z", "esc\x1b[2Jnew\nline", "a[1]{b,c}*"])
