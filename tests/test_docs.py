@@ -223,7 +223,9 @@ def check_command(words: list[str], files: list[str]) -> None:
             assert rest[at].removesuffix(".py") in files or (ROOT / rest[at]).exists()
             check_job(rest[at + 1 :])
     else:
-        assert program in ("kill", "cp", "tar", "yarn", "git", "sqlite3", "export"), f"is {program} a command?"
+        assert program in ("kill", "cp", "rm", "tar", "yarn", "git", "sqlite3", "psql", "export"), (
+            f"is {program} a command?"
+        )
 
 
 def check_extras(extras: list[str]) -> None:
@@ -279,7 +281,7 @@ def test_the_names_of_the_package_that_a_page_mentions_exist(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_files_that_a_page_mentions_exist(name: str) -> None:
     places = (ROOT, (ROOT / name).parent, PACKAGE, ROOT / "tests")
-    mentioned = set(re.findall(r"(?<![\w/.])(?:[\w.]+/)*\w+\.(?:py|md)\b", prose(PAGES[name])))
+    mentioned = set(re.findall(r"(?<![\w/.-])(?:[\w.-]+/)*[\w-]+\.(?:py|md)\b", prose(PAGES[name])))
     own = {f"{m[1]}.py" for block in blocks(PAGES[name]) if (m := re.match(r"# (\w+)\.py\n", block.text))}
     assert {file for file in mentioned - own if not any((place / file).exists() for place in places)} == set()
 

@@ -273,6 +273,7 @@ def test_a_test_run_ends_with_the_seconds_and_tests_of_each_suite(with_python: P
     for program in (
         "mvn",
         "postgres",
+        "sqlite3",
         "redis-server",
         "logrotate",
         "promtool",
