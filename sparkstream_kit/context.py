@@ -62,9 +62,9 @@ def get_or_create(
 
     The SparkSession is created from live settings first, so a recovered job obeys today's `--conf` and not that of its
     first start. Without a master it runs locally. In a notebook a context that is already active is returned unchanged,
-    with a warning, as `build` may be another one. With `replace` its job is stopped gracefully instead, and `build` is
-    used: a job with a home continues where that one stopped. A context that was stopped or never started is replaced in
-    any case; one that is still stopping is waited for, up to 60 s.
+    with a warning, as `build` may be another one. With `replace` its job is stopped gracefully first, and `build` is
+    used: a job with a home continues where that one stopped. If the new job is refused, none runs. A context that was
+    stopped or never started is replaced in any case; one that is still stopping is waited for, up to 60 s.
 
     A job of plain DStreams passes `checkpoint`. One with FrameStreams passes `home` instead; without it, it runs from a
     temporary home. With a home `build` is called at every start, so a changed job continues where the old one stopped.
@@ -157,6 +157,11 @@ def _get_or_create(
 
     if checkpoint is not None:
         ssc = _on_checkpoint(create, checkpoint, interval)
+        if replace and streaming.is_recovered(ssc):
+            log.warning(
+                "the checkpoint keeps the definition it was made with, and build is not called: a changed one "
+                "needs a checkpoint of its own, or a home, which continues with any"
+            )
     else:
         ssc = create()
         graph = graph_of(ssc)

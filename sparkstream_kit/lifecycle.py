@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pyspark.streaming import StreamingContext
 from pyspark.streaming.listener import StreamingListener
@@ -28,6 +28,7 @@ from .bridge.callbacks import callback_errors, check_callbacks
 from .durations import Duration
 from .engine.batches import engine_of
 from .errors import BatchFailed, ReceiverFailed, UsageError
+from .redaction import printable_lines
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,11 @@ def run(
     check_callbacks()
     with _signals() as signals:  # before the start: a signal may come while the context starts
         note = None if marker is None else _create_marker(ssc, marker)
-        _start(ssc)
 
         def enough() -> bool:
             return flag() or (marker is not None and not hadoop.path_exists(marker))
 
-        code = _stop_when(ssc, enough, poll, signals)
+        code = _stop_when(ssc, enough, poll, signals, begin=True)
     if marker is not None and code == 0:
         _forget_stop(marker, note)
     return code
@@ -83,9 +83,12 @@ def start(ssc: StreamingContext) -> None:
     """Start a context and return: for notebooks, whose other cells can be run meanwhile.
 
     What `run` does goes on in a thread: after a failed batch the context is stopped without a drain, nothing runs past
-    it, and the error appears below the cell; outside of notebooks the process ends. `ssc.stop(False, True)` stops the
-    job gracefully, and so does `get_or_create` with `replace`, which has a changed one in its place. `run` and
-    `stop_when` wait for a started job in the foreground: the error is raised there, and Ctrl-C stops the job.
+    it, and the error appears below the cell. `ssc.stop(False, True)` stops the job gracefully, and so does
+    `get_or_create` with `replace`, which puts a changed one in its place. `run` and `stop_when` wait for a started job
+    in the foreground: its error is raised there, also one of before, and Ctrl-C stops the job. A context whose job runs
+    is left alone. A Ctrl-C during the start stops the job again and raises KeyboardInterrupt.
+
+    A script waits for the job at its end, and a failed batch ends the process; `run` has signals stop it gracefully.
 
     Raises UsageError, before anything starts, for an unsupported PySpark and a context that Spark refuses to start.
 
@@ -100,16 +103,30 @@ def start(ssc: StreamingContext) -> None:
     (0, ['a', 'b'])
     """
     check_callbacks()
-    if _waiter_of(ssc) is not None:  # its cell has run again
+    waiter = _waiter_of(ssc)
+    if waiter is not None and waiter.is_alive:  # its cell has run again
         return
-    _start(ssc)
-    vars(ssc)[_WAITER] = _Waiter(ssc)
+    with _signals() as signals, contextlib.ExitStack() as held:
+        watch = held.enter_context(_watched(ssc))
+        _start(ssc)
+        waiter = vars(ssc)[_WAITER] = _Waiter(ssc, watch, held.pop_all())
+        if signals.stop:
+            waiter.wait(lambda: True, 1, signals)
+            raise KeyboardInterrupt
 
 
 def _start(ssc: StreamingContext) -> None:
-    with jvm.refusals(lambda why: f"Spark cannot start the job ({why}): change what it names", of=jvm.THROWN):
+    with jvm.refusals(_why_not_started, of=jvm.THROWN):
         ssc.start()
     log.info("running: %s", _describe(ssc))
+
+
+def _why_not_started(why: str) -> str:
+    if "already been stopped" in why:
+        return "this context has ended, and Spark starts none twice: get a new one by get_or_create"
+    if "Only one StreamingContext" in why:
+        return "another job runs already: stop it, or pass replace=True to get_or_create"
+    return f"Spark cannot start the job ({why}): change what it names"
 
 
 def _describe(ssc: StreamingContext) -> str:
@@ -123,10 +140,13 @@ def _describe(ssc: StreamingContext) -> str:
 def replace(ssc: StreamingContext) -> None:
     """Stop the job of a running context gracefully; if it fails, that is only logged, as another takes its place."""
     log.info("stopping the job that runs, to replace it")
-    try:
-        stop_when(ssc, lambda: True)
-    except (BatchFailed, ReceiverFailed) as error:
-        log.warning("the job that is replaced has failed: %s", error)
+    with _signals() as signals:
+        try:
+            _stop_when(ssc, lambda: True, 1, signals)
+        except (BatchFailed, ReceiverFailed) as error:
+            log.warning("the job that is replaced has failed: %s", error)
+        if signals.stop:
+            raise KeyboardInterrupt
 
 
 def await_end(ssc: StreamingContext) -> None:
@@ -214,24 +234,52 @@ def stop_when(ssc: StreamingContext, flag: Callable[[], bool], *, poll: Duration
         return _stop_when(ssc, flag, poll, signals)
 
 
+class _Watch(NamedTuple):
+    """What is noticed of a context whose failed batches are held."""
+
+    failures: list[BaseException]
+    stopping: threading.Event
+    """Set once errors of receivers are those of a stop."""
+    loss: str | None
+    """Why the next start cannot process what this one leaves; None if it can."""
+
+
+@contextlib.contextmanager
+def _watched(ssc: StreamingContext) -> Iterator[_Watch]:
+    """Hold failed batches, and notice receivers that fail; begun before the start, or the first ones are missed."""
+    loss = _why_lost(ssc, has_home=engine_of(ssc) is not None)
+    with _failed_batches_held() as failures:
+        watch = _Watch(failures, threading.Event(), loss)
+        if streaming.receiver_count(ssc):
+            ssc.addStreamingListener(_Receivers(watch))
+        yield watch
+
+
 class _Waiter:
     """The thread that waits for a context started by `start`; whoever else waits for it asks this one to stop."""
 
-    def __init__(self, ssc: StreamingContext):
+    def __init__(self, ssc: StreamingContext, watch: _Watch, held: contextlib.ExitStack):
         self._asked = _Signals()
         self._is_watched = False
         """Whether somebody waits in the foreground, who gets the error."""
         self._error: BaseException | None = None
-        self._thread = _background(contextvars.copy_context().run, self._run, ssc)  # ipykernel 7 finds its cell by it
+        run = contextvars.copy_context().run  # by which ipykernel 7 finds the cell
+        self._thread = _background(run, self._run, ssc, watch, held, daemon=in_notebook())
 
     @property
     def is_alive(self) -> bool:
         """Whether its job runs, or is still being stopped."""
         return self._thread.is_alive()
 
-    def _run(self, ssc: StreamingContext) -> None:
+    @property
+    def has_failed(self) -> bool:
+        """Whether its job ended with an error."""
+        return self._error is not None
+
+    def _run(self, ssc: StreamingContext, watch: _Watch, held: contextlib.ExitStack) -> None:
         try:
-            _wait_and_stop(ssc, lambda: False, 1, self._asked)
+            with held:
+                _wait_and_stop(ssc, lambda: False, 1, self._asked, watch)
         except BaseException as error:
             self._error = error
             if not self._is_watched and not isinstance(error, KeyboardInterrupt):
@@ -244,73 +292,70 @@ class _Waiter:
     def wait(self, flag: Callable[[], bool], poll: float, signals: _Signals) -> int:
         """Wait in the foreground, as `_wait_and_stop` does."""
         self._is_watched, next_call = True, 0.0
-        while self.is_alive:
-            if not self._asked.stop and time.monotonic() >= next_call:
-                next_call = time.monotonic() + poll
-                self._asked.stop = _is_true(flag)
-            self._asked.stop = self._asked.stop or signals.stop
-            self._asked.interrupt = signals.interrupt
-            self._thread.join(min(poll, 0.1))
+        try:
+            while self.is_alive:
+                if not self._asked.stop and time.monotonic() >= next_call:
+                    next_call = time.monotonic() + poll
+                    self._asked.stop = _is_true(flag)
+                self._asked.stop = self._asked.stop or signals.stop
+                self._asked.interrupt = self._asked.interrupt or signals.interrupt
+                self._thread.join(min(poll, 0.1))
+        finally:
+            self._is_watched = False
         if self._error is not None:
             raise self._error
         return 0
 
 
 def _waiter_of(ssc: StreamingContext) -> _Waiter | None:
-    waiter: _Waiter | None = vars(ssc).get(_WAITER)
-    return waiter if waiter is not None and waiter.is_alive else None
+    return vars(ssc).get(_WAITER)
 
 
-def _stop_when(ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, signals: _Signals) -> int:
+def _stop_when(
+    ssc: StreamingContext, flag: Callable[[], bool], poll: Duration, signals: _Signals, *, begin: bool = False
+) -> int:
     seconds, waiter = durations.seconds(poll), _waiter_of(ssc)
-    if waiter is not None:
+    if waiter is not None and (waiter.is_alive or waiter.has_failed or not begin):
         return waiter.wait(flag, seconds, signals)
-    return _wait_and_stop(ssc, flag, seconds, signals)
+    with _watched(ssc) as watch:
+        if begin:
+            _start(ssc)
+        return _wait_and_stop(ssc, flag, seconds, signals, watch)
 
 
-def _wait_and_stop(ssc: StreamingContext, flag: Callable[[], bool], poll: float, signals: _Signals) -> int:
-    stopping = threading.Event()
+def _wait_and_stop(
+    ssc: StreamingContext, flag: Callable[[], bool], poll: float, signals: _Signals, watch: _Watch
+) -> int:
     engine = engine_of(ssc)
-    loss = _why_lost(ssc, has_home=engine is not None)
-    with _failed_batches_held() as failures:
-        if streaming.receiver_count(ssc):
-            ssc.addStreamingListener(_Receivers(failures, stopping, loss))
-        try:
-            _wait(
-                ssc,
-                lambda: flag() or (engine is not None and engine.stop_requested()),
-                signals,
-                failures,
-                poll,
-                loss,
-            )
-            log.info("stopping gracefully")
-            stopping.set()
-            if engine is not None:
-                engine.stopping.set()
-            _drain(ssc, signals, failures, loss)
-            if engine is not None:
-                engine.close()
-                engine.log_summary()
-        except KeyboardInterrupt:  # the second one in a notebook
+    try:
+        _wait(ssc, lambda: flag() or (engine is not None and engine.stop_requested()), signals, watch, poll)
+        log.info("stopping gracefully")
+        watch.stopping.set()
+        if engine is not None:
+            engine.stopping.set()
+        _drain(ssc, signals, watch)
+        if engine is not None:
+            engine.close()
+            engine.log_summary()
+    except KeyboardInterrupt:  # the second one in a notebook
+        _abandon(ssc)
+        raise
+    except Exception as error:
+        if engine is not None:
+            engine.log_summary()
+            engine.failed(error)
+        failure = error if isinstance(error, BatchFailed) else _failed(error, watch.loss)
+        if in_notebook():
             _abandon(ssc)
-            raise
-        except Exception as error:
-            if engine is not None:
-                engine.log_summary()
-                engine.failed(error)
-            failure = error if isinstance(error, BatchFailed) else _failed(error, loss)
-            if in_notebook():
-                _abandon(ssc)
-                raise failure from failure.__cause__
-            _end_process(_explained(failure))
+            raise failure from failure.__cause__
+        _end_process(_explained(failure))
     return 0
 
 
 def _explained(failure: BaseException) -> str:
-    """The traceback of what caused a failure, then its sentence."""
+    """The traceback of what caused a failure, then its sentence; data in them cannot command a terminal."""
     cause = traceback.format_exception(failure.__cause__) if failure.__cause__ else []
-    return "".join([*cause, str(failure)])
+    return printable_lines("".join([*cause, str(failure)]))
 
 
 def _why_lost(ssc: StreamingContext, *, has_home: bool) -> str | None:
@@ -334,21 +379,20 @@ def _wait(
     ssc: StreamingContext,
     flag: Callable[[], bool],
     signals: _Signals,
-    failures: list[BaseException],
+    watch: _Watch,
     poll: float,
-    loss: str | None,
 ) -> None:
     next_call = 0.0
     while not signals.stop:
-        if failures:
-            raise _failed(failures[0], loss)
+        if watch.failures:
+            raise _failed(watch.failures[0], watch.loss)
         if (engine := engine_of(ssc)) is not None:
             engine.check_clock()  # no tick comes while Spark's timer waits for a clock that went back
         if time.monotonic() >= next_call:
             next_call = time.monotonic() + poll
             if _is_true(flag):
                 return
-        if ssc.awaitTerminationOrTimeout(min(poll, 0.5)):  # type: ignore[func-returns-value,arg-type]
+        if streaming.await_termination(ssc, min(poll, 0.5)):
             return
 
 
@@ -360,21 +404,22 @@ def _is_true(flag: Callable[[], bool]) -> bool:
         return False
 
 
-def _drain(ssc: StreamingContext, signals: _Signals, failures: list[BaseException], loss: str | None) -> None:
+def _drain(ssc: StreamingContext, signals: _Signals, watch: _Watch) -> None:
     """Stop gracefully, with a deadline: Spark's own graceful stop can wait forever."""
     limit = max(DRAIN_LIMIT, 3 * streaming.batch_interval_ms(ssc))
     deadline = time.monotonic() + limit / 1000
     stopper = _background(_stop_gracefully, ssc, limit)
     while stopper.is_alive():
-        if failures:
-            raise _failed(failures[0], loss)
+        if watch.failures:
+            raise _failed(watch.failures[0], watch.loss)
         if time.monotonic() > deadline:
-            left = f"what is left is lost, because {loss}" if loss else "the next start processes what is left"
+            lost = f"what is left is lost, because {watch.loss}"
+            left = lost if watch.loss else "the next start processes what is left"
             raise BatchFailed(f"the drain did not end within {durations.text(limit)}: {left}")
         if signals.interrupt:
             raise KeyboardInterrupt
         stopper.join(0.1)
-    ssc.awaitTerminationOrTimeout(0)  # raises errors from outside Python
+    streaming.await_termination(ssc, 0)  # raises errors from outside Python
 
 
 def _stop_gracefully(ssc: StreamingContext, limit: int) -> None:
@@ -387,8 +432,8 @@ def _stop_gracefully(ssc: StreamingContext, limit: int) -> None:
     streaming.stop_gracefully(ssc, limit)
 
 
-def _background(call: Callable[..., object], *arguments: object) -> threading.Thread:
-    thread = threading.Thread(target=call, args=arguments, daemon=True)
+def _background(call: Callable[..., object], *arguments: object, daemon: bool = True) -> threading.Thread:
+    thread = threading.Thread(target=call, args=arguments, daemon=daemon)
     thread.start()
     return thread
 
@@ -396,17 +441,16 @@ def _background(call: Callable[..., object], *arguments: object) -> threading.Th
 class _Receivers(StreamingListener):
     """Notices a receiver that stopped storing data, which Spark still shows as active."""
 
-    def __init__(self, failures: list[BaseException], stopping: threading.Event, loss: str | None):
-        self._failures, self._stopping, self._loss = failures, stopping, loss
+    def __init__(self, watch: _Watch):
+        self._watch = watch
 
     def onReceiverError(self, receiverError: Any) -> None:
         reason = streaming.push_failure(receiverError)
-        if reason is None or self._stopping.is_set():  # Spark reports errors while it stops receivers
+        if reason is None or self._watch.stopping.is_set():  # Spark reports errors while it stops receivers
             return
-        kept = (
-            f"what it stored is lost, because {self._loss}" if self._loss else "nothing in the write-ahead log is lost"
-        )
-        self._failures.append(
+        loss = self._watch.loss
+        kept = f"what it stored is lost, because {loss}" if loss else "nothing in the write-ahead log is lost"
+        self._watch.failures.append(
             ReceiverFailed(f"a receiver stopped storing data ({reason}): the next start reconnects, and {kept}")
         )
 
@@ -415,6 +459,8 @@ def _failed(error: BaseException, loss: str | None) -> BatchFailed | ReceiverFai
     if isinstance(error, ReceiverFailed):
         return error
     then = f"and is lost, because {loss}" if loss else "the next start runs it again"
+    if isinstance(error, (*jvm.THROWN, OSError)) and jvm.is_dead():
+        return BatchFailed(f"Java has ended, as it does when it is killed or out of memory. A batch failed, {then}")
     failure = BatchFailed(f"a batch failed, {then}: {jvm.reason(error)}")
     failure.__cause__ = error
     return failure

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import html
+import itertools
+import math
+import numbers
 import sys
 import uuid
 from base64 import b64encode
@@ -39,8 +43,13 @@ WIDEST = 60
 
 MIDNIGHT = time(tzinfo=timezone.utc)
 
+MOST_BITS = 1000
+"""Larger numbers are infinite: Python itself refuses to print those of more than 4,300 digits."""
+
+NOTHING = StructType()
+
 NO_FORMULAS = "tex2jax_ignore mathjax_ignore"
-"""The classes of elements in which notebooks do not take what is between two $ for a formula (MathJax 2 and later)."""
+"""CSS classes that keep MathJax from typesetting $...$ (its versions 2 and later)."""
 
 
 def show(
@@ -74,8 +83,8 @@ def show(
     Guarantee: at least once, and nothing lasts. Text is shown as text, whatever is in it; control characters are
     written as repr does. Times are in UTC. What is shown of a batch has the bounds of `outputs.page`.
 
-    Raises UsageError for columns that the stream does not have or that have no numbers, of a DStream in the batch, and
-    for `rows` beyond 1000; MissingLibrary for a chart without matplotlib.
+    Raises UsageError for columns that the stream does not have or that have no numbers (for a DStream, when its first
+    batch runs), and for `rows` beyond 1000; MissingLibrary for a chart without matplotlib.
 
     Cost: grows with `rows`: a Spark job of its own for each batch, and a tenth of a second for a chart.
 
@@ -106,7 +115,7 @@ def show(
 def _show_frames(stream: FrameStream, kind: Show, name: str, rows: int, by: str, value: str, x: str) -> None:
     outputs = stream.graph.outputs
     if not name:  # nothing that lasts is found by it
-        name = f"show {1 + sum(other.startswith('show:') for other in outputs)}"
+        name = next(free for n in itertools.count(1) if f"show:{(free := f'show {n}')}" not in outputs)
     panel, display = Panel(f"show:{name}", name, kind, rows, by, value, x), _Display(name)
 
     def write(frame: DataFrame, batch: Batch) -> None:
@@ -125,11 +134,13 @@ def _show_elements(stream: DStream[Any], panel: Panel) -> None:
 
     def write(at: datetime, rdd: RDD[Any]) -> None:
         nonlocal schema
-        found = rdd.take(panel.rows_of_batch + 1)
+        found, before = rdd.take(panel.rows_of_batch + 1), schema
         if found:
-            schema, cells = table_of(found)
+            schema, cells = table_of(found, before)
         elif not schema.fields:
             return  # no batch so far had columns
+        if schema.names != before.names:
+            panel.forget()
         batch = Batch(round(at.timestamp() * 1000), at.astimezone(timezone.utc), "")
         display.show(panel.with_rows(schema, cells if found else [], batch))
 
@@ -137,8 +148,8 @@ def _show_elements(stream: DStream[Any], panel: Panel) -> None:
     display.open()
 
 
-def table_of(elements: list[Any]) -> tuple[StructType, list[list[Any]]]:
-    """Elements of an RDD as the columns and plain rows that a panel takes.
+def table_of(elements: list[Any], before: StructType = NOTHING) -> tuple[StructType, list[list[Any]]]:
+    """Elements of an RDD as the columns and plain rows that a panel takes; `before` has those of earlier elements.
 
     >>> schema, rows = table_of([("/index", 3), ("/faq", 2)])
     >>> schema.simpleString(), rows
@@ -151,7 +162,9 @@ def table_of(elements: list[Any]) -> tuple[StructType, list[list[Any]]]:
     names = split[0][0]
     if any(others != names for others, _ in split):
         names, split = ("value",), [(("value",), (element,)) for element in elements]
-    columns = [_column(values) for values in zip(*(values for _, values in split), strict=True)]
+    earlier = [before[name].dataType if name in before.names else DoubleType() for name in names]
+    values_of = zip(*(values for _, values in split), strict=True)
+    columns = [_column(values, type_) for values, type_ in zip(values_of, earlier, strict=True)]
     fields = [StructField(name, type_) for name, (type_, _) in zip(names, columns, strict=True)]
     return StructType(fields), [list(row) for row in zip(*(values for _, values in columns), strict=True)]
 
@@ -164,23 +177,64 @@ def _fields(element: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     return tuple(names or (f"_{i}" for i in range(1, len(element) + 1))), tuple(element)
 
 
-def _column(values: Iterable[Any]) -> tuple[DataType, list[Any]]:
-    """The type that fits all values of a column, and the values as `Panel.with_rows` takes them."""
+def _column(values: Iterable[Any], empty: DataType) -> tuple[DataType, list[Any]]:
+    """The type that fits all values of a column, and the values as `Panel.with_rows` takes them.
+
+    A column without values has the type `empty`.
+    """
     values = list(values)
-    types = {type(value) for value in values if value is not None}
-    if types == {bool}:
-        return BooleanType(), values
-    if types and types <= {int, float, Decimal}:
-        return DoubleType(), values
-    if types == {datetime}:
-        return TimestampType(), [value and _micros(value) for value in values]
-    if types == {date}:
-        return DateType(), [value and _micros(datetime.combine(value, MIDNIGHT)) for value in values]
-    return StringType(), [None if value is None else str(value) for value in values]
+    some = [value for value in values if value is not None]
+    if not some:
+        return empty, values
+    for type_, fits, plain in (
+        (BooleanType(), _is_bool, bool),
+        (DoubleType(), _is_number, _number),
+        (TimestampType(), _is_time, _micros),
+        (DateType(), _is_date, _micros),
+    ):
+        if all(map(fits, some)):
+            with contextlib.suppress(ArithmeticError, ValueError):  # times beyond the years 1 to 9999 are text
+                return type_, [None if value is None else plain(value) for value in values]
+    return StringType(), [None if value is None else _words(value) for value in values]
 
 
-def _micros(at: datetime) -> int:
-    return (at.astimezone(timezone.utc) - EPOCH) // timedelta(microseconds=1)
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, datetime)
+
+
+def _is_date(value: object) -> bool:
+    return isinstance(value, date) and not isinstance(value, datetime)
+
+
+def _number(value: Any) -> Any:
+    """A number as Python has it; what no screen holds, and what is none, is infinite or NaN."""
+    if isinstance(value, Decimal):
+        return value if value.is_finite() else math.nan
+    value = value.item() if hasattr(value, "item") else value  # numpy's
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return math.inf if value > 0 else -math.inf
+    return value if isinstance(value, int) else float(value)
+
+
+def _micros(at: date) -> int:
+    """Microseconds since 1970; a time without a zone is local, as everywhere in Python, and a day begins in UTC."""
+    moment = at.astimezone(timezone.utc) if isinstance(at, datetime) else datetime.combine(at, MIDNIGHT)
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def _words(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
 def _has_displays() -> bool:
@@ -206,8 +260,8 @@ class _Display:
     def open(self) -> None:
         """Show the place, before the first batch."""
         if _has_displays():
-            wait = f"{self._name or 'stream'} - no batch yet"
-            self._put({"text/plain": printable(wait), "text/html": f"<div>{html.escape(wait)}</div>"})
+            wait = f"{printable(self._name) or 'stream'} - no batch yet"
+            self._put({"text/plain": wait, "text/html": _html(wait, [], [])})
 
     def show(self, panel: dict[str, Any], batch: str = "batch") -> None:
         """Show a result in place of the one before."""
@@ -269,6 +323,8 @@ def _html(caption: str, columns: list[tuple[str, bool]], rows: list[list[Any]]) 
         )
         return f"<tr>{''.join(parts)}</tr>"
 
+    if not columns:
+        return f'<div class="{NO_FORMULAS}">{html.escape(caption)}</div>'
     head, body = row("th", [name for name, _ in columns]), "".join(row("td", cells) for cells in rows)
     table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
     return f'<div class="{NO_FORMULAS}"><div>{html.escape(caption)}</div>{table}</div>'

@@ -249,11 +249,13 @@ def cell(spark: SparkSession, notebook: None, tmp_path: Path) -> Iterator[Cell]:
     """A cell that defines a job with a home and returns its context."""
     made: list[StreamingContext] = []
 
-    def cell(write: Callable[[DataFrame, Batch], None] = lambda frame, batch: None) -> StreamingContext:
+    def cell(
+        write: Callable[[DataFrame, Batch], None] = lambda frame, batch: None, *, replace: bool = False
+    ) -> StreamingContext:
         def build(ssc: StreamingContext) -> None:
             generator(ssc, rate=1000).for_each_batch(write, name="seen")
 
-        made.append(get_or_create(build, home=str(tmp_path / "home"), batch_interval="100ms"))
+        made.append(get_or_create(build, home=str(tmp_path / "home"), batch_interval="100ms", replace=replace))
         return made[-1]
 
     yield cell
@@ -337,6 +339,132 @@ def test_a_cell_that_was_changed_while_the_job_runs_says_that_it_is_not_used(
         "a job is running already: its context is returned, and build is not called. To run a changed build instead, "
         "pass replace=True"
     )
+
+
+# --- jobs in the background
+
+
+def started_cell(cell: Cell, write: Callable[[DataFrame, Batch], None] = lambda frame, batch: None) -> StreamingContext:
+    ssc = cell(write)
+    lifecycle.start(ssc)
+    return ssc
+
+
+def refuse(frame: DataFrame, batch: Batch) -> None:
+    raise UsageError("no such column")
+
+
+def test_whoever_waits_for_a_job_in_the_background_gets_its_error(
+    cell: Cell, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ssc = started_cell(cell, refuse)
+    for wait in (lifecycle.stop_when, lifecycle.run, lifecycle.stop_when):  # during the failure or after it
+        with pytest.raises(BatchFailed, match="the next start runs it again: no such column"):
+            wait(ssc, lambda: False, poll="10ms")
+    assert lifecycle.run(cell(), lambda: True, poll="10ms") == 0, "the home is free"
+
+
+def test_an_error_that_nobody_waits_for_is_printed(cell: Cell, capfd: pytest.CaptureFixture[str]) -> None:
+    def fail(frame: DataFrame, batch: Batch) -> None:
+        raise UsageError("no such column") from ValueError("\x1b[2J")
+
+    ssc = started_cell(cell, fail)
+    lifecycle.await_end(ssc)
+    said = capfd.readouterr().err
+    assert "a batch failed, the next start runs it again: no such column" in said
+    assert "\x1b" not in said
+
+
+def test_a_job_in_the_background_is_left_alone_by_its_cell_and_replaced_by_a_changed_one(
+    cell: Cell, spark: SparkSession
+) -> None:
+    began, again = threading.Event(), threading.Event()
+    ssc = started_cell(cell, lambda frame, batch: began.set())
+    assert began.wait(60)
+    lifecycle.start(ssc)
+    assert StreamingContext.getActive() is ssc
+    changed = cell(lambda frame, batch: again.set(), replace=True)
+    assert changed is not ssc
+    assert StreamingContext.getActive() is None
+    assert lifecycle.stop_when(ssc, lambda: False) == 0, "it was stopped gracefully"
+    lifecycle.start(changed)
+    assert lifecycle.stop_when(changed, again.is_set, poll="10ms") == 0
+
+
+def test_a_job_that_fails_is_replaced_all_the_same(cell: Cell, caplog: pytest.LogCaptureFixture) -> None:
+    failed, release, again = threading.Event(), threading.Event(), threading.Event()
+
+    def fail(frame: DataFrame, batch: Batch) -> None:
+        failed.set()
+        release.wait(60)
+        raise UsageError("no such column")
+
+    started_cell(cell, fail)
+    assert failed.wait(60)
+    threading.Timer(0.2, release.set).start()
+    changed = cell(lambda frame, batch: again.set(), replace=True)
+    assert any("the job that is replaced has failed: a batch failed" in text for text in caplog.messages)
+    assert lifecycle.run(changed, again.is_set, poll="10ms") == 0
+
+
+def test_ctrl_c_while_a_job_starts_in_the_background_stops_it(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssc = cell()
+    start = ssc.start
+    monkeypatch.setattr(ssc, "start", lambda: (signal.raise_signal(signal.SIGINT), start()))
+    with pytest.raises(KeyboardInterrupt):
+        lifecycle.start(ssc)
+    assert StreamingContext.getActive() is None
+    assert lifecycle.run(cell(), lambda: True, poll="10ms") == 0
+
+
+def test_ctrl_c_while_a_job_is_replaced_starts_no_other(cell: Cell) -> None:
+    began, release = threading.Event(), threading.Event()
+
+    def hang(frame: DataFrame, batch: Batch) -> None:
+        began.set()
+        release.wait(60)
+
+    started_cell(cell, hang)
+    assert began.wait(60)
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        release.set()
+
+    threading.Timer(0.2, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        cell(replace=True)
+    assert StreamingContext.getActive() is None
+
+
+def test_nothing_runs_past_a_first_batch_that_fails(spark: SparkSession, notebook: None) -> None:
+    past: list[int] = []
+    for start in (lifecycle.start, lambda ssc: lifecycle.run(ssc, poll="10ms")):
+        ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
+        stream = ssc.queueStream([spark.sparkContext.parallelize([1])])
+        stream.foreachRDD(fail)
+        stream.foreachRDD(lambda rdd: past.append(1))
+        with pytest.raises(BatchFailed, match="no such column"):
+            start(ssc)
+            lifecycle.stop_when(ssc, lambda: False, poll="10ms")
+    assert past == []
+
+
+@pytest.mark.parametrize("error", [Py4JNetworkError("Answer from Java side is empty"), OSError("closed")])
+def test_ctrl_c_in_another_cell_fails_no_batch_of_this_one(
+    spark: SparkSession, notebook: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    ssc, began = started(spark, lambda rdd: None)
+    wait, broken = ssc.awaitTerminationOrTimeout, iter([error])
+
+    def await_(seconds: float) -> Any:
+        for once in broken:
+            raise once
+        return wait(seconds)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ssc, "awaitTerminationOrTimeout", await_)
+    assert lifecycle.stop_when(ssc, began.is_set, poll="10ms") == 0
+    assert list(broken) == []
 
 
 def test_ctrl_c_in_a_notebook_stops_the_job_gracefully(cell: Cell) -> None:

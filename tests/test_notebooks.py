@@ -6,12 +6,13 @@ import io
 import re
 from collections import namedtuple
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from PIL import Image
 from pyspark.sql import Row, SparkSession
@@ -22,6 +23,12 @@ from sparkstream_kit import charts, notebooks
 from sparkstream_kit.testing import run_batches
 
 Hits = namedtuple("Hits", "path hits")
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
 
 HOSTILE = "<script>alert(1)</script> $x_1$ \x1b[2J =1+1"
 
@@ -120,6 +127,16 @@ def test_each_batch_takes_the_place_of_the_one_before(spark: SparkSession, cell:
         ([datetime(2026, 1, 31, 12, tzinfo=timezone.utc)], ["value", "2026-01-31 12:00:00"]),
         ([date(2026, 1, 31), None], ["value", "2026-01-31", "null"]),
         ([2**60], ["value", str(2**60)]),
+        ([10**5000, -(10**5000)], ["value", "inf", "-inf"]),
+        ([Decimal("sNaN"), Decimal("Infinity")], ["value", "nan", "nan"]),
+        ([numpy.int64(3), numpy.float64(0.5)], ["value", "3", "0.5"]),
+        ([numpy.array([1, 2])], ["value", "[1 2]"]),
+        ([datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=10)))], ["value", "0001-01-01 00:00:00+10:00"]),
+        ([date(1, 1, 1), date(9999, 12, 31)], ["value", "0001-01-01", "9999-12-31"]),
+        ([datetime(1, 1, 1, tzinfo=timezone.utc)], ["value", "0001-01-01 00:00:00"]),
+        ([b"\x1b[2J"], ["value", "b'\\x1b[2J'"]),
+        ([Unprintable()], ["value", "<Unprintable: RuntimeError>"]),
+        ([(None, None)], ["_1    _2", "null  null"]),
         ([float("nan")], ["value", "nan"]),
     ],
 )
@@ -144,6 +161,21 @@ def test_a_stream_without_elements_waits(spark: SparkSession, cell: Cell) -> Non
             "hits - batch at 00:00:02 UTC\n   _2\n/  1",
             "hits - batch at 00:00:03 UTC\n  _2",
         ]
+    ]
+
+
+def test_a_batch_without_numbers_leaves_a_gap(spark: SparkSession, cell: Cell) -> None:
+    shown(lambda stream: ss.show(stream, "line", name="hits"), [[("/", 1)], [("/", None)], [("/", 3)]])
+    assert [text.splitlines()[-1] for text in cell.texts[0][1:]] == ["/  1", "/  null", "/  3"]
+
+
+def test_the_latest_rows_are_those_of_the_same_columns(spark: SparkSession, cell: Cell) -> None:
+    shown(lambda stream: ss.show(stream, "latest"), [[("a", 1)], [("b", 2)], [("c", 3, 4)], [("d", 5, 6)]])
+    assert [text.splitlines()[1:] for text in cell.texts[0][1:]] == [
+        ["_1  _2", "a   1"],
+        ["_1  _2", "b   2", "a   1"],
+        ["_1  _2  _3", "c   3   4"],
+        ["_1  _2  _3", "d   5   6", "c   3   4"],
     ]
 
 
@@ -205,14 +237,23 @@ def test_the_rows_of_frames_are_shown_with_their_batch(spark: SparkSession, cell
     ]
 
 
-def test_two_streams_without_names_have_two_displays(spark: SparkSession, cell: Cell) -> None:
+def test_streams_without_names_have_displays_of_their_own(spark: SparkSession, cell: Cell) -> None:
     def build(stream: DStream[Any]) -> None:
         hits = counted(stream)
+        ss.show(hits.count(), name="show 2")
         ss.show(hits)
-        ss.show(hits.count())
+        ss.show(hits.select("hits"))
 
     shown(build, [[("/", 3)]])
-    assert [texts[-1].splitlines()[-1] for texts in cell.texts] == ["/     3", "1"]
+    assert [texts[-1].splitlines()[-1] for texts in cell.texts] == ["1", "/     3", "3"]
+
+
+def test_a_display_without_a_batch_is_text_too(spark: SparkSession, cell: Cell) -> None:
+    shown(lambda stream: ss.show(stream, name=HOSTILE), [[]])
+    (page,) = cell.pages
+    found = Elements(page)
+    assert (found.tags, found.attributes) == (["div"], [{"class": "tex2jax_ignore mathjax_ignore"}])
+    assert found.texts == [HOSTILE.replace("\x1b", "\\x1b") + " - no batch yet"]
 
 
 def test_what_it_shows_is_text_and_numbers_stand_right(spark: SparkSession, cell: Cell) -> None:

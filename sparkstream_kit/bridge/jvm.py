@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -96,6 +97,24 @@ def scala_seq(items: Iterable[Any]) -> Any:
 def is_running() -> bool:
     """Whether this process has a SparkContext (SparkContext._active_spark_context)."""
     return SparkContext._active_spark_context is not None
+
+
+def is_dead() -> bool:
+    """Whether the JVM of this process has died, as from too little memory.
+
+    `proc` of PySpark's gateway is the process that it launched (java_gateway.launch_gateway of PySpark 4.2.1). The JVM
+    of spark-submit started Python, which ends with it.
+    """
+    gateway = SparkContext._gateway
+    process = getattr(gateway, "proc", None)
+    if gateway is None or process is None:
+        return False
+    try:
+        gateway.jvm.java.lang.System.nanoTime()
+    except Exception:  # connections end before the process does
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+    return process.poll() is not None
 
 
 def start_jvm(conf: SparkConf | None = None) -> None:

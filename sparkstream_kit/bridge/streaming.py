@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from py4j.protocol import Py4JNetworkError
 from pyspark.streaming import StreamingContext
 
+from . import jvm
 from .jvm import THROWN, context, view
 
 _STOPPER = "_sparkstream_kit_stopper"
@@ -133,6 +136,21 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
     except THROWN:
         if not is_abandoned(ssc):
             raise
+
+
+def await_termination(ssc: StreamingContext, seconds: float) -> bool:
+    """Whether a context has stopped, after this time at the latest; raises the error of a batch that failed.
+
+    A Ctrl-C during a call of another thread also ends the connection of this one (GatewayClient.send_command of py4j
+    0.10.9.9), which says nothing of the context.
+    """
+    try:
+        return bool(ssc.awaitTerminationOrTimeout(seconds))  # type: ignore[func-returns-value,arg-type]
+    except (Py4JNetworkError, OSError):
+        if jvm.is_dead():
+            raise
+        time.sleep(min(seconds, 0.1))
+        return False
 
 
 def abandon(ssc: StreamingContext, seconds: float) -> None:

@@ -17,7 +17,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 from pyspark.streaming import StreamingContext
 
-from . import hadoop
+from . import hadoop, jvm
 from .jvm import context, scala_object, unsupported, view
 from .streaming import batch_interval_ms, checkpoint_directory
 
@@ -276,14 +276,12 @@ def count_log_records(path: str) -> int:
 
 
 def forget_dead_jvm() -> bool:
-    """Forget the JVM of this process if it has died, as from too little memory, so that another can be started.
+    """Forget the JVM of this process if it has died, so that another can be started; returns whether it had.
 
-    PySpark 4.2.1 keeps what belonged to it in these attributes of classes; `proc` of the gateway is the process that it
-    launched (java_gateway.launch_gateway). The JVM of spark-submit started Python, which ends with it.
+    PySpark 4.2.1 keeps what belonged to it in these attributes of classes.
     """
     gateway = SparkContext._gateway
-    process = getattr(gateway, "proc", None)
-    if gateway is None or process is None or process.poll() is None:
+    if gateway is None or not jvm.is_dead():
         return False
     with contextlib.suppress(Exception):
         gateway.shutdown_callback_server()

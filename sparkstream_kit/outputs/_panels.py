@@ -168,6 +168,10 @@ class Panel:
         cut = cut or len(fitting) < len(cells) or len(kinds) > COLUMNS
         return {**facts, "cut": cut, "columns": columns, "rows": fitting}
 
+    def forget(self) -> None:
+        """Drop the rows of earlier batches: those to come have other columns."""
+        self._latest.clear()
+
     def _newest(self) -> list[list[Cell]]:
         """The newest rows first; batches whose rows are no longer shown are dropped."""
         newest: list[list[Cell]] = []
@@ -246,7 +250,7 @@ def _cell(value: Any, kind: str) -> Cell:
     if value is None or isinstance(value, bool):
         return value
     if kind in ("time", "date"):
-        return _time(value, "%Y-%m-%d %H:%M:%S" if kind == "time" else "%Y-%m-%d")
+        return _time(value, of_day=kind == "time")
     if isinstance(value, int):
         return value if abs(value) <= LARGEST else str(value)
     if isinstance(value, float):
@@ -261,14 +265,15 @@ def _label(value: Any, kind: str) -> str:
     return cell if isinstance(cell, str) else json.dumps(cell)
 
 
-def _time(micros: int, form: str) -> str:
+def _time(micros: int, *, of_day: bool = True) -> str:
     """Microseconds since 1970 in words, in UTC.
 
-    >>> _time(1_769_860_800_000_000, "%Y-%m-%d"), _time(253402300800_000_000, "%Y-%m-%d")
-    ('2026-01-31', '253402300800 s since 1970')
+    >>> _time(1_769_860_800_000_000), _time(253402300800_000_000, of_day=False), _time(-62135596800_000_000)
+    ('2026-01-31 12:00:00', '253402300800 s since 1970', '0001-01-01 00:00:00')
     """
     try:
-        return (EPOCH + timedelta(microseconds=micros)).strftime(form)
+        at = EPOCH.replace(tzinfo=None) + timedelta(microseconds=micros)
+        return at.isoformat(" ", "seconds") if of_day else at.date().isoformat()
     except OverflowError:  # beyond the years 1 to 9999
         return f"{micros // MICROSECONDS} s since 1970"
 

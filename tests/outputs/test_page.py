@@ -245,7 +245,7 @@ def test_each_type_is_shown_as_what_it_is(spark: SparkSession) -> None:
         "timestamp'2026-01-31 12:00:00+01:00'": "2026-01-31 11:00:00",
         "timestamp_ntz'2026-01-31 12:00:00'": "2026-01-31 12:00:00",
         "date'2026-01-31'": "2026-01-31",
-        "timestamp_seconds(-62135596800)": "1-01-01 00:00:00",
+        "timestamp_seconds(-62135596800)": "0001-01-01 00:00:00",
         "timestamp_seconds(-62167219200)": "-62167219200 s since 1970",
         "timestamp_seconds(253402300800)": "253402300800 s since 1970",
         "timestamp'9999-12-31 23:59:59Z'": "9999-12-31 23:59:59",
