@@ -39,7 +39,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sparkstream_kit"
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text()
-    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "conf/README.md"])
+    for page in sorted(
+        [
+            *ROOT.glob("*.md"),
+            *(ROOT / "docs").glob("*.md"),
+            ROOT / "conf/README.md",
+            ROOT / "jobs/course/README.md",
+        ]
+    )
 }
 FOREIGN_OPTIONS = {
     *("--conf", "--files", "--jars", "--load-spark-defaults", "--master", "--packages", "--properties-file"),
@@ -212,8 +219,8 @@ def check_command(words: list[str], files: list[str]) -> None:
         if program == "scripts/install":
             check_extras(rest)
     elif program == "pip":
-        (extras,) = re.findall(r"\.\[([\w,]+)\]", " ".join(rest))
-        check_extras(extras.split(","))
+        for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(rest)):
+            check_extras(extras.split(","))
     elif program in ("python", "spark-submit"):
         at = next(i for i, word in enumerate(rest) if word.endswith(".py"))
         assert {word for word in rest[:at] if word.startswith("--")} <= FOREIGN_OPTIONS
@@ -223,9 +230,8 @@ def check_command(words: list[str], files: list[str]) -> None:
             assert rest[at].removesuffix(".py") in files or (ROOT / rest[at]).exists()
             check_job(rest[at + 1 :])
     else:
-        assert program in ("kill", "cp", "rm", "tar", "yarn", "git", "sqlite3", "psql", "export"), (
-            f"is {program} a command?"
-        )
+        known = "cp export git jupyter kill psql rm source sqlite3 tar yarn"
+        assert program in known.split(), f"is {program} a command?"
 
 
 def check_extras(extras: list[str]) -> None:
