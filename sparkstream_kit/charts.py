@@ -21,11 +21,13 @@ STROKES = (
 )
 """Colours that the colour-blind can tell apart too, since neighbours also differ in their dashes."""
 
+warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a label may be in any script
+
 LONGEST = 40
 """Characters of a label."""
 
 FARTHEST = 500 * 365 * 24 * 3600
-"""Seconds from 1970 of the times that are drawn: some calendars end at the year 9999, and dates in data do not."""
+"""Seconds from 1970 within which times are drawn: calendars end at the year 9999, and data may have later dates."""
 
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
 """Labels are data: a $ in them starts no formula, and TeX never sees them."""
@@ -44,9 +46,7 @@ def chart(panel: dict[str, Any], caption: str) -> bytes:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a label may be in any script
-        figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png")
     return picture.getvalue()
 
 

@@ -132,11 +132,10 @@ def _get_or_create(
         active = StreamingContext.getActive()
     if active is not None and streaming.is_abandoned(active):
         if not streaming.await_stop(active, ABANDONED_LIMIT):
-            raise UsageError(
-                f"the previous job, which was interrupted, has not stopped within {ABANDONED_LIMIT} s: run this again, "
-                "or restart Python"
-            )
+            raise _not_stopped("was interrupted")
     elif active is not None:
+        if replace:
+            raise _not_stopped("is to be replaced")
         log.warning(
             "a job is running already: its context is returned, and build is not called. To run a changed build "
             "instead, pass replace=True"
@@ -175,11 +174,18 @@ def _get_or_create(
     return ssc
 
 
+def _not_stopped(what: str) -> UsageError:
+    return UsageError(
+        f"the previous job, which {what}, has not stopped within {ABANDONED_LIMIT} s: run this again, or restart Python"
+    )
+
+
 def end_previous() -> None:
     """Give up the home of a context of this process that was stopped, or never started: its cell runs again."""
     engine = batches.live()
     if engine is not None:
-        lifecycle.await_end(engine.context)
+        if not lifecycle.await_end(engine.context, ABANDONED_LIMIT):
+            raise _not_stopped("is still being stopped")
         engine.end()
 
 

@@ -86,9 +86,10 @@ def start(ssc: StreamingContext) -> None:
     it, and the error appears below the cell. `ssc.stop(False, True)` stops the job gracefully, and so does
     `get_or_create` with `replace`, which puts a changed one in its place. `run` and `stop_when` wait for a started job
     in the foreground: its error is raised there, also one of before, and Ctrl-C stops the job. A context whose job runs
-    is left alone. A Ctrl-C during the start stops the job again and raises KeyboardInterrupt.
+    is left alone. A signal during the start stops the job again and raises KeyboardInterrupt.
 
-    A script waits for the job at its end, and a failed batch ends the process; `run` has signals stop it gracefully.
+    A script waits for the job at its end, also if it fails itself, and a failed batch ends the process; only `run` has
+    signals stop a job gracefully.
 
     Raises UsageError, before anything starts, for an unsupported PySpark and a context that Spark refuses to start.
 
@@ -109,6 +110,7 @@ def start(ssc: StreamingContext) -> None:
     with _signals() as signals, contextlib.ExitStack() as held:
         watch = held.enter_context(_watched(ssc))
         _start(ssc)
+        watch.started.set()
         waiter = vars(ssc)[_WAITER] = _Waiter(ssc, watch, held.pop_all())
         if signals.stop:
             waiter.wait(lambda: True, 1, signals)
@@ -123,9 +125,9 @@ def _start(ssc: StreamingContext) -> None:
 
 def _why_not_started(why: str) -> str:
     if "already been stopped" in why:
-        return "this context has ended, and Spark starts none twice: get a new one by get_or_create"
+        return "this context has ended, and Spark cannot start one twice: get a new one from get_or_create"
     if "Only one StreamingContext" in why:
-        return "another job runs already: stop it, or pass replace=True to get_or_create"
+        return "another job is already running: stop it, or pass replace=True to get_or_create"
     return f"Spark cannot start the job ({why}): change what it names"
 
 
@@ -149,11 +151,10 @@ def replace(ssc: StreamingContext) -> None:
             raise KeyboardInterrupt
 
 
-def await_end(ssc: StreamingContext) -> None:
-    """Wait for what `start` does after its context was stopped, such as saving the states."""
+def await_end(ssc: StreamingContext, seconds: float) -> bool:
+    """Wait for what `start` does after its context was stopped, such as saving the states; whether it has ended."""
     waiter = _waiter_of(ssc)
-    if waiter is not None:
-        waiter.join()
+    return waiter is None or waiter.join(seconds)
 
 
 def stop_on_marker(ssc: StreamingContext, path: str, *, poll: Duration = "5s") -> int:
@@ -242,14 +243,21 @@ class _Watch(NamedTuple):
     """Set once errors of receivers are those of a stop."""
     loss: str | None
     """Why the next start cannot process what this one leaves; None if it can."""
+    started: threading.Event
 
 
 @contextlib.contextmanager
 def _watched(ssc: StreamingContext) -> Iterator[_Watch]:
-    """Hold failed batches, and notice receivers that fail; begun before the start, or the first ones are missed."""
-    loss = _why_lost(ssc, has_home=engine_of(ssc) is not None)
-    with _failed_batches_held() as failures:
-        watch = _Watch(failures, threading.Event(), loss)
+    """Hold failed batches, and notice receivers that fail; begun before the start, or the first ones are missed.
+
+    The start of a recovered context generates its batches itself (JobGenerator.restart): it would wait for a callback
+    that is held, so none is until it has started.
+    """
+    loss, started = _why_lost(ssc, has_home=engine_of(ssc) is not None), threading.Event()
+    if not streaming.is_recovered(ssc):
+        started.set()
+    with _failed_batches_held(started) as failures:
+        watch = _Watch(failures, threading.Event(), loss, started)
         if streaming.receiver_count(ssc):
             ssc.addStreamingListener(_Receivers(watch))
         yield watch
@@ -285,9 +293,11 @@ class _Waiter:
             if not self._is_watched and not isinstance(error, KeyboardInterrupt):
                 print(_explained(error), file=sys.stderr, flush=True)
 
-    def join(self) -> None:
-        """Wait for the end."""
-        self._thread.join()
+    def join(self, seconds: float) -> bool:
+        """Wait for the end, up to this time; whether it has come."""
+        if threading.current_thread() is not self._thread:  # as for a listener that hears of the end
+            self._thread.join(seconds)
+        return not self.is_alive
 
     def wait(self, flag: Callable[[], bool], poll: float, signals: _Signals) -> int:
         """Wait in the foreground, as `_wait_and_stop` does."""
@@ -320,6 +330,7 @@ def _stop_when(
     with _watched(ssc) as watch:
         if begin:
             _start(ssc)
+        watch.started.set()
         return _wait_and_stop(ssc, flag, seconds, signals, watch)
 
 
@@ -408,18 +419,19 @@ def _drain(ssc: StreamingContext, signals: _Signals, watch: _Watch) -> None:
     """Stop gracefully, with a deadline: Spark's own graceful stop can wait forever."""
     limit = max(DRAIN_LIMIT, 3 * streaming.batch_interval_ms(ssc))
     deadline = time.monotonic() + limit / 1000
+    lost = f"what is left is lost, because {watch.loss}"
+    left = lost if watch.loss else "the next start processes what is left"
     stopper = _background(_stop_gracefully, ssc, limit)
     while stopper.is_alive():
         if watch.failures:
             raise _failed(watch.failures[0], watch.loss)
         if time.monotonic() > deadline:
-            lost = f"what is left is lost, because {watch.loss}"
-            left = lost if watch.loss else "the next start processes what is left"
             raise BatchFailed(f"the drain did not end within {durations.text(limit)}: {left}")
         if signals.interrupt:
             raise KeyboardInterrupt
         stopper.join(0.1)
-    streaming.await_termination(ssc, 0)  # raises errors from outside Python
+    if not streaming.await_termination(ssc, 0):  # which raises errors from outside Python
+        raise BatchFailed(f"the drain was interrupted: {left}")
 
 
 def _stop_gracefully(ssc: StreamingContext, limit: int) -> None:
@@ -467,8 +479,8 @@ def _failed(error: BaseException, loss: str | None) -> BatchFailed | ReceiverFai
 
 
 @contextlib.contextmanager
-def _failed_batches_held() -> Iterator[list[BaseException]]:
-    """A list of the errors raised in callbacks; the thread of a failed callback is blocked until the end.
+def _failed_batches_held(started: threading.Event) -> Iterator[list[BaseException]]:
+    """A list of the errors raised in callbacks; the thread of one that fails after the start is blocked until the end.
 
     Otherwise Spark would start the next output or batch before the failure is seen, and it forgets a failed output if a
     later one of the same batch succeeds (JobScheduler.handleJobCompletion).
@@ -478,7 +490,8 @@ def _failed_batches_held() -> Iterator[list[BaseException]]:
 
     def hold(error: BaseException) -> None:
         failures.append(error)
-        over.wait()
+        if started.is_set():
+            over.wait()
 
     with callback_errors(hold):
         try:

@@ -48,6 +48,11 @@ MOST_BITS = 1000
 
 NOTHING = StructType()
 
+MOST_LINES = 100
+"""Rows of the text that goes with the HTML of a table, for what cannot show that."""
+
+MOST_BARS = 50
+
 NO_FORMULAS = "tex2jax_ignore mathjax_ignore"
 """CSS classes that keep MathJax from typesetting $...$ (its versions 2 and later)."""
 
@@ -70,8 +75,8 @@ def show(
     latest   the newest `rows` rows, of whichever batch
     bar      a bar for each of the first `rows` rows: the column `value`, named by the column `by`
     line     over time, a line for each value of the column `by` with the column `value`; without `by`, one for each
-             column with numbers of the first row. The 8 largest lines are drawn, each with its last 300 points. `x` is
-             a column with times for streams by event time; without it a point is at the time of its batch
+             numeric column, from the first row of the batch. The 8 largest lines are drawn, each with its last 300
+             points. `x` is a column with times for streams by event time; else a point is at the time of its batch
 
     Unless they are named, `value` is the first column with numbers that is not `by`, and `by` the first column of a
     bar, and of a line the first that has neither numbers nor times. Elements of a DStream have the columns _1, _2, ...
@@ -81,7 +86,8 @@ def show(
     ended. Charts need the library matplotlib. Outside of notebooks each batch is printed as a table.
 
     Guarantee: at least once, and nothing lasts. Text is shown as text, whatever is in it; control characters are
-    written as repr does. Times are in UTC. What is shown of a batch has the bounds of `outputs.page`.
+    written as repr does. Times are in UTC. What is shown of a batch has the bounds of `outputs.page`, and at most 50
+    bars. Of a DStream the first elements of a batch are collected, whole: `rows` of them, and 1,000 for a line.
 
     Raises UsageError for columns that the stream does not have or that have no numbers (for a DStream, when its first
     batch runs), and for `rows` beyond 1000; MissingLibrary for a chart without matplotlib.
@@ -115,7 +121,8 @@ def show(
 def _show_frames(stream: FrameStream, kind: Show, name: str, rows: int, by: str, value: str, x: str) -> None:
     outputs = stream.graph.outputs
     if not name:  # nothing that lasts is found by it
-        name = next(free for n in itertools.count(1) if f"show:{(free := f'show {n}')}" not in outputs)
+        names = (f"show {n}" for n in itertools.count(1))
+        name = next(free for free in names if f"show:{free}" not in outputs)
     panel, display = Panel(f"show:{name}", name, kind, rows, by, value, x), _Display(name)
 
     def write(frame: DataFrame, batch: Batch) -> None:
@@ -215,7 +222,7 @@ def _is_date(value: object) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """A number as Python has it; what no screen holds, and what is none, is infinite or NaN."""
+    """A number as Python has it. Numbers too large to print are infinite; what is not a number is NaN."""
     if isinstance(value, Decimal):
         return value if value.is_finite() else math.nan
     value = value.item() if hasattr(value, "item") else value  # numpy's
@@ -266,15 +273,17 @@ class _Display:
     def show(self, panel: dict[str, Any], batch: str = "batch") -> None:
         """Show a result in place of the one before."""
         at = datetime.fromtimestamp(panel["time"], timezone.utc) if panel["time"] is not None else None
+        if len(panel.get("bars", [])) > MOST_BARS:
+            panel = {**panel, "bars": panel["bars"][:MOST_BARS], "cut": True}
         name = f"{printable(self._name)} - " if self._name else ""
         caption = name + (f"{batch} at {at:%H:%M:%S} UTC" if at else "no rows yet")
         if panel.get("cut"):
             caption += ", not all is shown"
         columns, cells = _cells(panel)
-        text = "\n".join([caption, *_lines(columns, cells)])
         if not _has_displays():
-            print(text, flush=True)
+            print(caption, *_lines(columns, cells), sep="\n", flush=True)
             return
+        text = "\n".join([caption, *_lines(columns, cells[:MOST_LINES])])
         data = {"text/plain": text, "text/html": _html(caption, columns, cells)}
         if panel["show"] in ("bar", "line"):
             picture = load(__package__, {"chart": "charts"}, "chart")(panel, caption)

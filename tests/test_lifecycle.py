@@ -369,7 +369,7 @@ def test_an_error_that_nobody_waits_for_is_printed(cell: Cell, capfd: pytest.Cap
         raise UsageError("no such column") from ValueError("\x1b[2J")
 
     ssc = started_cell(cell, fail)
-    lifecycle.await_end(ssc)
+    assert lifecycle.await_end(ssc, 60)
     said = capfd.readouterr().err
     assert "a batch failed, the next start runs it again: no such column" in said
     assert "\x1b" not in said
@@ -391,7 +391,9 @@ def test_a_job_in_the_background_is_left_alone_by_its_cell_and_replaced_by_a_cha
     assert lifecycle.stop_when(changed, again.is_set, poll="10ms") == 0
 
 
-def test_a_job_that_fails_is_replaced_all_the_same(cell: Cell, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_that_fails_is_replaced_all_the_same(
+    cell: Cell, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failed, release, again = threading.Event(), threading.Event(), threading.Event()
 
     def fail(frame: DataFrame, batch: Batch) -> None:
@@ -401,7 +403,8 @@ def test_a_job_that_fails_is_replaced_all_the_same(cell: Cell, caplog: pytest.Lo
 
     started_cell(cell, fail)
     assert failed.wait(60)
-    threading.Timer(0.2, release.set).start()
+    replace = lifecycle.replace
+    monkeypatch.setattr(lifecycle, "replace", lambda ssc: (release.set(), replace(ssc)))
     changed = cell(lambda frame, batch: again.set(), replace=True)
     assert any("the job that is replaced has failed: a batch failed" in text for text in caplog.messages)
     assert lifecycle.run(changed, again.is_set, poll="10ms") == 0
@@ -417,7 +420,7 @@ def test_ctrl_c_while_a_job_starts_in_the_background_stops_it(cell: Cell, monkey
     assert lifecycle.run(cell(), lambda: True, poll="10ms") == 0
 
 
-def test_ctrl_c_while_a_job_is_replaced_starts_no_other(cell: Cell) -> None:
+def test_ctrl_c_while_a_job_is_replaced_starts_no_other(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     began, release = threading.Event(), threading.Event()
 
     def hang(frame: DataFrame, batch: Batch) -> None:
@@ -427,27 +430,64 @@ def test_ctrl_c_while_a_job_is_replaced_starts_no_other(cell: Cell) -> None:
     started_cell(cell, hang)
     assert began.wait(60)
 
-    def interrupt() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        release.set()
+    stop_when = lifecycle._stop_when
 
-    threading.Timer(0.2, interrupt).start()
+    def interrupted(*arguments: Any, **options: Any) -> int:
+        signal.raise_signal(signal.SIGINT)
+        release.set()
+        return stop_when(*arguments, **options)
+
+    monkeypatch.setattr(lifecycle, "_stop_when", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cell(replace=True)
     assert StreamingContext.getActive() is None
 
 
-def test_nothing_runs_past_a_first_batch_that_fails(spark: SparkSession, notebook: None) -> None:
-    past: list[int] = []
+def test_nothing_runs_past_a_first_batch_that_fails(
+    spark: SparkSession, notebook: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = threading.Event()
     for start in (lifecycle.start, lambda ssc: lifecycle.run(ssc, poll="10ms")):
         ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
+        began, first = threading.Event(), ssc.start
+
+        def fail_at_once(rdd: RDD[int], began: threading.Event = began) -> None:
+            began.set()
+            fail(rdd)
+
         stream = ssc.queueStream([spark.sparkContext.parallelize([1])])
-        stream.foreachRDD(fail)
-        stream.foreachRDD(lambda rdd: past.append(1))
+        stream.foreachRDD(fail_at_once)
+        stream.foreachRDD(lambda rdd: past.set())
+        monkeypatch.setattr(ssc, "start", lambda began=began, first=first: (first(), began.wait(60), past.wait(1)))
         with pytest.raises(BatchFailed, match="no such column"):
             start(ssc)
             lifecycle.stop_when(ssc, lambda: False, poll="10ms")
-    assert past == []
+    assert not past.is_set()
+
+
+def test_a_recovered_job_whose_pending_batch_cannot_be_generated_does_not_hang(
+    spark: SparkSession, notebook: None, tmp_path: Path
+) -> None:
+    incoming, broken = tmp_path / "in", tmp_path / "broken"
+    incoming.mkdir()
+
+    def build(ssc: StreamingContext) -> None:
+        def generate(rdd: RDD[str]) -> RDD[str]:
+            if broken.exists():
+                raise ValueError("no such file")
+            return rdd
+
+        def write(rdd: RDD[str]) -> None:
+            broken.touch()
+            raise ValueError("the batch stays pending")
+
+        ssc.textFileStream(str(incoming)).transform(generate).foreachRDD(write)
+
+    for _ in range(2):
+        ssc = get_or_create(build, checkpoint=str(tmp_path / "checkpoint"), batch_interval="100ms")
+        with pytest.raises((BatchFailed, UsageError), match="the batch stays pending|no such file") as failed:
+            lifecycle.run(ssc, poll="10ms")
+    assert "no such file" in str(failed.value)
 
 
 @pytest.mark.parametrize("error", [Py4JNetworkError("Answer from Java side is empty"), OSError("closed")])

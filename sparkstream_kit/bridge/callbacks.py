@@ -64,5 +64,5 @@ def callback_errors(note: Callable[[BaseException], object]) -> Iterator[None]:
         yield
     finally:
         over = True
-        if TransformFunction.call is noting:  # or a patch on top of this one, which was made meanwhile
+        if TransformFunction.call is noting:  # else a later patch is on top; below it this one does nothing any more
             TransformFunction.call = call  # type: ignore[method-assign]

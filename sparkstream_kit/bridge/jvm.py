@@ -102,8 +102,8 @@ def is_running() -> bool:
 def is_dead() -> bool:
     """Whether the JVM of this process has died, as from too little memory.
 
-    `proc` of PySpark's gateway is the process that it launched (java_gateway.launch_gateway of PySpark 4.2.1). The JVM
-    of spark-submit started Python, which ends with it.
+    `proc` of PySpark's gateway is the process that it launched (java_gateway.launch_gateway of PySpark 4.2.1). False
+    under spark-submit, which launched Python itself: there a call that fails has to end the job.
     """
     gateway = SparkContext._gateway
     process = getattr(gateway, "proc", None)

@@ -6,12 +6,14 @@ Classes are in org.apache.spark.streaming, Spark 4.2.1.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from py4j.protocol import Py4JNetworkError
+from pyspark import SparkContext
 from pyspark.streaming import StreamingContext
 
 from . import jvm
@@ -141,14 +143,14 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
 def await_termination(ssc: StreamingContext, seconds: float) -> bool:
     """Whether a context has stopped, after this time at the latest; raises the error of a batch that failed.
 
-    A Ctrl-C during a call of another thread also ends the connection of this one (GatewayClient.send_command of py4j
-    0.10.9.9), which says nothing of the context.
+    In a notebook, a Ctrl-C during a call of another thread also ends the connection of this one
+    (GatewayClient.send_command of py4j 0.10.9.9), which says nothing of the context.
     """
     try:
         return bool(ssc.awaitTerminationOrTimeout(seconds))  # type: ignore[func-returns-value,arg-type]
     except (Py4JNetworkError, OSError):
-        if jvm.is_dead():
-            raise
+        if "PYSPARK_GATEWAY_PORT" in os.environ or ssc._jvm is not SparkContext._jvm or jvm.is_dead():
+            raise  # of spark-submit, replaced by another, or dead: this JVM has ended
         time.sleep(min(seconds, 0.1))
         return False
 

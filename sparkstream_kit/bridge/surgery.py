@@ -289,5 +289,6 @@ def forget_dead_jvm() -> bool:
     SparkContext._jvm = None
     SparkContext._active_spark_context = None
     SparkSession._instantiatedSession = None
+    SparkSession._activeSession = None
     StreamingContext._activeContext = None
     return True

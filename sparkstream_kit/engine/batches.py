@@ -173,7 +173,8 @@ class Engine:
         tell(self.graph, JobStopped(self.finished, self.drained.is_set()))
         self._meters.stop()
         global _live
-        _live = None
+        if _live is self:
+            _live = None
 
     def end(self) -> None:
         """End a job whose context was stopped by somebody else, or never started."""

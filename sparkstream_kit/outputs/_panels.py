@@ -95,6 +95,7 @@ class Panel:
     """A result that is shown: which columns it takes, and the rows of earlier batches that it still shows."""
 
     def __init__(self, what: str, name: str, show: Show, rows: int, by: str, value: str, x: str):
+        self._options = (what, name, show, rows, by, value, x)
         self._what = what  # as errors call it
         self.name, self.show, self.rows = name, show, rows
         self.rows_of_batch = MOST_ROWS if show == "line" else rows
@@ -102,6 +103,9 @@ class Panel:
         self._lines = Lines()
         self._latest: dict[int, list[list[Cell]]] = {}
         """The rows of the newest batches that had any."""
+
+    def __reduce__(self) -> tuple[type[Panel], tuple[Any, ...]]:
+        return Panel, self._options  # Spark's checkpoints have the function that shows it, and need no rows
 
     def first(self, frame: DataFrame) -> DataFrame:
         """The frame, of a line with the rows that count first."""

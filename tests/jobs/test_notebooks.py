@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -73,8 +73,8 @@ def executed(name: str) -> Any:
     notebook = read("en", name)
     folder = COURSE / "notebooks/en"
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    with pytest.MonkeyPatch.context() as environment:
-        for variable, value in ENVIRONMENT.items():
+    with pytest.MonkeyPatch.context() as environment, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for variable, value in {**ENVIRONMENT, "TMPDIR": folder}.items():
             environment.setenv(variable, value)
         client.execute()
     return notebook
@@ -137,7 +137,8 @@ def test_0_shows_a_stream_replaces_it_and_survives_an_error() -> None:
     ]
     lines, not_found, *later = displays(notebook)
     assert re.fullmatch(r"lines - batch at \d\d:\d\d:\d\d UTC\nvalue\n200", lines["text/plain"])
-    assert not_found["text/html"].count("<tr>") >= 1
+    rows = not_found["text/plain"].splitlines()[2:]
+    assert len(rows) in missing
     names = [display["text/plain"].split(" - ")[0] for display in later]  # nbclient drops updates of cells that ended
     assert names == ["lines", "longest line", "bytes"]
 
@@ -217,7 +218,7 @@ def test_the_tour_shows_what_it_says() -> None:
     assert "`staus` cannot be resolved" in misspelled
     assert refused == "a batch failed, the next start runs it again: this batch is not for me"
     requests, lines, paths, clients, *_ = displays(notebook)
-    assert requests["text/plain"].startswith("requests - ")
+    assert requests["text/plain"].startswith("requests - ")  # nbclient drops updates of cells that ended
     for chart in (lines, paths):
         assert "data:image/png;base64," in chart["text/html"]
     rows = [row.split() for row in clients["text/plain"].splitlines()[2:]]
@@ -286,7 +287,10 @@ def test_a_changed_cell_replaces_the_job_that_runs(cells: Kernel) -> None:
 
 def test_an_interrupt_reaches_a_job_that_was_started_in_the_background(cells: Kernel) -> None:
     started = cells.run(job("background"))
-    waiting = cells.run("ss.stop_when(ssc, lambda: False)", interrupt=lambda _: has_batches(started))
+    waiting = cells.run(
+        "ss.stop_when(ssc, lambda: print('waits'))",
+        interrupt=lambda cell: "waits" in cell.text and has_batches(started),
+    )
     assert (waiting.result, waiting.error) == ("0", None)
     assert cells.run("ss.live_session().range(5).count()").result == "5"
 
@@ -326,7 +330,7 @@ def test_a_hostile_line_is_text(cells: Kernel) -> None:
     assert "tex2jax_ignore" in table["text/html"]
     for data in (table, bars):
         assert "<script" not in data["text/html"]
-        assert "\x1b" not in json.dumps(data, ensure_ascii=False)
+        assert "\x1b" not in "".join(data.values())
     assert "data:image/png;base64," in bars["text/html"]
 
 
@@ -339,5 +343,5 @@ def test_the_kernel_survives_a_java_that_was_killed(cells: Kernel) -> None:
     assert again.error is None
     cells.wait(again, has_batches)
     assert newest(again) > newest(started)
-    assert "Java has ended" in started.text + again.text
+    cells.wait(started, lambda cell: "Java has ended, as it does when it is killed" in cell.text)
     assert cells.run("ss.stop_when(ssc, lambda: True)").result == "0"

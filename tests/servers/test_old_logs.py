@@ -216,14 +216,16 @@ def test_the_commands_of_the_page_count_each_line_once_in_both_databases(
         # an outage
         tries = job.said().count("retrying")  # the job and the backfill may have met in a row
         postgres.kill()
-        job.wait_until(lambda: job.said().count("retrying") > tries, "it retries")
-        said = page.run("sparkstream status clients.home", 1)
-        assert re.search("retrying: .*sql:postgres", said), said
-        batch = json.loads(page.run("sparkstream status clients.home --json", 1))["last_batch"]
-        assert not batch["done"]
-        ledger = f"select count(*) from sparkstream_ledger where output = 'clients' and batch >= {batch['n']}"
-        assert in_sqlite(ledger) == [(1,)], "the other database has the batch, and no batch follows"
-        postgres.start()
+        try:
+            job.wait_until(lambda: job.said().count("retrying") > tries, "it retries")
+            said = page.run("sparkstream status clients.home", 1)
+            assert re.search("retrying: .*sql:postgres", said), said
+            batch = json.loads(page.run("sparkstream status clients.home --json", 1))["last_batch"]
+            assert not batch["done"]
+            ledger = f"select count(*) from sparkstream_ledger where output = 'clients' and batch >= {batch['n']}"
+            assert in_sqlite(ledger) == [(1,)], "the other database has the batch, and no batch follows"
+        finally:  # or other tests miss it
+            postgres.start()
 
         # everything is there
         writer.terminate()

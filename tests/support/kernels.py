@@ -12,7 +12,7 @@ from typing import Any
 
 from jupyter_client.manager import KernelManager
 
-from .supervisor import ROOT
+from .supervisor import PATIENCE, ROOT
 
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
@@ -53,18 +53,22 @@ class Kernel:
 
     def __init__(self, folder: Path):
         self._manager = KernelManager(kernel_name="python3")
-        self._manager.start_kernel(cwd=str(folder), env={**os.environ, **ENVIRONMENT})
+        self._manager.start_kernel(cwd=str(folder), env={**os.environ, **ENVIRONMENT, "TMPDIR": str(folder)})
         self._client = self._manager.blocking_client()
         self._client.start_channels()
-        self._client.wait_for_ready(timeout=120)
         self._cells: dict[str, Cell] = {}
+        try:
+            self._client.wait_for_ready(timeout=PATIENCE)
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, code: str, *, interrupt: Callable[[Cell], bool] = lambda cell: False) -> Cell:
         """Run a cell to its end, and interrupt the kernel once something is so."""
         message = self._client.execute(code)
         cell = self._cells[message] = Cell()
-        is_interrupted = False
-        while not self._hear(message):
+        is_interrupted, deadline = False, time.monotonic() + PATIENCE
+        while not self._hear(message, deadline):
             if not is_interrupted and interrupt(cell):
                 self._manager.interrupt_kernel()
                 is_interrupted = True
@@ -72,19 +76,19 @@ class Kernel:
 
     def wait(self, cell: Cell, until: Callable[[Cell], bool]) -> None:
         """Wait until a cell that has ended shows something."""
+        deadline = time.monotonic() + PATIENCE
         while not until(cell):
-            self._hear("")
+            self._hear("", deadline)
 
-    def _hear(self, message: str) -> bool:
+    def _hear(self, message: str, deadline: float) -> bool:
         """Take up what the kernel says; whether a cell has ended by it."""
-        deadline = time.monotonic() + 180
         while True:
+            assert time.monotonic() < deadline, f"nothing came of it within {PATIENCE} s"
             try:
                 said = self._client.get_iopub_msg(timeout=1)
                 break
             except queue.Empty:
                 assert self._manager.is_alive(), "the kernel has died"
-                assert time.monotonic() < deadline, "the kernel says nothing"
         kind, content, parent = said["msg_type"], said["content"], said["parent_header"].get("msg_id")
         if kind == "update_display_data":
             for cell in self._cells.values():
