@@ -446,17 +446,19 @@ def test_ctrl_c_while_a_job_is_replaced_starts_no_other(cell: Cell, monkeypatch:
 def test_nothing_runs_past_a_first_batch_that_fails(
     spark: SparkSession, notebook: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def failing(began: threading.Event) -> Callable[[RDD[int]], None]:
+        def fail_at_once(rdd: RDD[int]) -> None:
+            began.set()
+            fail(rdd)
+
+        return fail_at_once
+
     past = threading.Event()
     for start in (lifecycle.start, lambda ssc: lifecycle.run(ssc, poll="10ms")):
         ssc = StreamingContext(spark.sparkContext, 0.1)  # type: ignore[arg-type]
         began, first = threading.Event(), ssc.start
-
-        def fail_at_once(rdd: RDD[int], began: threading.Event = began) -> None:
-            began.set()
-            fail(rdd)
-
         stream = ssc.queueStream([spark.sparkContext.parallelize([1])])
-        stream.foreachRDD(fail_at_once)
+        stream.foreachRDD(failing(began))
         stream.foreachRDD(lambda rdd: past.set())
         monkeypatch.setattr(ssc, "start", lambda began=began, first=first: (first(), began.wait(60), past.wait(1)))
         with pytest.raises(BatchFailed, match="no such column"):
