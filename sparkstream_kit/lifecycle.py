@@ -355,7 +355,7 @@ def _wait_and_stop(
         if engine is not None:
             engine.log_summary()
             engine.failed(error)
-        failure = error if isinstance(error, BatchFailed) else _failed(error, watch.loss)
+        failure = error if isinstance(error, BatchFailed) else _failed(ssc, error, watch.loss)
         if in_notebook():
             _abandon(ssc)
             raise failure from failure.__cause__
@@ -396,7 +396,7 @@ def _wait(
     next_call = 0.0
     while not signals.stop:
         if watch.failures:
-            raise _failed(watch.failures[0], watch.loss)
+            raise _failed(ssc, watch.failures[0], watch.loss)
         if (engine := engine_of(ssc)) is not None:
             engine.check_clock()  # no tick comes while Spark's timer waits for a clock that went back
         if time.monotonic() >= next_call:
@@ -424,7 +424,7 @@ def _drain(ssc: StreamingContext, signals: _Signals, watch: _Watch) -> None:
     stopper = _background(_stop_gracefully, ssc, limit)
     while stopper.is_alive():
         if watch.failures:
-            raise _failed(watch.failures[0], watch.loss)
+            raise _failed(ssc, watch.failures[0], watch.loss)
         if time.monotonic() > deadline:
             raise BatchFailed(f"the drain did not end within {durations.text(limit)}: {left}")
         if signals.interrupt:
@@ -467,11 +467,11 @@ class _Receivers(StreamingListener):
         )
 
 
-def _failed(error: BaseException, loss: str | None) -> BatchFailed | ReceiverFailed:
+def _failed(ssc: StreamingContext, error: BaseException, loss: str | None) -> BatchFailed | ReceiverFailed:
     if isinstance(error, ReceiverFailed):
         return error
     then = f"and is lost, because {loss}" if loss else "the next start runs it again"
-    if isinstance(error, (*jvm.THROWN, OSError)) and jvm.is_dead():
+    if isinstance(error, (*jvm.THROWN, OSError)) and streaming.has_lost_jvm(ssc):
         return BatchFailed(f"Java has ended, as it does when it is killed or out of memory. A batch failed, {then}")
     failure = BatchFailed(f"a batch failed, {then}: {jvm.reason(error)}")
     failure.__cause__ = error

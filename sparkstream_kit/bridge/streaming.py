@@ -140,6 +140,11 @@ def stop_gracefully(ssc: StreamingContext, limit: int) -> None:
             raise
 
 
+def has_lost_jvm(ssc: StreamingContext) -> bool:
+    """Whether the JVM of a context has died; another may be there already (SparkContext._jvm)."""
+    return ssc._jvm is not SparkContext._jvm or jvm.is_dead()
+
+
 def await_termination(ssc: StreamingContext, seconds: float) -> bool:
     """Whether a context has stopped, after this time at the latest; raises the error of a batch that failed.
 
@@ -149,8 +154,8 @@ def await_termination(ssc: StreamingContext, seconds: float) -> bool:
     try:
         return bool(ssc.awaitTerminationOrTimeout(seconds))  # type: ignore[func-returns-value,arg-type]
     except (Py4JNetworkError, OSError):
-        if "PYSPARK_GATEWAY_PORT" in os.environ or ssc._jvm is not SparkContext._jvm or jvm.is_dead():
-            raise  # of spark-submit, replaced by another, or dead: this JVM has ended
+        if "PYSPARK_GATEWAY_PORT" in os.environ or has_lost_jvm(ssc):
+            raise  # the JVM of spark-submit has ended, too, if a call fails
         time.sleep(min(seconds, 0.1))
         return False
 

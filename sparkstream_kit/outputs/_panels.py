@@ -135,7 +135,8 @@ class Panel:
             raise UsageError(f"got value={self._value} for {self._what}, expected a column with numbers")
         values = [value] if value is not None else [i for i in numbers if i not in (by, x)]
         if not values:
-            raise UsageError(f"{self._what} has no column with numbers to draw: it has {', '.join(names)}")
+            beside = "" if by is None else f" beside {names[by]}, which names what is drawn"
+            raise UsageError(f"{self._what} has no column with numbers to draw{beside}: it has {', '.join(names)}")
         return _Columns(by, values if by is None else values[:1], x)
 
     def _index(self, names: list[str], option: str, wanted: str) -> int | None:

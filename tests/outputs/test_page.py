@@ -299,7 +299,10 @@ def test_rejected_lines_are_counted_and_the_latest_stay(tmp_path: Path) -> None:
         ({"show": "bar", "by": "paht"}, "got by=paht for page:hits, whose columns are path, hits"),
         ({"show": "line", "value": "path"}, "got value=path for page:hits, expected a column with numbers"),
         ({"show": "line", "x": "hits"}, "got x=hits for page:hits, expected a column with times"),
-        ({"show": "bar", "by": "hits"}, "page:hits has no column with numbers to draw: it has path, hits"),
+        (
+            {"show": "bar", "by": "hits"},
+            "page:hits has no column with numbers to draw beside hits, which names what is drawn: it has path, hits",
+        ),
     ],
 )
 def test_a_chart_that_cannot_be_is_refused_at_the_start(options: dict[str, Any], message: str, tmp_path: Path) -> None:
