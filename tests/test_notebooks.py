@@ -181,7 +181,10 @@ def test_the_latest_rows_are_those_of_the_same_columns(spark: SparkSession, cell
 
 
 def test_elements_without_numbers_cannot_be_drawn(spark: SparkSession, cell: Cell) -> None:
-    with pytest.raises(ss.UsageError, match="^show has no column with numbers to draw: it has value$"):
+    with pytest.raises(
+        ss.UsageError,
+        match="^show has no column with numbers to draw beside value, which names what is drawn: it has value$",
+    ):
         shown(lambda stream: ss.show(stream, "line"), [["a"]])
 
 
