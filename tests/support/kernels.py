@@ -41,7 +41,8 @@ class Cell:
         elif kind == "error":
             self.error = f"{content['ename']}: {content['evalue']}"
         elif kind == "display_data":
-            self.displays[content["transient"]["display_id"]] = content["data"]
+            name = content["transient"].get("display_id", str(len(self.displays)))  # some are never updated
+            self.displays[name] = content["data"]
 
     def texts(self) -> list[str]:
         """Its displays as text."""
