@@ -216,7 +216,7 @@ def _bars(values: list[float]) -> str:
     """A bar for each value, as high as it is beside the largest.
 
     >>> _bars([0, 1, 2, 4])
-    '▁▂▄█'
+    '▁▃▅█'
     """
     most = max(values) or 1
     return "".join("▁▂▃▄▅▆▇█"[round(7 * value / most)] for value in values)

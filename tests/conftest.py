@@ -17,7 +17,7 @@ MARKERS = {"servers": "server", "faults": "fault", "cluster": "cluster", "kafka"
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.DoctestItem):
+        if isinstance(item, pytest.DoctestItem) and any("spark" in example.source for example in item.dtest.examples):
             item.add_marker("slow")
         for folder, marker in MARKERS.items():
             if item.path.is_relative_to(TESTS / folder):
