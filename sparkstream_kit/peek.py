@@ -396,8 +396,10 @@ def _rotation(disk: Disk, log: Log) -> str:
         top = min(folders, key=len)
         below = sorted(printable(folder[len(top) + 1 :]) for folder in folders - {top})
         said.append(f"moved to {_list(below)} (olddir)")
-    if not live:
-        said.append("no file without a number or date: the newest is the one that is written to")
+    if not live and len(packed) == len(rotated):
+        said.append("none is live")
+    elif not live:
+        said.append("no file without a number or date: the newest may be live")
     if disk is _disks.LOCAL and (links := [file for file in log.files if os.path.islink(file.path)]):
         targets = [f"{printable(f.path.rpartition('/')[2])} -> {printable(os.readlink(f.path))}" for f in links]
         said.append(f"links: {_list(sorted(targets))}; what they stand for is read once")

@@ -97,6 +97,18 @@ def test_dated_and_moved_logs_are_in_the_glob_of_the_command(name: str, logs: Pa
     assert read_by(spec) == sorted(map(str, (logs / "access.log", logs / name)))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("access.log.{}.gz", "none is live"), ("access-2023111{}.log", "the newest may be live")],
+)
+def test_where_all_names_have_a_number_or_date_only_a_plain_file_may_be_live(
+    name: str, said: str, logs: Path, peek: Peek
+) -> None:
+    for n in (2, 3):
+        put(logs / name.format(n), REAL[:10], n)
+    assert said in " ".join(peek(logs).split())
+
+
 def test_the_command_is_one_that_jobs_take(logs: Path, peek: Peek) -> None:
     put(logs / "access.log", REAL[:10])
     words = shlex.split(peek(logs).partition("jobs/access_log.py")[2].replace("\\\n", " "))
