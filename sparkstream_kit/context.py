@@ -272,10 +272,10 @@ def at_home(
             checkpoints.retire(home, give_up_received=give_up_received)
         graph.note_outputs()
         home.mark_running()
+        engine.activate(ssc)
     except BaseException:
         lease.release()
         raise
-    engine.activate(ssc)
     return ssc
 
 

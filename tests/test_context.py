@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -15,6 +17,7 @@ from sparkstream_kit import context, dstreams, lifecycle
 from sparkstream_kit.bridge import streaming
 from sparkstream_kit.errors import CheckpointRefused, UsageError
 from sparkstream_kit.frames import FrameStream
+from sparkstream_kit.recovery import lease, storage
 from sparkstream_kit.sources._generator import generator
 
 Build = Callable[[StreamingContext], None]
@@ -150,6 +153,41 @@ def test_a_queue_is_refused_where_it_could_never_be_recovered(where: str, spark:
         context.get_or_create(build, batch_interval="1s", **{where: str(tmp_path / where)})  # type: ignore[arg-type]
     found = [file.name for file in tmp_path.rglob("checkpoint-*")]
     assert found == []
+
+
+def test_a_start_that_fails_at_any_change_of_the_storage_gives_the_home_back(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(ssc: StreamingContext) -> None:
+        generator(ssc).for_each_batch(lambda frame, batch: None)
+
+    changes = at = failed = 0
+
+    def failing(change: Callable[..., Any]) -> Callable[..., Any]:
+        def fails(path: str, *text: str) -> Any:
+            nonlocal changes
+            if "/lease" not in path:
+                changes += 1
+                if changes == at:
+                    raise OSError(errno.EIO, "Input/output error")
+            return change(path, *text)
+
+        return fails
+
+    for name in ("write", "write_new", "delete"):
+        monkeypatch.setattr(storage, name, failing(getattr(storage, name)))
+    while changes >= at:
+        at, changes = at + 1, 0
+        home = tmp_path / str(at)
+        try:
+            ssc = context.get_or_create(build, home=str(home), batch_interval="1s")
+        except (OSError, UsageError):
+            failed += 1
+        else:
+            ssc.stop(stopSparkContext=False)
+            context.end_previous()
+        assert not lease.holder(f"file:{home}/lease")
+    assert failed > 3, "the start changes several files"
 
 
 def test_batches_that_would_run_at_once_are_refused(spark: SparkSession, tmp_path: Path) -> None:
