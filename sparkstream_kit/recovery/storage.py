@@ -115,7 +115,7 @@ def delete(path: str) -> None:
         hadoop.delete(path)
     elif here.is_dir():
         shutil.rmtree(here, ignore_errors=True)
-    else:
+    elif os.path.lexists(here):  # a read-only disk refuses to delete even what is missing
         here.unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def test_a_directory_that_cannot_be_renamed_raises_and_stays(tmp_path: Path) -> 
     with pytest.raises(OSError):
         storage.publish(temporary, f"file:{tmp_path}/missing/batch=7")
     assert storage.read(f"{temporary}/part") == "first"
+
+
+def test_a_missing_path_can_be_deleted_on_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))  # as Linux does before it looks
+
+    storage.write_new(f"file:{tmp_path}/there", "")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    storage.delete(f"file:{tmp_path}/missing")
+    with pytest.raises(OSError, match="Read-only"):
+        storage.delete(f"file:{tmp_path}/there")
 
 
 def test_a_missing_path_has_no_names_and_can_be_deleted(tmp_path: Path) -> None:
