@@ -48,10 +48,15 @@ def timeouts(url: str) -> dict[str, str]:
 
 @functools.cache
 def engine_of(url: str) -> sa.Engine:
-    """The connection pool of a URL, shared by all outputs of the process."""
-    return sa.create_engine(
-        parse_url(url), connect_args=timeouts(url), hide_parameters=True, pool_pre_ping=True, pool_size=1
-    )
+    """The connections to a URL, shared by all outputs of the process.
+
+    A file is opened for each use: SQLite goes on reading only from one that it opened while the disk was read-only,
+    and would write into one that was moved away.
+    """
+    parsed = parse_url(url)
+    is_file = parsed.get_backend_name() == "sqlite"
+    pool: dict[str, Any] = {"poolclass": sa.NullPool} if is_file else {"pool_pre_ping": True, "pool_size": 1}
+    return sa.create_engine(parsed, connect_args=timeouts(url), hide_parameters=True, **pool)
 
 
 def database_message(error: sa.exc.DBAPIError) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sqlite3
 import subprocess
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,7 +98,7 @@ def test_a_job_waits_while_nothing_can_be_written_to_the_disk_of_its_output(
 ) -> None:
     job, count = new_job(), 1000
     job.out = disk / "out"
-    arguments = counts(job, count=count, seed=3)
+    arguments = [*counts(job, count=count, seed=3), "--output", f"each=sql:sqlite:///{disk}/each.db?batch_column=n"]
     run = job.start(*arguments, "--max-per-batch", "300", "--stop-after", "1batches")
     assert run.end() == 0, run.said()
     with broken(disk):
@@ -104,6 +106,11 @@ def test_a_job_waits_while_nothing_can_be_written_to_the_disk_of_its_output(
         run.wait_until(lambda: run.said().count("retrying in") >= 5, "it has retried")
     assert run.end() == 0, run.said()
     recount(job, f"the disk of the output: {broken.__name__}", count=count, seed=3)
+    rows: dict[int, Counter[tuple[str, int]]] = defaultdict(Counter)
+    with contextlib.closing(sqlite3.connect(disk / "each.db")) as database:
+        for *row, n in database.execute("SELECT * FROM each"):
+            rows[n][tuple(row)] += 1
+    assert rows == job.rows("json", "each")
 
 
 def test_a_job_ends_when_the_disk_of_its_home_is_full_and_continues_when_there_is_space(

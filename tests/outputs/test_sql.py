@@ -230,6 +230,18 @@ def test_a_frame_of_keys_alone_is_a_set(url: str, frame: Frame, either_size: Non
     assert rows_of(url, "hosts") == [("a",), ("b1",), ("b2",)]
 
 
+def test_a_file_that_is_moved_away_gets_no_more_rows(tmp_path: Path, frame: Frame) -> None:
+    file, away = tmp_path / "counts.db", tmp_path / "away.db"
+    table = sql_table(f"sqlite:///{file}", "seen")
+    assert table.write(frame(("a", 1)), batch(1)) == 1
+    file.rename(away)
+    with pytest.raises(sa.exc.OperationalError, match="no such table"):
+        table.write(frame(("a", 2)), batch(2))
+    away.rename(file)
+    assert table.write(frame(("a", 2)), batch(2)) == 1
+    assert rows_of(f"sqlite:///{file}", "seen") == [("a", 1), ("a", 2)]
+
+
 def test_an_empty_batch_creates_the_table(url: str, frame: Frame, either_size: None) -> None:
     assert sql_table(url, "hits").write(frame(), batch(1)) == 0
     assert rows_of(url, "hits") == []
