@@ -50,8 +50,8 @@ def timeouts(url: str) -> dict[str, str]:
 def engine_of(url: str) -> sa.Engine:
     """The connections to a URL, shared by all outputs of the process.
 
-    A file is opened for each use: SQLite goes on reading only from one that it opened while the disk was read-only,
-    and would write into one that was moved away.
+    A file of SQLite is opened for each use: a connection that was made while the disk was read-only stays read-only,
+    and one to a file that was moved away writes into that.
     """
     parsed = parse_url(url)
     is_file = parsed.get_backend_name() == "sqlite"
